@@ -1,0 +1,1 @@
+//! Benchmarks of rbuild: they measure and assert nothing.
