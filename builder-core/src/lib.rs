@@ -8,13 +8,26 @@
 //! ```text
 //! oci  reference  sys  progress            nouns of the specifications, kernel calls, events
 //! rootfs  tree  store                      paths inside untrusted trees, file trees as data, blobs on disk
-//! context  snapshot  layer  registry       where file trees come from, and how they travel
+//! context  snapshot  layer  registry  remote   where file trees come from, and how they travel
 //! image  plan  cache                       configurations and manifests, what to do, what was done
 //! exec                                     does it
 //! ```
 
 #![warn(missing_docs)]
 
+pub mod cache;
+pub mod context;
+pub mod exec;
+pub mod image;
+pub mod layer;
 pub mod oci;
+pub mod plan;
 pub mod progress;
+pub mod reference;
+pub mod registry;
+pub mod remote;
+pub mod rootfs;
+pub mod snapshot;
+pub mod store;
+pub mod sys;
 pub mod tree;

@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn refuses_other_texts() {
-        for text in ["", "sha256:", "sha512:aa", "sha256:E3B0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"] {
+        for text in
+            ["", "sha256:", "sha512:aa", "sha256:E3B0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]
+        {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

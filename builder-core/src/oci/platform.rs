@@ -42,7 +42,8 @@ impl Platform {
             "macos" => "darwin".to_owned(),
             other => other.to_owned(),
         };
-        let (architecture, variant) = normalise_architecture(&architecture.to_ascii_lowercase(), &variant.to_ascii_lowercase());
+        let (architecture, variant) =
+            normalise_architecture(&architecture.to_ascii_lowercase(), &variant.to_ascii_lowercase());
         Self { architecture, os, os_version: String::new(), os_features: Vec::new(), variant }
     }
 
@@ -56,8 +57,7 @@ impl Platform {
     #[must_use]
     pub fn runs_natively_on(&self, host: &Self) -> bool {
         self.os == host.os
-            && (self.architecture == host.architecture
-                || (host.architecture == "amd64" && self.architecture == "386"))
+            && (self.architecture == host.architecture || (host.architecture == "amd64" && self.architecture == "386"))
     }
 
     /// Whether an image for `self` serves a request for `wanted`.
@@ -67,7 +67,9 @@ impl Platform {
         let want = Self::new(&wanted.os, &wanted.architecture, &wanted.variant);
         have.os == want.os
             && have.architecture == want.architecture
-            && (have.variant == want.variant || want.variant.is_empty() || (have.architecture == "arm" && have.variant <= want.variant))
+            && (have.variant == want.variant
+                || want.variant.is_empty()
+                || (have.architecture == "arm" && have.variant <= want.variant))
     }
 }
 
@@ -102,13 +104,33 @@ impl FromStr for Platform {
             return Err(error("want OS/ARCH or OS/ARCH/VARIANT of letters, digits, `_`, `-` and `.`"));
         }
         let is_os = |p: &str| {
-            ["linux", "windows", "darwin", "macos", "freebsd", "netbsd", "openbsd", "solaris", "wasip1", "js", "android", "aix", "illumos", "plan9", "dragonfly", "ios"]
-                .contains(&p.to_ascii_lowercase().as_str())
+            [
+                "linux",
+                "windows",
+                "darwin",
+                "macos",
+                "freebsd",
+                "netbsd",
+                "openbsd",
+                "solaris",
+                "wasip1",
+                "js",
+                "android",
+                "aix",
+                "illumos",
+                "plan9",
+                "dragonfly",
+                "ios",
+            ]
+            .contains(&p.to_ascii_lowercase().as_str())
         };
         let is_arch = |p: &str| {
             let (arch, _) = normalise_architecture(&p.to_ascii_lowercase(), "");
-            ["386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x", "wasm", "sparc64"]
-                .contains(&arch.as_str())
+            [
+                "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le",
+                "riscv64", "s390x", "wasm", "sparc64",
+            ]
+            .contains(&arch.as_str())
         };
         match parts[..] {
             [os] if is_os(os) => Ok(Self::new(os, std::env::consts::ARCH, "")),

@@ -5,6 +5,8 @@
 
 mod entry;
 mod path;
+mod view;
 
 pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, Timestamp, Xattrs, sort_changes};
 pub use path::{TreePath, TreePathError};
+pub use view::{ContentDigest, TreeError, TreeView};

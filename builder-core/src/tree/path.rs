@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn contents_follow_their_directory() {
-        let mut paths: Vec<_> = ["a.c", "a/b", "a", "b", "a/b/c", "a/b.d"].iter().map(|p| TreePath::clean(p.as_bytes())).collect();
+        let mut paths: Vec<_> =
+            ["a.c", "a/b", "a", "b", "a/b/c", "a/b.d"].iter().map(|p| TreePath::clean(p.as_bytes())).collect();
         paths.sort();
         let texts: Vec<_> = paths.iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["/a", "/a/b", "/a/b/c", "/a/b.d", "/a.c", "/b"]);

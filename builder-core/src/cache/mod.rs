@@ -1,0 +1,1 @@
+//! Step keys and step records: what was done, and under which inputs.

@@ -1,0 +1,1 @@
+//! Images: manifests, layouts, archives, and what is made of a finished build.

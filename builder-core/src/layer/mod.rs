@@ -1,0 +1,1 @@
+//! Layers: changes to a tree as a tar stream, and back.

@@ -1,0 +1,1 @@
+//! Names of images: registry, repository, tag and digest.

@@ -1,0 +1,1 @@
+//! Registries: pulling and pushing by the OCI distribution spec.

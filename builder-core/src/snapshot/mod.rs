@@ -1,0 +1,1 @@
+//! File trees on disk, for RUN steps: stacked layers before, the changes after.

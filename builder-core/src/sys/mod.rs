@@ -1,0 +1,1 @@
+//! Kernel calls: namespaces, mounts, processes. The only unsafe code of the project.
