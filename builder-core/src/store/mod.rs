@@ -1,1 +1,238 @@
 //! The content-addressed store: an OCI layout with unpacked layers, records and locks beside it.
+//!
+//! ```text
+//! oci-layout index.json blobs/sha256/<hex>   an OCI image layout; other tools read it in place
+//! version                                    format version, then one feature flag a line
+//! layers/<diff-id-hex>/tree                  the layer's entries, as a checksummed record
+//! layers/<diff-id-hex>/fs/                   the layer unpacked, ready to be an overlay lower directory
+//! layers/<diff-id-hex>/unpacked              which boot of the machine unpacked it, or that it is on disk for good
+//! layers/<diff-id-hex>/blobs.json            the layer's known compressed forms
+//! steps/<key>                                step records
+//! notes/<kind>/<hash of name>                small records by name, such as look-ups of tags
+//! contexts/<id>                              stat caches of build contexts
+//! mounts/<id>/<n>/                           folders of `RUN --mount=type=cache`
+//! builds/<id>/                               records of builds
+//! tmp/<pid>-<random>/                        what a running process works on; its `lock` is held while it lives
+//! locks/                                     advisory locks
+//! ```
+//!
+//! Any number of processes share a store without a daemon. Every object is written under `tmp/` and renamed into
+//! place, so that a reader sees all of it or nothing; only the index, a layer's list of blobs, cache mounts and pruning
+//! need locks, and a killed process leaves none behind.
+//!
+//! # What survives a power failure
+//!
+//! Blobs are checked against their digest and records against their checksum whenever they are read, and a bad one
+//! counts as absent. So none of them is flushed to disk: a torn object costs doing its step again. An unpacked layer
+//! can't be checked cheaply; it counts only within the boot of the machine that wrote it, or after
+//! [`Store::settle`] flushed the file system. The index alone is flushed at every change, because nothing could
+//! make it again.
+//!
+//! There is no database, no reference count and no list of objects: what exists is what the folders hold.
+
+mod blob;
+mod check;
+mod delete;
+mod error;
+mod file;
+mod layer;
+mod lock;
+mod mounts;
+mod prune;
+mod record;
+mod tags;
+mod temp;
+mod verify;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::oci::Digest;
+
+pub use blob::{BlobWriter, HashedBlobWriter};
+pub use check::{CheckReport, Problem};
+pub use delete::remove_tree;
+pub use error::StoreError;
+pub use layer::{Layer, LayerBlob};
+pub use lock::{Lease, Lock};
+pub use mounts::{CacheMount, CacheSharing};
+pub use prune::{PruneOptions, Pruned, Usage};
+pub use tags::StoredImage;
+pub use temp::TempDir;
+pub use verify::{VerifiedReader, VerifyError};
+
+/// The format that this version of rbuild writes, and the newest that it reads.
+const FORMAT_VERSION: u32 = 1;
+
+/// The folders of a store.
+const FOLDERS: [&str; 9] = ["blobs/sha256", "layers", "steps", "notes", "contexts", "mounts", "builds", "tmp", "locks"];
+
+/// The file that marks an OCI layout (OCI image spec, "oci-layout file").
+pub(crate) const LAYOUT_FILE: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// A handle to a store on disk. Clones share one temp folder, which goes with the last of them.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    temp: Mutex<Option<temp::ProcessTemp>>,
+    counter: AtomicU64,
+    known_good: Mutex<BTreeSet<Digest>>,
+}
+
+impl Store {
+    /// Opens the store at `root`, makes it where there is none, and removes what killed processes left in it.
+    ///
+    /// The folder is made with mode 0700, whatever the umask. A store on a read-only file system opens too.
+    ///
+    /// # Errors
+    /// When the folder belongs to someone else, can be written by others, is neither empty nor a store, or is of a
+    /// newer format; and when it can't be made.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let root = file::prepare_root(root)?;
+        let inner =
+            Inner { root, temp: Mutex::new(None), counter: AtomicU64::new(0), known_good: Mutex::new(BTreeSet::new()) };
+        let store = Self { inner: Arc::new(inner) };
+        store.initialise()?;
+        store.remove_leftovers();
+        Ok(store)
+    }
+
+    /// The store's folder, absolute.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// The file that caches what is known of a build context. `id` is the caller's hash of what the context is.
+    ///
+    /// # Errors
+    /// When `id` can't be a file name.
+    pub fn context_path(&self, id: &str) -> Result<PathBuf, StoreError> {
+        Ok(self.path("contexts").join(file::name("context", id)?))
+    }
+
+    /// The folder of a build's record, made where it is missing.
+    ///
+    /// # Errors
+    /// When `id` can't be a file name, or the folder can't be made.
+    pub fn build_dir(&self, id: &str) -> Result<PathBuf, StoreError> {
+        let path = self.path("builds").join(file::name("build", id)?);
+        file::create_dir(&path)?;
+        Ok(path)
+    }
+
+    fn path(&self, relative: &str) -> PathBuf {
+        self.inner.root.join(relative)
+    }
+
+    fn initialise(&self) -> Result<(), StoreError> {
+        let version = self.path("version");
+        if let Some(text) = file::read(&version, 4096)? {
+            return check_version(&version, &text);
+        }
+        for folder in FOLDERS {
+            file::create_dirs(&self.path(folder))?;
+        }
+        let index = serde_json::to_vec(&tags::empty_index()).expect("a JSON value can always be written");
+        for (name, bytes) in [("oci-layout", LAYOUT_FILE.as_bytes()), ("index.json", &index)] {
+            if file::read(&self.path(name), u64::MAX)?.is_none() {
+                self.write_file(&self.path(name), &[bytes], file::Durability::Flushed)?;
+            }
+        }
+        for name in ["index", "lease", "temp", "layer-blobs"] {
+            lock::open_lock_file(&self.path("locks").join(name))?;
+        }
+        // Written last: a store without it is made again from the start, which is harmless.
+        let text = format!("{FORMAT_VERSION}\n");
+        self.write_file(&version, &[text.as_bytes()], file::Durability::Flushed)
+    }
+
+    /// Remembers that this process wrote or checked a blob, so that it need not be read only to check it.
+    fn remember_good(&self, digest: Digest) {
+        self.inner.known_good.lock().unwrap_or_else(PoisonError::into_inner).insert(digest);
+    }
+
+    fn is_known_good(&self, digest: &Digest) -> bool {
+        self.inner.known_good.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+    }
+
+    fn forget_good(&self, digest: &Digest) {
+        self.inner.known_good.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+}
+
+/// Reads the `version` file: a number, then one feature a line that a reader must know.
+fn check_version(path: &Path, text: &[u8]) -> Result<(), StoreError> {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let found = lines.next().unwrap_or_default().to_owned();
+    let features: Vec<String> = lines.map(str::to_owned).collect();
+    if found == FORMAT_VERSION.to_string() && features.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::NewerFormat { path: path.to_owned(), found, features, known: FORMAT_VERSION })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    pub(super) fn scratch() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn opens_twice_and_keeps_others_out() {
+        let (dir, store) = scratch();
+        let again = Store::open(&dir.path().join("store")).unwrap();
+        assert_eq!(again.root(), store.root());
+        assert_eq!(std::fs::metadata(store.root()).unwrap().permissions().mode() & 0o7777, 0o700);
+        assert!(store.path("blobs/sha256").is_dir());
+    }
+
+    #[test]
+    fn refuses_a_newer_format_and_strange_folders() {
+        let (dir, store) = scratch();
+        let root = store.root().to_owned();
+        for text in ["2\n", "1\nsomething-new\n"] {
+            std::fs::write(root.join("version"), text).unwrap();
+            let error = Store::open(&root).unwrap_err();
+            assert!(matches!(error, StoreError::NewerFormat { .. }), "{error}");
+        }
+        let strange = dir.path().join("home");
+        std::fs::create_dir(&strange).unwrap();
+        std::fs::write(strange.join("letter"), "dear").unwrap();
+        assert!(matches!(Store::open(&strange).unwrap_err(), StoreError::NotAStore { .. }));
+        std::fs::write(root.join("version"), "1\n").unwrap();
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(Store::open(&root).unwrap_err(), StoreError::Unsafe { .. }));
+    }
+
+    #[test]
+    fn follows_a_link_of_the_same_user_to_its_store() {
+        let (dir, store) = scratch();
+        symlink(store.root(), dir.path().join("link")).unwrap();
+        assert_eq!(Store::open(&dir.path().join("link")).unwrap().root(), store.root());
+    }
+
+    #[test]
+    fn finishes_a_store_that_was_only_half_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        std::fs::create_dir_all(root.join("blobs/sha256")).unwrap();
+        std::fs::write(root.join("oci-layout"), LAYOUT_FILE).unwrap();
+        Store::open(&root).unwrap();
+        assert!(root.join("version").is_file() && root.join("index.json").is_file());
+    }
+}

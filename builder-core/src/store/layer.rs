@@ -1,0 +1,336 @@
+//! Layers by diff ID: their entries as a record, unpacked, and as compressed blobs.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::oci::{Descriptor, DiffId};
+
+use super::file::{self, Durability};
+use super::lock::{Lock, open_lock_file, try_exclusive};
+use super::record::read_record;
+use super::{Store, StoreError, TempDir};
+
+/// The largest list of a layer's blobs, in bytes.
+const BLOB_LIST_LIMIT: u64 = 1 << 20;
+
+/// What the mark of an unpacked layer says once it is on disk for good.
+const SETTLED: &str = "settled\n";
+
+/// What the store knows of a layer.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    store: Store,
+    diff_id: DiffId,
+}
+
+/// One compressed form of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerBlob {
+    /// The blob.
+    pub descriptor: Descriptor,
+    /// The compression and its settings, such as `gzip-6`; empty where it came from elsewhere.
+    pub compression: String,
+    /// The version of the encoder that wrote it; empty where it came from elsewhere.
+    pub encoder: String,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct BlobList {
+    blobs: Vec<LayerBlob>,
+}
+
+impl Store {
+    /// What the store knows of a layer; `None` when that is nothing.
+    #[must_use]
+    pub fn layer(&self, diff_id: DiffId) -> Option<Layer> {
+        let layer = Layer { store: self.clone(), diff_id };
+        layer.dir().is_dir().then_some(layer)
+    }
+
+    /// Stores the record of a layer's entries, at once.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn add_layer_tree(&self, diff_id: DiffId, bytes: &[u8]) -> Result<(), StoreError> {
+        let dir = self.layer_dir(diff_id)?;
+        self.write_record(&dir.join("tree"), bytes)
+    }
+
+    /// A new folder on the store's file system, to unpack a layer into or to run a step in. It goes when it is dropped.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn unpack_dir(&self) -> Result<TempDir, StoreError> {
+        self.temp_dir("unpack")
+    }
+
+    /// Makes a finished folder under `tmp/` the unpacked form of a layer, and gives where it is then.
+    ///
+    /// At once, and harmless to repeat: where the layer is unpacked already, `dir` is removed. A file system mounted
+    /// with `dir` in it must be unmounted before.
+    ///
+    /// # Errors
+    /// When the folder can't be moved.
+    pub fn adopt_unpacked(&self, diff_id: DiffId, dir: &Path) -> Result<PathBuf, StoreError> {
+        let layer = Layer { store: self.clone(), diff_id };
+        self.layer_dir(diff_id)?;
+        let (target, mark) = (layer.dir().join("fs"), layer.dir().join("unpacked"));
+        if layer.fs_path().is_none() && target.exists() {
+            // Left by an earlier boot or by a prune that was stopped; nobody uses it, or it would count.
+            let old = self.temp_dir("old")?;
+            match fs::rename(&target, old.path().join("fs")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("move away", &target)(error));
+                }
+                _ => {}
+            }
+        }
+        if layer.fs_path().is_none() {
+            // The mark comes first: a folder never stands without knowing which boot wrote it.
+            self.write_file(&mark, &[boot_id().as_bytes()], Durability::Checked)?;
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(rustix::fs::CWD, dir, rustix::fs::CWD, &target, flags) {
+                Ok(()) => return Ok(target),
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(StoreError::errno("put in place", &target)(errno)),
+            }
+        }
+        super::delete::remove_path(dir).map_err(StoreError::io("remove", dir))?;
+        Ok(target)
+    }
+
+    /// Waits until no other thread or process unpacks the layer, and keeps others from it.
+    ///
+    /// # Errors
+    /// When the lock can't be taken.
+    pub fn lock_layer(&self, diff_id: DiffId) -> Result<Lock, StoreError> {
+        self.lock(&layer_lock_name(diff_id))
+    }
+
+    /// As [`Self::lock_layer`], but gives `None` at once where another holds the lock.
+    ///
+    /// # Errors
+    /// When the lock can't be taken.
+    pub fn try_lock_layer(&self, diff_id: DiffId) -> Result<Option<Lock>, StoreError> {
+        let path = self.path("locks").join(layer_lock_name(diff_id));
+        try_exclusive(open_lock_file(&path)?, &path)
+    }
+
+    /// The known compressed forms of a layer whose blobs are in the store.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn layer_blobs(&self, diff_id: DiffId) -> Result<Vec<LayerBlob>, StoreError> {
+        let mut blobs = self.all_layer_blobs(diff_id)?;
+        blobs.retain(|blob| self.has_blob(&blob.descriptor.digest, blob.descriptor.size));
+        Ok(blobs)
+    }
+
+    /// The known compressed forms of a layer, whether or not the store has their blobs: a layer of a base image may
+    /// be known only by the descriptor under which a registry has it.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn all_layer_blobs(&self, diff_id: DiffId) -> Result<Vec<LayerBlob>, StoreError> {
+        let path = self.layer_path(diff_id).join("blobs.json");
+        let Some(bytes) = file::read(&path, BLOB_LIST_LIMIT)? else { return Ok(Vec::new()) };
+        Ok(serde_json::from_slice::<BlobList>(&bytes).unwrap_or_default().blobs)
+    }
+
+    /// Adds a compressed form to a layer's list; one of the same digest is replaced.
+    ///
+    /// # Errors
+    /// When the list can't be written.
+    pub fn add_layer_blob(&self, diff_id: DiffId, blob: LayerBlob) -> Result<(), StoreError> {
+        let path = self.layer_dir(diff_id)?.join("blobs.json");
+        let _lock = self.lock("layer-blobs")?;
+        let mut blobs = self.all_layer_blobs(diff_id)?;
+        if blobs.contains(&blob) {
+            return Ok(());
+        }
+        blobs.retain(|other| other.descriptor.digest != blob.descriptor.digest);
+        blobs.push(blob);
+        blobs.sort_by(|a, b| a.descriptor.digest.cmp(&b.descriptor.digest));
+        let value = serde_json::to_value(BlobList { blobs }).expect("descriptors have string keys only");
+        let bytes = serde_json::to_vec(&value).expect("a JSON value can always be written");
+        self.write_file(&path, &[&bytes], Durability::Checked)
+    }
+
+    /// Flushes the file system, so that layers unpacked so far count after a restart of the machine too.
+    ///
+    /// May take seconds, so it is for a moment when nobody waits. Gives how many layers it settled.
+    ///
+    /// # Errors
+    /// When the file system can't be flushed.
+    pub fn settle(&self) -> Result<usize, StoreError> {
+        let boot = boot_id();
+        let layers = self.path("layers");
+        let open = |name: &String| {
+            let mark = layers.join(name).join("unpacked");
+            (read_mark(&mark).as_deref() == Some(&boot) && layers.join(name).join("fs").is_dir()).then_some(mark)
+        };
+        let marks: Vec<PathBuf> = file::list(&layers)?.iter().filter_map(open).collect();
+        if marks.is_empty() {
+            return Ok(0);
+        }
+        let folder = fs::File::open(&layers).map_err(StoreError::io("open", &layers))?;
+        rustix::fs::syncfs(&folder).map_err(StoreError::errno("flush the file system of", &layers))?;
+        for mark in &marks {
+            self.write_file(mark, &[SETTLED.as_bytes()], Durability::Checked)?;
+        }
+        Ok(marks.len())
+    }
+
+    /// The folder of a layer, made where it is missing.
+    fn layer_dir(&self, diff_id: DiffId) -> Result<PathBuf, StoreError> {
+        let path = self.layer_path(diff_id);
+        file::create_dir(&path)?;
+        Ok(path)
+    }
+
+    fn layer_path(&self, diff_id: DiffId) -> PathBuf {
+        self.path("layers").join(diff_id.0.hex())
+    }
+}
+
+impl Layer {
+    /// The layer's diff ID.
+    #[must_use]
+    pub const fn diff_id(&self) -> DiffId {
+        self.diff_id
+    }
+
+    /// The record of the layer's entries; `None` when there is none, or only a damaged one.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn tree(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        read_record(&self.dir().join("tree"))
+    }
+
+    /// Where the layer is unpacked, ready to be an overlay lower directory; `None` when it is not, or when a restart
+    /// of the machine makes it doubtful that all of it reached the disk.
+    #[must_use]
+    pub fn fs_path(&self) -> Option<PathBuf> {
+        let path = self.dir().join("fs");
+        let mark = read_mark(&self.dir().join("unpacked"))?;
+        (path.is_dir() && (mark == SETTLED || mark == boot_id())).then_some(path)
+    }
+
+    /// The known compressed forms whose blobs are in the store.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn blobs(&self) -> Result<Vec<LayerBlob>, StoreError> {
+        self.store.layer_blobs(self.diff_id)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.store.layer_path(self.diff_id)
+    }
+}
+
+pub(super) fn layer_lock_name(diff_id: DiffId) -> String {
+    format!("layer-{}", diff_id.0.hex())
+}
+
+fn read_mark(path: &Path) -> Option<String> {
+    String::from_utf8(file::read(path, 4096).ok()??).ok()
+}
+
+/// What tells this run of the machine from earlier ones. Where the kernel does not say, every run is taken for the same.
+fn boot_id() -> String {
+    let unknown = || "unknown\n".to_owned();
+    file::read_kernel_text(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::scratch;
+    use super::*;
+    use crate::oci::Digest;
+
+    fn unpacked(store: &Store, content: &str) -> PathBuf {
+        let dir = store.unpack_dir().unwrap();
+        fs::write(dir.path().join("file"), content).unwrap();
+        dir.keep()
+    }
+
+    #[test]
+    fn adopts_a_layer_once() {
+        let (_dir, store) = scratch();
+        let id = DiffId(Digest::of(b"layer"));
+        assert!(store.layer(id).is_none());
+        let first = unpacked(&store, "one");
+        let path = store.adopt_unpacked(id, &first).unwrap();
+        assert!(!first.exists());
+        let second = unpacked(&store, "two");
+        assert_eq!(store.adopt_unpacked(id, &second).unwrap(), path);
+        assert!(!second.exists());
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "one");
+        let layer = store.layer(id).unwrap();
+        assert_eq!(layer.fs_path(), Some(path));
+        assert_eq!(layer.tree().unwrap(), None);
+        store.add_layer_tree(id, b"entries").unwrap();
+        assert_eq!(layer.tree().unwrap().as_deref(), Some(&b"entries"[..]));
+    }
+
+    #[test]
+    fn a_layer_of_another_boot_counts_only_when_settled() {
+        let (_dir, store) = scratch();
+        let id = DiffId(Digest::of(b"layer"));
+        let path = store.adopt_unpacked(id, &unpacked(&store, "one")).unwrap();
+        let mark = path.with_file_name("unpacked");
+        fs::write(&mark, "another boot\n").unwrap();
+        assert_eq!(store.layer(id).unwrap().fs_path(), None);
+        store.adopt_unpacked(id, &unpacked(&store, "two")).unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "two");
+        assert_eq!(store.settle().unwrap(), 1);
+        assert_eq!(store.settle().unwrap(), 0);
+        assert_eq!(fs::read_to_string(&mark).unwrap(), SETTLED);
+        assert!(store.layer(id).unwrap().fs_path().is_some());
+    }
+
+    #[test]
+    fn threads_that_adopt_the_same_layer_agree() {
+        let (_dir, store) = scratch();
+        let id = DiffId(Digest::of(b"layer"));
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let store = &store;
+                scope.spawn(move || {
+                    let dir = unpacked(store, &n.to_string());
+                    let path = store.adopt_unpacked(id, &dir).unwrap();
+                    assert!(path.join("file").is_file());
+                });
+            }
+        });
+        assert!(store.layer(id).unwrap().fs_path().is_some());
+    }
+
+    #[test]
+    fn lists_blobs_from_many_threads() {
+        let (_dir, store) = scratch();
+        let id = DiffId(Digest::of(b"layer"));
+        std::thread::scope(|scope| {
+            for n in 0..8_u8 {
+                let store = &store;
+                scope.spawn(move || {
+                    let descriptor = store.put_blob(&[n], "x/y").unwrap();
+                    let blob = LayerBlob { descriptor, compression: "gzip-6".into(), encoder: "1".into() };
+                    store.add_layer_blob(id, blob).unwrap();
+                });
+            }
+        });
+        let blobs = store.layer_blobs(id).unwrap();
+        assert_eq!(blobs.len(), 8);
+        store.remove_blob(&blobs[0].descriptor.digest).unwrap();
+        assert_eq!(store.layer_blobs(id).unwrap().len(), 7);
+        assert_eq!(store.all_layer_blobs(id).unwrap().len(), 8);
+        fs::write(store.layer_path(id).join("blobs.json"), b"{\"blobs\":[{").unwrap();
+        assert_eq!(store.layer_blobs(id).unwrap(), []);
+    }
+}

@@ -1,0 +1,103 @@
+//! Advisory locks between processes. The kernel frees them when their holder ends, however it ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::{Store, StoreError};
+
+/// A lock that is held until it is dropped.
+#[derive(Debug)]
+#[must_use = "the lock is given up when this is dropped"]
+pub struct Lock {
+    _file: File,
+}
+
+/// Keeps what a running build uses from being pruned, until it is dropped.
+#[derive(Debug)]
+#[must_use = "the build is protected only as long as this lives"]
+pub struct Lease {
+    // None on a read-only file system, where nothing can be pruned either.
+    _lock: Option<Lock>,
+}
+
+impl Store {
+    /// Takes a lease for a build; any number of builds have one. Waits while the store is being pruned.
+    ///
+    /// # Errors
+    /// When the lock can't be taken.
+    pub fn lease(&self) -> Result<Lease, StoreError> {
+        let path = self.path("locks").join("lease");
+        match open_lock_file(&path) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                Ok(Lease { _lock: None })
+            }
+            other => Ok(Lease { _lock: Some(wait_shared(other?, &path)?) }),
+        }
+    }
+
+    /// Waits for a lock of the store by name.
+    pub(super) fn lock(&self, name: &str) -> Result<Lock, StoreError> {
+        let path = self.path("locks").join(name);
+        let file = open_lock_file(&path)?;
+        file.lock().map_err(StoreError::io("lock", &path))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// Takes a lock of the store by name if it is free.
+    pub(super) fn try_lock(&self, name: &str) -> Result<Option<Lock>, StoreError> {
+        let path = self.path("locks").join(name);
+        try_exclusive(open_lock_file(&path)?, &path)
+    }
+
+    /// Waits for a lock of the store by name that others may share.
+    pub(super) fn lock_shared(&self, name: &str) -> Result<Lock, StoreError> {
+        let path = self.path("locks").join(name);
+        wait_shared(open_lock_file(&path)?, &path)
+    }
+
+    /// Takes a lock of the store by name that others may share, if nobody holds it alone.
+    pub(super) fn try_lock_shared(&self, name: &str) -> Result<Option<Lock>, StoreError> {
+        let path = self.path("locks").join(name);
+        let file = open_lock_file(&path)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
+        }
+    }
+}
+
+fn wait_shared(file: File, path: &Path) -> Result<Lock, StoreError> {
+    file.lock_shared().map_err(StoreError::io("lock", path))?;
+    Ok(Lock { _file: file })
+}
+
+/// Locks an open lock file if nobody else has.
+pub(super) fn try_exclusive(file: File, path: &Path) -> Result<Option<Lock>, StoreError> {
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Lock { _file: file })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
+    }
+}
+
+/// Opens a lock file, made where it is missing. What others may have planted there is refused.
+pub(super) fn open_lock_file(path: &Path) -> Result<File, StoreError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(StoreError::io("open the lock", path))?;
+    let metadata = file.metadata().map_err(StoreError::io("look at", path))?;
+    if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+        let reason = "a lock must be a regular file of the same user".to_owned();
+        return Err(StoreError::Unsafe { path: path.to_owned(), reason });
+    }
+    Ok(file)
+}

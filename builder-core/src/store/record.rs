@@ -1,0 +1,148 @@
+//! Records: small files with a checksum, so that a torn or damaged one counts as absent.
+//!
+//! ```text
+//! <the record's bytes> "\n# blake3 " <64 hex digits of the bytes' BLAKE3> "\n"
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use super::file::{self, Durability};
+use super::{Store, StoreError};
+
+const MARK: &[u8] = b"\n# blake3 ";
+const FOOTER_LENGTH: usize = MARK.len() + 64 + 1;
+
+/// The largest record that is read, in bytes; a tree of a million entries has about 200 MiB.
+const RECORD_LIMIT: u64 = 4 << 30;
+
+impl Store {
+    /// Reads the record of a finished step; `None` when there is none, or only a damaged one.
+    ///
+    /// Reading it counts as a use, for [`Store::prune`].
+    ///
+    /// # Errors
+    /// When `key` can't be a file name, or the file can't be read.
+    pub fn read_step(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        read_used_record(&self.step_path(key)?)
+    }
+
+    /// Writes the record of a finished step, at once.
+    ///
+    /// Every digest that the record's text names as `sha256:<hex>`, be it of a blob or a diff ID, is kept by
+    /// [`Store::prune`] as long as the record.
+    ///
+    /// # Errors
+    /// When `key` can't be a file name, or the file can't be written.
+    pub fn write_step(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.write_record(&self.step_path(key)?, bytes)
+    }
+
+    /// Removes the record of a step; whether there was one.
+    ///
+    /// # Errors
+    /// When `key` can't be a file name, or the file can't be removed.
+    pub fn remove_step(&self, key: &str) -> Result<bool, StoreError> {
+        file::remove(&self.step_path(key)?)
+    }
+
+    /// Reads a small record by kind and name; the name may be any text. `None` when there is none, or a damaged one.
+    ///
+    /// # Errors
+    /// When `kind` can't be a file name, or the file can't be read.
+    pub fn read_note(&self, kind: &str, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        read_used_record(&self.note_path(kind, name)?)
+    }
+
+    /// Writes a small record by kind and name, at once. It keeps objects as [`Store::write_step`] says.
+    ///
+    /// # Errors
+    /// When `kind` can't be a file name, or the file can't be written.
+    pub fn write_note(&self, kind: &str, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.note_path(kind, name)?;
+        file::create_dir(path.parent().expect("a note lies in the folder of its kind"))?;
+        self.write_record(&path, bytes)
+    }
+
+    /// Writes a file that [`read_record`] reads.
+    pub(super) fn write_record(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let hash = blake3::hash(bytes).to_hex();
+        self.write_file(path, &[bytes, MARK, hash.as_bytes(), b"\n"], Durability::Checked)
+    }
+
+    fn step_path(&self, key: &str) -> Result<PathBuf, StoreError> {
+        Ok(self.path("steps").join(file::name("step", key)?))
+    }
+
+    fn note_path(&self, kind: &str, name: &str) -> Result<PathBuf, StoreError> {
+        let hash = blake3::hash(name.as_bytes()).to_hex();
+        Ok(self.path("notes").join(file::name("note", kind)?).join(hash.as_str()))
+    }
+}
+
+/// Reads a record's bytes; `None` when the file is missing, torn or damaged.
+pub(super) fn read_record(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(mut bytes) = file::read(path, RECORD_LIMIT)? else { return Ok(None) };
+    let Some(length) = bytes.len().checked_sub(FOOTER_LENGTH) else { return Ok(None) };
+    let (content, footer) = bytes.split_at(length);
+    let hash = blake3::hash(content).to_hex();
+    let whole = footer.starts_with(MARK) && footer[MARK.len()..FOOTER_LENGTH - 1] == *hash.as_bytes();
+    if !whole {
+        tracing::warn!(path = %path.display(), "a damaged record counts as absent");
+        return Ok(None);
+    }
+    bytes.truncate(length);
+    Ok(Some(bytes))
+}
+
+fn read_used_record(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let record = read_record(path)?;
+    if record.is_some() {
+        // The modification time says when a record was last used. A read-only store keeps the old one.
+        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+        let _ = rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+    }
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::scratch;
+
+    #[test]
+    fn round_trips() {
+        let (_dir, store) = scratch();
+        for bytes in [&b""[..], b"one", b"two\n# blake3 \n", &[0, 255, 10]] {
+            store.write_step("abc123", bytes).unwrap();
+            assert_eq!(store.read_step("abc123").unwrap().as_deref(), Some(bytes));
+            store.write_note("tags", "docker.io/library/a:b", bytes).unwrap();
+            assert_eq!(store.read_note("tags", "docker.io/library/a:b").unwrap().as_deref(), Some(bytes));
+        }
+        assert_eq!(store.read_step("abc124").unwrap(), None);
+        assert!(store.remove_step("abc123").unwrap());
+        assert_eq!(store.read_step("abc123").unwrap(), None);
+        for bad in ["", "..", "a/b", ".hidden", "a\0"] {
+            assert!(store.read_step(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_torn_or_flipped_record_counts_as_absent() {
+        let (_dir, store) = scratch();
+        store.write_step("abc", b"a record of a step").unwrap();
+        let path = store.path("steps/abc");
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() - 1 {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(store.read_step("abc").unwrap(), None, "{length} bytes");
+        }
+        for bit in 0..(whole.len() - 1) * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &flipped).unwrap();
+            assert_eq!(store.read_step("abc").unwrap(), None, "bit {bit}");
+        }
+        store.write_step("abc", b"again").unwrap();
+        assert_eq!(store.read_step("abc").unwrap().as_deref(), Some(&b"again"[..]));
+    }
+}
