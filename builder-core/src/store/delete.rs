@@ -228,7 +228,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let top = fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
         let mut fd = top.try_clone().unwrap();
-        for _ in 0..5000 {
+        for _ in 0..1500 {
             fs::mkdirat(&fd, c"deep", Mode::RWXU).unwrap();
             fs::openat(&fd, c"file", OFlags::CREATE, Mode::RUSR).unwrap();
             fd = fs::openat(&fd, c"deep", OFlags::DIRECTORY, Mode::empty()).unwrap();

@@ -153,7 +153,7 @@ impl Store {
         }
         blobs.retain(|other| other.descriptor.digest != blob.descriptor.digest);
         blobs.push(blob);
-        blobs.sort_by(|a, b| a.descriptor.digest.cmp(&b.descriptor.digest));
+        blobs.sort_by_key(|blob| blob.descriptor.digest);
         let value = serde_json::to_value(BlobList { blobs }).expect("descriptors have string keys only");
         let bytes = serde_json::to_vec(&value).expect("a JSON value can always be written");
         self.write_file(&path, &[&bytes], Durability::Checked)
