@@ -166,6 +166,12 @@ impl Reference {
         Self { digest: Some(digest), ..self.clone() }
     }
 
+    /// The same repository by a digest alone, without a tag.
+    #[must_use]
+    pub fn by_digest(&self, digest: Digest) -> Self {
+        Self { digest: Some(digest), tag: None, ..self.clone() }
+    }
+
     /// The same name without its digest, with the tag `latest` where that leaves none.
     #[must_use]
     pub fn without_digest(&self) -> Self {
