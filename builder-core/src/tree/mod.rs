@@ -3,10 +3,21 @@
 //! A layer is a sorted list of [`Change`]s to the tree below it. Paths are relative to the root, byte strings, and
 //! sorted so that a directory stands before everything in it and nothing else stands between them.
 
+mod accounts;
 mod entry;
+mod flatten;
+mod merged;
 mod path;
+mod record;
+mod resolve;
 mod view;
 
+pub use accounts::{AccountError, ChownOwner, User, lookup_chown, lookup_user};
 pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, Timestamp, Xattrs, sort_changes};
+pub use flatten::{changes_of, flatten};
+pub use merged::{LayerFiles, MergedTree, TreeLayer, Walk};
+pub(crate) use path::compare_paths;
 pub use path::{TreePath, TreePathError};
+pub use record::{Tree, TreeEntry, TreeRecordError};
+pub use resolve::{FollowLast, read_small, resolve};
 pub use view::{ContentDigest, TreeError, TreeView};

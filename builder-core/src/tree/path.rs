@@ -146,11 +146,19 @@ impl TreePath {
     }
 }
 
+/// The order of [`TreePath`]s, for paths that are still raw bytes.
+pub(crate) fn compare_paths(a: &[u8], b: &[u8]) -> Ordering {
+    // The slash sorts below every other byte, so contents follow their directory.
+    let rank = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
+    match a.iter().zip(b).find(|(a, b)| a != b) {
+        Some((&a, &b)) => rank(a).cmp(&rank(b)),
+        None => a.len().cmp(&b.len()),
+    }
+}
+
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
-        // The slash sorts below every other byte, so contents follow their directory.
-        let rank = |b: u8| if b == b'/' { 0 } else { u16::from(b) + 1 };
-        self.0.iter().map(|&b| rank(b)).cmp(other.0.iter().map(|&b| rank(b)))
+        compare_paths(&self.0, &other.0)
     }
 }
 

@@ -33,6 +33,16 @@ pub enum TreeError {
         /// The part.
         path: String,
     },
+    /// A file is larger than what its use can need.
+    #[error("`{path}` has {size} bytes, more than the {limit} that are read of it")]
+    TooLarge {
+        /// The file.
+        path: String,
+        /// Its size in bytes.
+        size: u64,
+        /// The most that is read, in bytes.
+        limit: u64,
+    },
 }
 
 /// A tree that can be looked into. Ignored and removed entries are not there.

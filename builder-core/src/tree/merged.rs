@@ -1,0 +1,284 @@
+//! A stack of layers seen as one tree, by the rules of overlayfs and of the OCI image spec's "Applying Changesets".
+//!
+//! Looked at from the top layer down:
+//!
+//! - a whiteout hides the path, and everything below it, in lower layers;
+//! - anything that is no directory does so too;
+//! - an opaque directory hides what lower layers have in it;
+//! - other directories are merged, and have the metadata of the topmost one;
+//! - a directory that a layer only implies (its archive names `a/b` and not `a`) is merged like one, but takes its
+//!   metadata from below, or is `0755` and owned by root where nothing is below.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::record::Slot;
+use super::{
+    Content, ContentDigest, Entry, Metadata, Node, OpenContent, Tree, TreeEntry, TreeError, TreePath, TreeView,
+};
+
+/// Opens regular files of one unpacked layer.
+pub trait LayerFiles: Send + Sync {
+    /// Opens the file at a path of this layer for reading.
+    ///
+    /// # Errors
+    /// When the layer is not unpacked, or the file can't be opened.
+    fn open(&self, path: &TreePath) -> io::Result<File>;
+}
+
+/// One layer of a [`MergedTree`].
+#[derive(Clone)]
+pub struct TreeLayer {
+    /// What the layer holds.
+    pub tree: Arc<Tree>,
+    /// Where the bytes of its files are.
+    pub files: Arc<dyn LayerFiles>,
+}
+
+impl std::fmt::Debug for TreeLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TreeLayer").field("tree", &self.tree).finish_non_exhaustive()
+    }
+}
+
+/// Layers on top of one another, seen as one tree. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct MergedTree {
+    layers: Arc<[TreeLayer]>,
+}
+
+/// Where a visible entry is recorded.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Record { layer: usize, index: usize },
+    Implied,
+}
+
+impl MergedTree {
+    /// Stacks layers, the lowest first.
+    #[must_use]
+    pub fn new(layers: Vec<TreeLayer>) -> Self {
+        Self { layers: layers.into() }
+    }
+
+    /// The layers, the lowest first.
+    #[must_use]
+    pub fn layers(&self) -> &[TreeLayer] {
+        &self.layers
+    }
+
+    /// The entry of a path and all below it, sorted by path; empty where there is none.
+    #[must_use]
+    pub fn walk(&self, path: &TreePath) -> Walk<'_> {
+        let start = self.locate(path).and_then(|place| self.entry_at(path, place));
+        let below = path.parent().map_or_else(|| self.all_layers(), |parent| self.layers_of_directory(&parent));
+        Walk { tree: self, pending: vec![(below, start.into_iter().collect::<Vec<_>>().into_iter())] }
+    }
+
+    /// The numbers of all layers, from the top.
+    fn all_layers(&self) -> Vec<usize> {
+        (0..self.layers.len()).rev().collect()
+    }
+
+    /// The layers, from the top, that have a part in the directory at a path; none where it is no directory.
+    fn layers_of_directory(&self, path: &TreePath) -> Vec<usize> {
+        let mut layers = self.layers_below(&self.all_layers(), &TreePath::root());
+        for ancestor in path.ancestors() {
+            layers = self.layers_below(&layers, &ancestor);
+        }
+        if path.is_root() { layers } else { self.layers_below(&layers, path) }
+    }
+
+    /// Of the layers that have a part in the parent, those that have a part in the directory.
+    fn layers_below(&self, parent: &[usize], path: &TreePath) -> Vec<usize> {
+        let mut layers = Vec::new();
+        for &layer in parent {
+            let tree = &self.layers[layer].tree;
+            match tree.slot(path) {
+                Slot::Absent => {}
+                Slot::Implied => layers.push(layer),
+                Slot::Record(index) => match tree.entry(index).map(|found| found.entry.node) {
+                    Some(Node::Directory { opaque }) => {
+                        layers.push(layer);
+                        if opaque {
+                            break;
+                        }
+                    }
+                    _ => break,
+                },
+            }
+        }
+        layers
+    }
+
+    fn locate(&self, path: &TreePath) -> Option<Place> {
+        match path.parent() {
+            Some(parent) => self.locate_in(&self.layers_of_directory(&parent), path),
+            None => Some(self.locate_in(&self.all_layers(), path).unwrap_or(Place::Implied)),
+        }
+    }
+
+    fn locate_in(&self, layers: &[usize], path: &TreePath) -> Option<Place> {
+        let mut implied = false;
+        for &layer in layers {
+            let tree = &self.layers[layer].tree;
+            match tree.slot(path) {
+                Slot::Absent => {}
+                Slot::Implied => implied = true,
+                Slot::Record(index) => match tree.entry(index).map(|found| found.entry.node) {
+                    Some(Node::Directory { .. }) => return Some(Place::Record { layer, index }),
+                    None | Some(Node::Whiteout) => break,
+                    Some(_) if implied => break,
+                    Some(_) => return Some(Place::Record { layer, index }),
+                },
+            }
+        }
+        implied.then_some(Place::Implied)
+    }
+
+    fn entry_at(&self, path: &TreePath, place: Place) -> Option<Entry> {
+        Some(match place {
+            Place::Implied => implied_directory(path),
+            Place::Record { layer, index } => {
+                let found = self.file_of(layer, index)?.1.entry;
+                Entry { path: path.clone(), ..found }
+            }
+        })
+    }
+
+    /// The record with a number, or the first name's where it is a further name of a file.
+    fn file_of(&self, layer: usize, index: usize) -> Option<(usize, TreeEntry)> {
+        let tree = &self.layers[layer].tree;
+        let found = tree.entry(index)?;
+        let Node::HardLink { target } = &found.entry.node else { return Some((index, found)) };
+        let Slot::Record(first) = tree.slot(target) else { return None };
+        tree.entry(first).filter(|file| matches!(file.entry.node, Node::File { .. })).map(|file| (first, file))
+    }
+
+    fn entries_in(&self, layers: &[usize], directory: &TreePath) -> Vec<Entry> {
+        let mut children: BTreeMap<TreePath, Place> = BTreeMap::new();
+        // What a layer above says for good: lower layers' entries of these paths don't count.
+        let mut settled: BTreeSet<TreePath> = BTreeSet::new();
+        for &layer in layers {
+            let tree = &self.layers[layer].tree;
+            for (path, slot) in tree.child_slots(directory) {
+                let Slot::Record(index) = slot else {
+                    if !settled.contains(&path) {
+                        children.entry(path).or_insert(Place::Implied);
+                    }
+                    continue;
+                };
+                if !settled.insert(path.clone()) {
+                    continue;
+                }
+                let visible = match tree.entry(index).map(|found| found.entry.node) {
+                    Some(Node::Directory { .. }) => true,
+                    None | Some(Node::Whiteout) => false,
+                    Some(_) => !children.contains_key(&path),
+                };
+                if visible {
+                    children.insert(path, Place::Record { layer, index });
+                }
+            }
+        }
+        children.into_iter().filter_map(|(path, place)| self.entry_at(&path, place)).collect()
+    }
+
+    fn regular_file(&self, path: &TreePath) -> Result<(usize, TreeEntry), TreeError> {
+        let found = match self.locate(path) {
+            Some(Place::Record { layer, index }) => self.file_of(layer, index).map(|(_, found)| (layer, found)),
+            Some(Place::Implied) | None => None,
+        };
+        found.filter(|(_, found)| matches!(found.entry.node, Node::File { .. })).ok_or_else(|| TreeError::Io {
+            action: "read",
+            path: path.to_string(),
+            source: io::Error::new(io::ErrorKind::NotFound, "there is no such regular file"),
+        })
+    }
+}
+
+impl TreeView for MergedTree {
+    fn get(&self, path: &TreePath) -> Result<Option<Entry>, TreeError> {
+        Ok(self.locate(path).and_then(|place| self.entry_at(path, place)))
+    }
+
+    fn read_dir(&self, path: &TreePath) -> Result<Vec<Entry>, TreeError> {
+        Ok(self.entries_in(&self.layers_of_directory(path), path))
+    }
+
+    fn content(&self, path: &TreePath) -> Result<Content, TreeError> {
+        let (layer, found) = self.regular_file(path)?;
+        if found.entry.node == (Node::File { size: 0 }) {
+            return Ok(Content::None);
+        }
+        let files = Arc::clone(&self.layers[layer].files);
+        Ok(Content::Source(Arc::new(LayerFile { files, path: found.entry.path })))
+    }
+
+    fn content_digest(&self, path: &TreePath) -> Result<ContentDigest, TreeError> {
+        let (layer, found) = self.regular_file(path)?;
+        if let Some(digest) = found.digest {
+            return Ok(digest);
+        }
+        let error = |source| TreeError::Io { action: "read", path: path.to_string(), source };
+        let file = self.layers[layer].files.open(&found.entry.path).map_err(error)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(error)?;
+        Ok(hasher.finalize())
+    }
+
+    fn link_id(&self, path: &TreePath) -> Result<Option<u64>, TreeError> {
+        let Some(Place::Record { layer, index }) = self.locate(path) else { return Ok(None) };
+        let Some((first, _)) = self.file_of(layer, index) else { return Ok(None) };
+        Ok(self.layers[layer].tree.has_links(first).then_some((layer as u64) << 40 | first as u64))
+    }
+}
+
+/// An entry and all below it; made by [`MergedTree::walk`].
+pub struct Walk<'a> {
+    tree: &'a MergedTree,
+    /// Entries still to give, per directory on the way down, with the layers that have a part in that directory.
+    pending: Vec<(Vec<usize>, std::vec::IntoIter<Entry>)>,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        loop {
+            let (layers, entries) = self.pending.last_mut()?;
+            let Some(entry) = entries.next() else {
+                self.pending.pop();
+                continue;
+            };
+            if entry.node.is_directory() {
+                let layers = self.tree.layers_below(layers, &entry.path);
+                let entries = self.tree.entries_in(&layers, &entry.path);
+                self.pending.push((layers, entries.into_iter()));
+            }
+            return Some(entry);
+        }
+    }
+}
+
+struct LayerFile {
+    files: Arc<dyn LayerFiles>,
+    path: TreePath,
+}
+
+impl OpenContent for LayerFile {
+    fn open(&self) -> io::Result<File> {
+        self.files.open(&self.path)
+    }
+}
+
+fn implied_directory(path: &TreePath) -> Entry {
+    let metadata = Metadata { mode: 0o755, ..Metadata::default() };
+    Entry { path: path.clone(), node: Node::Directory { opaque: false }, metadata }
+}
+
+#[cfg(test)]
+#[path = "merged_tests.rs"]
+pub(super) mod tests;
