@@ -1,1 +1,32 @@
 //! Layers: changes to a tree as a tar stream, and back.
+//!
+//! Writing is a pure function of the changes: the same changes give the same bytes for every thread count, file
+//! system, umask and privilege. Reading trusts nothing: names, sizes and links of an archive are checked before
+//! anything is made of them, and limits bound what it may cost.
+//!
+//! ```text
+//! [Change] --archive--> tar --chunks--> compressed members --> out      encode
+//!                        '-- SHA-256: diff ID       '-- SHA-256: digest
+//! blob --decompress--> tar --members--> LayerState --> Tree             read
+//!             '-- SHA-256: diff ID          '--> DiskWriter --> folder in overlayfs lower-directory form
+//! ```
+//!
+//! OCI image spec, "Image Layer Filesystem Changeset".
+
+mod archive;
+mod border;
+mod compression;
+mod encode;
+mod error;
+mod header;
+mod pipeline;
+
+pub use compression::{Compression, CompressionError};
+pub use encode::{ENCODER_VERSION, EncodeOptions, EncodedLayer, encode, encode_with};
+pub use error::LayerError;
+
+/// What the name of a whiteout begins with (OCI image spec, "Whiteouts").
+pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
+
+/// The name of the mark that makes its directory opaque.
+pub const OPAQUE_MARK: &[u8] = b".wh..wh..opq";

@@ -1,0 +1,145 @@
+//! How a layer's tar stream is compressed.
+
+use std::io;
+
+use libdeflater::{CompressionLvl, Compressor};
+
+use crate::oci::media_type;
+
+const GZIP_LEVEL: u8 = 4;
+const ZSTD_LEVEL: u8 = 3;
+
+/// A text is no compression that rbuild writes.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CompressionError {
+    /// The name is unknown.
+    #[error("`{name}` is not a compression that rbuild writes: want `gzip`, `zstd` or `uncompressed`")]
+    UnknownName {
+        /// The name.
+        name: String,
+    },
+    /// The level is out of range.
+    #[error("`{level}` is not a level of {name}: want a number from {least} to {most}")]
+    Level {
+        /// The level, as written.
+        level: String,
+        /// The compression's name.
+        name: &'static str,
+        /// The lowest level.
+        least: u8,
+        /// The highest level.
+        most: u8,
+    },
+}
+
+/// A compression and its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Gzip: the one that every tool reads.
+    Gzip {
+        /// 0 (stored) to 12 (smallest).
+        level: u8,
+    },
+    /// Zstandard: smaller and faster, for readers of OCI images only.
+    Zstd {
+        /// 1 (fastest) to 22 (smallest).
+        level: u8,
+    },
+    /// None.
+    Uncompressed,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Gzip { level: GZIP_LEVEL }
+    }
+}
+
+impl Compression {
+    /// Takes the values of the output attributes `compression` and `compression-level`.
+    ///
+    /// # Errors
+    /// When the name is unknown or the level is none of that compression's.
+    pub fn parse(name: &str, level: Option<&str>) -> Result<Self, CompressionError> {
+        let in_range = |name, least, most, default| match level {
+            None => Ok(default),
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|level| (least..=most).contains(level))
+                .ok_or_else(|| CompressionError::Level { level: text.to_owned(), name, least, most }),
+        };
+        match name {
+            "gzip" => Ok(Self::Gzip { level: in_range("gzip", 0, 12, GZIP_LEVEL)? }),
+            "zstd" => Ok(Self::Zstd { level: in_range("zstd", 1, 22, ZSTD_LEVEL)? }),
+            "uncompressed" => Ok(Self::Uncompressed),
+            _ => Err(CompressionError::UnknownName { name: name.to_owned() }),
+        }
+    }
+
+    /// The media type of a layer that is compressed so.
+    #[must_use]
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Gzip { .. } => media_type::LAYER_GZIP,
+            Self::Zstd { .. } => media_type::LAYER_ZSTD,
+            Self::Uncompressed => media_type::LAYER,
+        }
+    }
+
+    pub(super) fn compressor(self) -> io::Result<ChunkCompressor> {
+        Ok(match self {
+            Self::Gzip { level } => {
+                let level = CompressionLvl::new(i32::from(level)).map_err(|_| io::ErrorKind::InvalidInput)?;
+                ChunkCompressor::Gzip(Compressor::new(level))
+            }
+            Self::Zstd { level } => ChunkCompressor::Zstd(zstd::bulk::Compressor::new(i32::from(level))?),
+            Self::Uncompressed => ChunkCompressor::Uncompressed,
+        })
+    }
+}
+
+/// Compresses chunks one by one, each into a member (gzip) or frame (zstd) of its own.
+pub(super) enum ChunkCompressor {
+    Gzip(Compressor),
+    Zstd(zstd::bulk::Compressor<'static>),
+    Uncompressed,
+}
+
+impl ChunkCompressor {
+    pub(super) fn compress(&mut self, chunk: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            // The member's header has no name and no time.
+            Self::Gzip(compressor) => {
+                let mut out = vec![0; compressor.gzip_compress_bound(chunk.len())];
+                let size = compressor.gzip_compress(chunk, &mut out).map_err(io::Error::other)?;
+                out.truncate(size);
+                Ok(out)
+            }
+            Self::Zstd(compressor) => compressor.compress(chunk),
+            Self::Uncompressed => Ok(chunk.to_vec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_levels() {
+        for (name, level, want) in [
+            ("gzip", None, Some(Compression::Gzip { level: 4 })),
+            ("gzip", Some("9"), Some(Compression::Gzip { level: 9 })),
+            ("gzip", Some("13"), None),
+            ("gzip", Some("-1"), None),
+            ("zstd", None, Some(Compression::Zstd { level: 3 })),
+            ("zstd", Some("0"), None),
+            ("uncompressed", Some("5"), Some(Compression::Uncompressed)),
+            ("estargz", None, None),
+        ] {
+            assert_eq!(Compression::parse(name, level).ok(), want, "{name} {level:?}");
+        }
+    }
+}
