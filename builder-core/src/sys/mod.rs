@@ -1,1 +1,21 @@
 //! Kernel calls: namespaces, mounts, processes. The only unsafe code of the project.
+//!
+//! ```text
+//! userns    become uid 0 of an own user namespace before any thread exists; what this host allows
+//! mount     mounts made by file descriptor: overlay, bind, tmpfs; nothing is attached until someone says where
+//! sandbox   runs one RUN step: spawn, wait, kill
+//! network   a network namespace with user-mode networking, and the two files a step's resolver reads
+//! pty       terminals
+//! process   helper programs (git, newuidmap, pasta) with a cleaned environment
+//! ```
+//!
+//! `docs/kernel.md` lists each call with the kernel version it needs and what is done without it.
+//! Nothing here reads the environment: search paths and names come from the caller.
+
+mod call;
+pub mod mount;
+pub mod network;
+pub mod process;
+pub mod pty;
+pub mod sandbox;
+pub mod userns;
