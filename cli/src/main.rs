@@ -1,2 +1,6 @@
 //! The rbuild command.
+#![forbid(unsafe_code)]
+mod args;
+mod output;
+mod settings;
 fn main() {}

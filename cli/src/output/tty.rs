@@ -1,0 +1,235 @@
+//! Progress as a picture of what runs now, on a terminal: each running step with the last lines of its command;
+//! what is finished moves up into the scroll-back, cached steps in one line together.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use rbuild_core::progress::{Event, StepEnd, StepId, StepInfo, Warning};
+
+use super::plain::warning_lines;
+use super::{Source, Style, bytes, count, duration, sanitise, title, visible};
+
+/// How many lines of a running command are shown.
+const LIVE_LINES: usize = 4;
+/// How often the times of running steps are drawn anew.
+const TICK: Duration = Duration::from_millis(100);
+
+struct Running {
+    head: ProgressBar,
+    tail: Vec<ProgressBar>,
+    lines: VecDeque<String>,
+}
+
+/// The renderer.
+pub(super) struct Tty {
+    style: Style,
+    source: Option<Source>,
+    screen: MultiProgress,
+    head_style: ProgressStyle,
+    line_style: ProgressStyle,
+    steps: Vec<StepInfo>,
+    running: BTreeMap<StepId, Running>,
+    transfers: BTreeMap<String, ProgressBar>,
+    /// Cached steps that were not yet told of: the first, and how many.
+    cached: Option<(StepId, usize)>,
+    status: ProgressBar,
+    ended: usize,
+    ticker: Option<Ticker>,
+}
+
+/// A thread that keeps the status line moving while no event comes.
+struct Ticker {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Ticker {
+    fn start(bar: ProgressBar) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                bar.tick();
+                std::thread::park_timeout(TICK);
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        // A panic of the ticker would only have stopped the clock.
+        let _ = self.thread.join();
+    }
+}
+
+fn template(text: &str, style: Style) -> ProgressStyle {
+    let ticks = if style.utf8 { "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ " } else { "|/-\\ " };
+    ProgressStyle::with_template(text).expect("the templates in this file are well-formed").tick_chars(ticks)
+}
+
+impl Tty {
+    pub(super) fn new(style: Style) -> Self {
+        let screen = MultiProgress::new();
+        let status = screen.add(ProgressBar::new_spinner().with_style(template("{spinner} {elapsed:>4} {wide_msg}", style)));
+        status.set_message("planning");
+        let ticker = Some(Ticker::start(status.clone()));
+        Self {
+            style,
+            source: None,
+            screen,
+            head_style: template("{spinner} {elapsed:>4} {wide_msg}", style),
+            line_style: template("       {wide_msg}", style),
+            steps: Vec::new(),
+            running: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            cached: None,
+            status,
+            ended: 0,
+            ticker,
+        }
+    }
+
+    pub(super) fn set_source(&mut self, source: Source) {
+        self.source = Some(source);
+    }
+
+    pub(super) fn show(&mut self, event: &Event) {
+        match event {
+            Event::Planned { steps } => self.steps.clone_from(steps),
+            Event::StepStarted { step, miss } => self.begin(*step, miss.as_deref()),
+            Event::Output { step, line, .. } => self.output(*step, line),
+            Event::StepEnded { step, end, took } => self.end(*step, end, *took),
+            Event::Transfer { what, done, total } => self.transfer(what, *done, *total),
+            Event::Warning(warning) => self.warning(warning),
+            Event::Note(note) if self.style.verbose => self.print(&format!("note: {}", visible(note))),
+            _ => {}
+        }
+        for running in self.running.values() {
+            running.head.tick();
+        }
+        self.update_status();
+    }
+
+    /// Takes everything live off the screen.
+    pub(super) fn finish(&mut self) {
+        if let Some(ticker) = self.ticker.take() {
+            ticker.stop();
+        }
+        self.tell_cached();
+        for (_, running) in std::mem::take(&mut self.running) {
+            self.remove(&running);
+        }
+        for (_, bar) in std::mem::take(&mut self.transfers) {
+            bar.finish_and_clear();
+        }
+        self.status.finish_and_clear();
+    }
+
+    fn print(&self, line: &str) {
+        // The terminal is gone: there is nobody left to tell, and the build goes on.
+        let _ = self.screen.println(line);
+    }
+
+    fn update_status(&self) {
+        let steps = self.steps.len();
+        if steps > 0 {
+            self.status.set_message(format!("{} of {} done", self.ended.min(steps), count(steps, "step")));
+        }
+    }
+
+    fn title(&self, step: StepId) -> String {
+        self.steps.get(step.0).map(title).unwrap_or_default()
+    }
+
+    fn begin(&mut self, step: StepId, miss: Option<&str>) {
+        if self.running.contains_key(&step) {
+            return;
+        }
+        let head = self.screen.insert_before(&self.status, ProgressBar::new_spinner().with_style(self.head_style.clone()));
+        let reason = miss.map(|miss| self.style.paint("2", &format!("  ({})", visible(miss)))).unwrap_or_default();
+        head.set_message(format!("{}{reason}", self.style.paint("1", &self.title(step))));
+        self.running.insert(step, Running { head, tail: Vec::new(), lines: VecDeque::new() });
+    }
+
+    fn output(&mut self, step: StepId, line: &[u8]) {
+        self.begin(step, None);
+        let text = sanitise(line, self.style.of_output()).replace('\t', "    ");
+        let Some(running) = self.running.get_mut(&step) else { return };
+        if running.lines.len() == LIVE_LINES {
+            running.lines.pop_front();
+        } else {
+            let above = running.tail.last().unwrap_or(&running.head);
+            let bar = ProgressBar::new_spinner().with_style(self.line_style.clone());
+            running.tail.push(self.screen.insert_after(above, bar));
+        }
+        running.lines.push_back(text);
+        for (bar, line) in running.tail.iter().zip(&running.lines) {
+            bar.set_message(self.style.paint("2", line));
+        }
+    }
+
+    fn remove(&self, running: &Running) {
+        for bar in running.tail.iter().chain([&running.head]) {
+            bar.finish_and_clear();
+            self.screen.remove(bar);
+        }
+    }
+
+    fn end(&mut self, step: StepId, end: &StepEnd, took: Duration) {
+        self.ended += 1;
+        if let Some(running) = self.running.remove(&step) {
+            self.remove(&running);
+        }
+        if *end == StepEnd::Cached {
+            self.cached = Some(self.cached.map_or((step, 1), |(first, number)| (first, number + 1)));
+            return;
+        }
+        self.tell_cached();
+        let word = match end {
+            StepEnd::Cached | StepEnd::Done | StepEnd::Unchanged => self.style.paint("32", "done     "),
+            StepEnd::Failed => self.style.paint("1;31", "failed   "),
+            StepEnd::Cancelled => self.style.paint("33", "cancelled"),
+        };
+        let same = if *end == StepEnd::Unchanged { ", same result as before" } else { "" };
+        self.print(&format!("{word} {}  {}{same}", self.title(step), duration(took)));
+    }
+
+    fn tell_cached(&mut self) {
+        let Some((first, number)) = self.cached.take() else { return };
+        let more = if number > 1 { format!(" and {} more", number - 1) } else { String::new() };
+        self.print(&format!("{} {}{more}", self.style.paint("36", "cached   "), self.title(first)));
+    }
+
+    fn transfer(&mut self, what: &str, done: u64, total: Option<u64>) {
+        if total == Some(done) {
+            if let Some(bar) = self.transfers.remove(what) {
+                bar.finish_and_clear();
+                self.screen.remove(&bar);
+            }
+            return;
+        }
+        let bar = self.transfers.entry(what.to_owned()).or_insert_with(|| {
+            self.screen.insert_before(&self.status, ProgressBar::new_spinner().with_style(self.head_style.clone()))
+        });
+        let of = total.map(|total| format!(" of {}", bytes(total))).unwrap_or_default();
+        bar.set_message(format!("{} {}{of}", visible(what), bytes(done)));
+    }
+
+    fn warning(&mut self, warning: &Warning) {
+        for line in warning_lines(warning, self.source.as_ref(), self.style) {
+            self.print(&line);
+        }
+    }
+}
+
+impl Drop for Tty {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

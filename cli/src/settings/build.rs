@@ -1,0 +1,608 @@
+//! What `rbuild build` is to do.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rbuild_core::oci::Platform;
+
+use super::output::{Output, outputs};
+use super::values::{
+    HostEntry, Isolation, Network, Secret, SshForward, Ulimit, add_host, isolation, network, secret, size_bytes, ssh,
+    ulimit,
+};
+use super::{Environment, Progress, UsageError, absolute, csv};
+use crate::args::BuildArgs;
+
+/// Where the build context is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Context {
+    /// A folder.
+    Directory(PathBuf),
+    /// A tar archive or a Dockerfile on standard input.
+    Stdin,
+    /// A git repository.
+    Git(String),
+    /// A tar archive or a Dockerfile behind a URL.
+    Http(String),
+}
+
+/// Where the Dockerfile is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DockerfileFrom {
+    /// `Dockerfile` in the context.
+    Default,
+    /// A file; relative to the context where that is no folder of this machine, absolute otherwise.
+    Path(PathBuf),
+    /// Standard input.
+    Stdin,
+    /// A URL.
+    Url(String),
+}
+
+/// What a name in `FROM` or `--from` stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NamedContext {
+    /// A folder.
+    Directory(PathBuf),
+    /// An image in an OCI layout, a folder or an archive.
+    OciLayout {
+        /// The layout.
+        path: PathBuf,
+        /// The image's tag in it.
+        tag: Option<String>,
+        /// The image's digest in it.
+        digest: Option<String>,
+    },
+    /// An image by its reference.
+    Image(String),
+    /// A git repository.
+    Git(String),
+    /// An archive or a file behind a URL.
+    Http(String),
+}
+
+/// What is done anew although its result is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum NoCache {
+    /// Nothing.
+    #[default]
+    Never,
+    /// Everything.
+    All,
+    /// The steps of these stages.
+    Stages(Vec<String>),
+}
+
+/// What is done with the Dockerfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Call {
+    /// It is built.
+    #[default]
+    Build,
+    /// It is only checked.
+    Check {
+        /// Whether the findings are printed as JSON.
+        json: bool,
+        /// Whether findings leave the exit status 0.
+        ignore_status: bool,
+    },
+}
+
+/// What an annotation is put on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnnotationTarget {
+    /// The manifest.
+    Manifest,
+    /// The index.
+    Index,
+    /// The descriptor of the manifest in an index.
+    ManifestDescriptor,
+    /// The descriptor of the index in a layout.
+    IndexDescriptor,
+}
+
+/// A name and a value on a part of the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Annotation {
+    /// The part.
+    pub(crate) target: AnnotationTarget,
+    /// Only for this platform's.
+    pub(crate) platform: Option<Platform>,
+    /// The name.
+    pub(crate) key: String,
+    /// The value.
+    pub(crate) value: String,
+}
+
+/// A whole build as meant.
+#[derive(Debug, Clone)]
+pub(crate) struct BuildSettings {
+    pub(crate) context: Context,
+    pub(crate) dockerfile: DockerfileFrom,
+    pub(crate) tags: Vec<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) build_args: BTreeMap<String, String>,
+    /// Proxies of the environment, for steps that no build argument gives another.
+    pub(crate) proxies: BTreeMap<String, String>,
+    pub(crate) named_contexts: BTreeMap<String, NamedContext>,
+    pub(crate) platforms: Vec<Platform>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: Vec<Annotation>,
+    pub(crate) secrets: Vec<Secret>,
+    pub(crate) ssh: Vec<SshForward>,
+    pub(crate) network: Network,
+    pub(crate) add_hosts: Vec<HostEntry>,
+    /// Whether steps may use the host's network by their own flag.
+    pub(crate) allow_host_network: bool,
+    /// Whether steps may run without their sandbox's limits by their own flag.
+    pub(crate) allow_insecure: bool,
+    pub(crate) shm_size_bytes: Option<u64>,
+    pub(crate) ulimits: Vec<Ulimit>,
+    pub(crate) cgroup_parent: Option<String>,
+    pub(crate) isolation: Isolation,
+    pub(crate) jobs: Option<usize>,
+    pub(crate) no_cache: NoCache,
+    pub(crate) pull: bool,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) iidfile: Option<PathBuf>,
+    pub(crate) metadata_file: Option<PathBuf>,
+    pub(crate) quiet: bool,
+    pub(crate) progress: Progress,
+    pub(crate) call: Call,
+    /// What was asked for and is not done; each is said before the build.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl BuildSettings {
+    /// Reads every value.
+    ///
+    /// # Errors
+    /// A value that cannot be read, and flags that contradict each other.
+    pub(crate) fn new(args: &BuildArgs, environment: &Environment) -> Result<Self, UsageError> {
+        let context = context(&args.context, environment)?;
+        let dockerfile = dockerfile(args.file.as_deref(), &context, environment)?;
+        let outputs = outputs(&args.output, args.push == Some(true), args.load == Some(true), environment)?;
+        if args.tag.is_empty() && outputs.iter().any(|output| output.push && !output.attributes.contains_key("name")) {
+            return Err(UsageError::new("cannot push an image without a name").hint("name it with `-t REGISTRY/NAME:TAG`"));
+        }
+        let quiet = args.quiet == Some(true);
+        let (allow_host_network, allow_insecure) = allowed(&args.allow)?;
+        Ok(Self {
+            dockerfile,
+            tags: args.tag.clone(),
+            target: args.target.clone().filter(|target| !target.is_empty()),
+            build_args: build_args(&args.build_arg, environment)?,
+            proxies: environment.proxies(),
+            named_contexts: args.build_context.iter().map(|value| named_context(value, environment)).collect::<Result<_, _>>()?,
+            platforms: platforms(&args.platform, environment)?,
+            labels: labels(&args.label)?,
+            annotations: annotations(&args.annotation)?,
+            secrets: args.secret.iter().map(|value| secret(value, environment)).collect::<Result<_, _>>()?,
+            ssh: args.ssh.iter().map(|value| ssh(value, environment)).collect::<Result<_, _>>()?,
+            network: network(args.network.as_deref().unwrap_or_default())?,
+            add_hosts: args.add_host.iter().map(|value| add_host(value)).collect::<Result<Vec<_>, _>>()?.concat(),
+            allow_host_network,
+            allow_insecure,
+            shm_size_bytes: args.shm_size.as_deref().map(|value| size_bytes("--shm-size", value)).transpose()?,
+            ulimits: args.ulimit.iter().map(|value| ulimit(value)).collect::<Result<_, _>>()?,
+            cgroup_parent: args.cgroup_parent.clone(),
+            isolation: isolation(args.isolation.as_deref())?,
+            jobs: args.jobs.map(std::num::NonZeroUsize::get),
+            no_cache: no_cache(args)?,
+            pull: args.pull == Some(true),
+            outputs,
+            iidfile: args.iidfile.as_deref().map(|path| absolute(path, environment)),
+            metadata_file: args.metadata_file.as_deref().map(|path| absolute(path, environment)),
+            quiet,
+            progress: Progress::new(args.progress.as_deref(), quiet, environment)?,
+            call: call(args)?,
+            warnings: warnings(args)?,
+            context,
+        })
+    }
+}
+
+/// Whether a context is fetched with git: `git://`, `ssh://`, `git@HOST:`, or a path that ends in `.git`.
+fn is_git_url(text: &str) -> bool {
+    if text.starts_with("git://") || text.starts_with("ssh://") || text.starts_with("github.com/") {
+        return true;
+    }
+    if let Some((user, path)) = text.split_once('@').filter(|_| !text.contains("://")) {
+        return !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)) && path.contains(':');
+    }
+    let path = text.split(['#', '?']).next().unwrap_or_default();
+    is_http_url(text) && path.trim_end_matches('/').ends_with(".git")
+}
+
+fn is_http_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+fn context(value: &str, environment: &Environment) -> Result<Context, UsageError> {
+    let path = absolute(Path::new(value), environment);
+    if value == "-" {
+        return Ok(Context::Stdin);
+    }
+    if value.is_empty() {
+        return Err(UsageError::new("the build context is empty").hint("`rbuild .` builds the current folder"));
+    }
+    if path.is_dir() {
+        return Ok(Context::Directory(path));
+    }
+    if is_git_url(value) {
+        return Ok(Context::Git(value.to_owned()));
+    }
+    if is_http_url(value) {
+        return Ok(Context::Http(value.to_owned()));
+    }
+    if path.is_file() {
+        return Err(UsageError::new(format!("the build context `{value}` is a file, not a folder"))
+            .hint(format!("for a Dockerfile write `rbuild -f {value} .`; for an archive `rbuild - < {value}`")));
+    }
+    Err(UsageError::new(format!("the build context `{value}` does not exist"))
+        .hint("give a folder, a git or http(s) URL, or `-`; `rbuild --help` lists the commands"))
+}
+
+fn dockerfile(value: Option<&str>, context: &Context, environment: &Environment) -> Result<DockerfileFrom, UsageError> {
+    match value {
+        None | Some("") => Ok(DockerfileFrom::Default),
+        Some("-") if *context == Context::Stdin => {
+            Err(UsageError::new("the build context and the Dockerfile cannot both come from standard input"))
+        }
+        Some("-") => Ok(DockerfileFrom::Stdin),
+        Some(url) if is_http_url(url) => Ok(DockerfileFrom::Url(url.to_owned())),
+        Some(path) if matches!(context, Context::Directory(_)) => {
+            Ok(DockerfileFrom::Path(absolute(Path::new(path), environment)))
+        }
+        Some(path) => Ok(DockerfileFrom::Path(PathBuf::from(path))),
+    }
+}
+
+/// Reads `NAME=VALUE`; a name alone takes its value from the environment, and is left out where that has none.
+fn build_args(values: &[String], environment: &Environment) -> Result<BTreeMap<String, String>, UsageError> {
+    let mut build_args = BTreeMap::new();
+    for value in values {
+        let (name, text) = match value.split_once('=') {
+            Some((name, text)) => (name, Some(text.to_owned())),
+            None => (value.as_str(), environment.exact(value)),
+        };
+        if name.is_empty() {
+            return Err(UsageError::value("--build-arg", value, "the name is missing").hint("write `NAME=VALUE`"));
+        }
+        match text {
+            Some(text) => build_args.insert(name.to_owned(), text),
+            None => build_args.remove(name),
+        };
+    }
+    if let Some(epoch) = environment.text("SOURCE_DATE_EPOCH") {
+        build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
+    }
+    Ok(build_args)
+}
+
+fn named_context(value: &str, environment: &Environment) -> Result<(String, NamedContext), UsageError> {
+    const FLAG: &str = "--build-context";
+    let wrong = |reason: &str| {
+        UsageError::value(FLAG, value, reason)
+            .hint("write `NAME=FOLDER`, `NAME=oci-layout://PATH[:TAG|@DIGEST]`, `NAME=docker-image://REF` or `NAME=URL`")
+    };
+    let (name, source) = value.split_once('=').ok_or_else(|| wrong("`=` is missing"))?;
+    if name.is_empty() || source.is_empty() {
+        return Err(wrong("the name or the source is missing"));
+    }
+    let source = if let Some(layout) = source.strip_prefix("oci-layout://") {
+        oci_layout(layout, environment).ok_or_else(|| wrong("the path of the layout is missing"))?
+    } else if let Some(reference) = source.strip_prefix("docker-image://") {
+        NamedContext::Image(reference.to_owned())
+    } else {
+        let path = absolute(Path::new(source), environment);
+        if path.is_dir() {
+            NamedContext::Directory(path)
+        } else if is_git_url(source) {
+            NamedContext::Git(source.to_owned())
+        } else if is_http_url(source) {
+            NamedContext::Http(source.to_owned())
+        } else {
+            return Err(wrong(&format!("there is no folder `{source}`")));
+        }
+    };
+    Ok((name.to_owned(), source))
+}
+
+/// Reads `PATH[:TAG][@DIGEST]`; a colon before the last slash belongs to the path.
+fn oci_layout(text: &str, environment: &Environment) -> Option<NamedContext> {
+    let (rest, digest) = match text.rsplit_once("@sha256:") {
+        Some((rest, hex)) => (rest, Some(format!("sha256:{hex}"))),
+        None => (text, None),
+    };
+    let (path, tag) = match rest.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
+        _ => (rest, None),
+    };
+    if path.is_empty() {
+        return None;
+    }
+    Some(NamedContext::OciLayout { path: absolute(Path::new(path), environment), tag, digest })
+}
+
+fn platforms(values: &[String], environment: &Environment) -> Result<Vec<Platform>, UsageError> {
+    let default: Vec<String> = environment.text("DOCKER_DEFAULT_PLATFORM").into_iter().collect();
+    let values = if values.is_empty() { &default } else { values };
+    let mut platforms = Vec::new();
+    for text in values.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|text| !text.is_empty()) {
+        let platform = match text {
+            "local" => Platform::host(),
+            _ => text.parse().map_err(|error: rbuild_core::oci::PlatformError| {
+                UsageError::value("--platform", text, &error.to_string())
+            })?,
+        };
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
+}
+
+fn labels(values: &[String]) -> Result<BTreeMap<String, String>, UsageError> {
+    values
+        .iter()
+        .map(|value| {
+            let (name, text) = value.split_once('=').unwrap_or((value, ""));
+            if name.is_empty() {
+                return Err(UsageError::value("--label", value, "the name is missing").hint("write `NAME=VALUE`"));
+            }
+            Ok((name.to_owned(), text.to_owned()))
+        })
+        .collect()
+}
+
+fn annotations(values: &[String]) -> Result<Vec<Annotation>, UsageError> {
+    let mut annotations = Vec::new();
+    for value in values.iter().filter(|value| !value.is_empty()) {
+        let wrong = |reason: &str| {
+            UsageError::value("--annotation", value, reason).hint("write `[TYPE[PLATFORM]:]NAME=VALUE`")
+        };
+        let (key, text) = value.split_once('=').ok_or_else(|| wrong("`=` is missing"))?;
+        let (targets, key) = key.split_once(':').unwrap_or(("manifest", key));
+        for target in targets.split(',') {
+            let (target, platform) = match target.strip_suffix(']').and_then(|target| target.split_once('[')) {
+                Some((target, platform)) => (target, Some(platform)),
+                None => (target, None),
+            };
+            let target = match target {
+                "manifest" => AnnotationTarget::Manifest,
+                "index" => AnnotationTarget::Index,
+                "manifest-descriptor" => AnnotationTarget::ManifestDescriptor,
+                "index-descriptor" => AnnotationTarget::IndexDescriptor,
+                _ => {
+                    return Err(wrong(&format!("unknown type `{target}`"))
+                        .hint("types are manifest, index, manifest-descriptor and index-descriptor"));
+                }
+            };
+            let platform = platform
+                .map(|text| text.parse().map_err(|error: rbuild_core::oci::PlatformError| wrong(&error.to_string())))
+                .transpose()?;
+            annotations.push(Annotation { target, platform, key: key.to_owned(), value: text.to_owned() });
+        }
+    }
+    Ok(annotations)
+}
+
+/// Reads `--allow`: whether the host's network and steps without limits are allowed.
+fn allowed(values: &[String]) -> Result<(bool, bool), UsageError> {
+    let (mut network, mut insecure) = (false, false);
+    for value in values.iter().flat_map(|value| value.split(',')) {
+        match value.trim() {
+            "network.host" => network = true,
+            "security.insecure" => insecure = true,
+            // Deleting files under `-o type=local` is no danger that rbuild knows: it never deletes there.
+            "buildx.local.delete" => {}
+            other => {
+                return Err(UsageError::value("--allow", other, "nothing of this name can be allowed")
+                    .hint("network.host and security.insecure can"));
+            }
+        }
+    }
+    Ok((network, insecure))
+}
+
+fn no_cache(args: &BuildArgs) -> Result<NoCache, UsageError> {
+    let stages: Vec<String> = args
+        .no_cache_filter
+        .iter()
+        .flat_map(|value| value.split(','))
+        .map(|stage| stage.trim().to_owned())
+        .filter(|stage| !stage.is_empty())
+        .collect();
+    match (args.no_cache == Some(true), stages.is_empty()) {
+        (true, false) => Err(UsageError::new("`--no-cache` and `--no-cache-filter` cannot be used together")),
+        (true, true) => Ok(NoCache::All),
+        (false, false) => Ok(NoCache::Stages(stages)),
+        (false, true) => Ok(NoCache::Never),
+    }
+}
+
+fn call(args: &BuildArgs) -> Result<Call, UsageError> {
+    let value = match (args.call.as_deref().or(args.ignored.print.as_deref()), args.check == Some(true)) {
+        (Some(_), true) => return Err(UsageError::new("`--call` and `--check` cannot be used together")),
+        (None, true) => "check",
+        (value, false) => value.unwrap_or("build"),
+    };
+    let mut fields = csv::fields("--call", value)?.into_iter();
+    let method = fields.next().unwrap_or_default();
+    let (mut json, mut ignore_status) = (false, false);
+    for field in fields {
+        match field.as_str() {
+            "format=json" => json = true,
+            "format=text" => json = false,
+            "ignorestatus" | "ignorestatus=true" => ignore_status = true,
+            "ignorestatus=false" => ignore_status = false,
+            _ => return Err(UsageError::value("--call", value, &format!("unknown field `{field}`"))),
+        }
+    }
+    match method.strip_prefix("method=").unwrap_or(&method) {
+        "" | "build" => Ok(Call::Build),
+        "check" | "lint" => Ok(Call::Check { json, ignore_status }),
+        other => Err(UsageError::value("--call", value, &format!("there is no method `{other}`"))
+            .hint("methods are build and check")),
+    }
+}
+
+/// Says of each flag that is accepted and does nothing that it does nothing.
+fn warnings(args: &BuildArgs) -> Result<Vec<String>, UsageError> {
+    if !args.ignored.policy.is_empty() {
+        // A policy that is not enforced would be worse than none.
+        return Err(UsageError::new("`--policy` is not supported").hint("leave it out, or check the sources before the build"));
+    }
+    let mut warnings: Vec<String> =
+        args.ignored.used().into_iter().map(|flag| format!("`{flag}` has no effect")).collect();
+    for (flag, used) in [("--cache-from", !args.cache_from.is_empty()), ("--cache-to", !args.cache_to.is_empty())] {
+        if used {
+            warnings.push(format!("`{flag}` is not supported yet and has no effect"));
+        }
+    }
+    let asked = |value: &Option<String>| {
+        value.as_deref().is_some_and(|text| !matches!(text, "" | "false" | "0" | "disabled=true" | "none"))
+    };
+    let attested = args.attest.iter().any(|value| !value.contains("disabled=true"));
+    for (flag, used) in [("--provenance", asked(&args.provenance)), ("--sbom", asked(&args.sbom)), ("--attest", attested)] {
+        if used {
+            warnings.push(format!("`{flag}` is not supported yet and has no effect"));
+        }
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn settings_in(environment: &Environment, line: &[&str]) -> Result<BuildSettings, UsageError> {
+        let words = ["rbuild", "build"].iter().chain(line).chain(&["/"]);
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Build(args) => BuildSettings::new(&args, environment),
+            _ => unreachable!("the line begins with `build`"),
+        }
+    }
+
+    fn settings(line: &[&str]) -> Result<BuildSettings, UsageError> {
+        settings_in(&Environment::of(&[]), line)
+    }
+
+    #[test]
+    fn build_args_come_from_flags_then_environment() {
+        let environment = Environment::of(&[("A", "env"), ("E", ""), ("SOURCE_DATE_EPOCH", "7")]);
+        let args = |line: &[&str]| settings_in(&environment, line).unwrap().build_args;
+        let all = args(&["--build-arg", "A", "--build-arg", "B=x=y", "--build-arg", "C", "--build-arg", "E"]);
+        assert_eq!(all["A"], "env");
+        assert_eq!(all["B"], "x=y");
+        assert_eq!(all["E"], "");
+        assert!(!all.contains_key("C"));
+        assert_eq!(all["SOURCE_DATE_EPOCH"], "7");
+        assert_eq!(args(&["--build-arg", "SOURCE_DATE_EPOCH=9"])["SOURCE_DATE_EPOCH"], "9");
+    }
+
+    #[test]
+    fn proxies_are_kept_apart_from_arguments() {
+        let environment = Environment::of(&[("https_proxy", "http://p"), ("HTTP_PROXY", "")]);
+        let settings = settings_in(&environment, &[]).unwrap();
+        assert_eq!(settings.proxies, BTreeMap::from([("https_proxy".to_owned(), "http://p".to_owned())]));
+        assert!(settings.build_args.is_empty());
+    }
+
+    #[test]
+    fn contexts_are_told_apart() {
+        let environment = Environment::of(&[]);
+        for (value, want) in [
+            ("-", Context::Stdin),
+            ("/", Context::Directory("/".into())),
+            ("https://h/r.git", Context::Git("https://h/r.git".to_owned())),
+            ("https://h/r.git#main:dir", Context::Git("https://h/r.git#main:dir".to_owned())),
+            ("https://h/r.git?ref=v1", Context::Git("https://h/r.git?ref=v1".to_owned())),
+            ("git@h:r", Context::Git("git@h:r".to_owned())),
+            ("ssh://git@h/r", Context::Git("ssh://git@h/r".to_owned())),
+            ("https://h/x.tar.gz", Context::Http("https://h/x.tar.gz".to_owned())),
+        ] {
+            assert_eq!(context(value, &environment).unwrap(), want, "{value}");
+        }
+        assert!(context("/nowhere", &environment).unwrap_err().message.contains("does not exist"));
+        assert!(context("/etc/passwd", &environment).unwrap_err().hint.contains("-f /etc/passwd"));
+    }
+
+    #[test]
+    fn named_contexts_are_told_apart() {
+        let environment = Environment::of(&[]);
+        let layout = |path: &str, tag: Option<&str>, digest: Option<&str>| NamedContext::OciLayout {
+            path: path.into(),
+            tag: tag.map(str::to_owned),
+            digest: digest.map(str::to_owned),
+        };
+        for (value, want) in [
+            ("a=/", NamedContext::Directory("/".into())),
+            ("a=oci-layout:///l", layout("/l", None, None)),
+            ("a=oci-layout://l:v1", layout("/work/l", Some("v1"), None)),
+            ("a=oci-layout:///x:y/l", layout("/x:y/l", None, None)),
+            ("a=oci-layout:///l@sha256:ab", layout("/l", None, Some("sha256:ab"))),
+            ("a=docker-image://alpine:3", NamedContext::Image("alpine:3".to_owned())),
+            ("a=https://h/r.git", NamedContext::Git("https://h/r.git".to_owned())),
+        ] {
+            assert_eq!(named_context(value, &environment).unwrap(), ("a".to_owned(), want), "{value}");
+        }
+        for value in ["a", "a=", "=b", "a=/nowhere", "a=oci-layout://"] {
+            assert!(named_context(value, &environment).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (line, reason) in [
+            (&["--no-cache", "--no-cache-filter", "a"][..], "cannot be used together"),
+            (&["--push"], "without a name"),
+            (&["--check", "--call", "build"], "cannot be used together"),
+            (&["--call", "outline"], "no method `outline`"),
+            (&["--network", "bridge"], "expected default, host or none"),
+            (&["--allow", "everything"], "nothing of this name"),
+            (&["--policy", "x"], "not supported"),
+            (&["--platform", "linux/"], "--platform"),
+            (&["--build-arg", "=x"], "the name is missing"),
+        ] {
+            let error = settings(line).unwrap_err().message;
+            assert!(error.contains(reason), "{line:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn truth_values_are_go_s() {
+        assert_eq!(settings(&["--no-cache=false"]).unwrap().no_cache, NoCache::Never);
+        assert_eq!(settings(&["--no-cache=1"]).unwrap().no_cache, NoCache::All);
+        assert!(settings(&["--pull"]).unwrap().pull);
+        let stages = NoCache::Stages(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(settings(&["--no-cache-filter", "a,b"]).unwrap().no_cache, stages);
+    }
+
+    #[test]
+    fn flags_without_effect_say_so() {
+        let warnings = settings(&["--squash", "--memory", "1g", "--cache-to", "x", "--sbom=true"]).unwrap().warnings;
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        assert!(settings(&["--provenance=false", "--sbom=false"]).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn calls_are_read() {
+        let call = |line: &[&str]| settings(line).unwrap().call;
+        assert_eq!(call(&["--check"]), Call::Check { json: false, ignore_status: false });
+        assert_eq!(call(&["--call=check,format=json,ignorestatus"]), Call::Check { json: true, ignore_status: true });
+    }
+
+    #[test]
+    fn annotations_name_their_target() {
+        let all = settings(&["--annotation", "index,manifest[linux/amd64]:a=b=c", "--annotation", "d=e"]).unwrap().annotations;
+        assert_eq!(all.len(), 3);
+        assert_eq!((all[0].target, all[0].key.as_str(), all[0].value.as_str()), (AnnotationTarget::Index, "a", "b=c"));
+        assert!(all[1].platform.is_some());
+        assert_eq!(all[2].target, AnnotationTarget::Manifest);
+    }
+}
