@@ -150,6 +150,7 @@ pub(super) fn warning_lines(warning: &Warning, source: Option<&Source>, style: S
 #[cfg(test)]
 mod tests {
     use rbuild_core::progress::Stream;
+    use snapbox::IntoData;
 
     use super::super::tests::{Shared, clock, step};
     use super::*;
@@ -210,7 +211,7 @@ warning: Dockerfile:2: a relative path [WorkdirRelativePath]
   hint: begin it with `/`
 #3 FAILED 1.2s
 
-"#]]
+"#]].raw()
         );
     }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use rbuild_core::progress::{Event, StepEnd, StepInfo, Stream};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Clock, Source};
 
@@ -77,14 +77,13 @@ impl RawJson {
 
     /// Writes one object; `event` and `at` come before its own fields.
     pub(super) fn object(&mut self, kind: &str, value: Value) {
-        let mut object = Map::new();
-        object.insert("event".to_owned(), json!(kind));
-        object.insert("at".to_owned(), json!((self.clock)().as_secs_f64()));
-        if let Value::Object(fields) = value {
-            object.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
-        }
+        let Value::Object(mut fields) = value else { return };
+        fields.retain(|_, value| !value.is_null());
+        let fields = Value::Object(fields).to_string();
+        let at = (self.clock)().as_secs_f64();
+        let rest = if fields == "{}" { "}".to_owned() } else { format!(",{}", &fields[1..]) };
         // Standard error is gone: there is nobody left to tell, and the build goes on.
-        let _ = writeln!(self.writer, "{}", Value::Object(object));
+        let _ = writeln!(self.writer, "{{\"event\":{},\"at\":{at}{rest}", json!(kind));
     }
 
     fn step(&self, id: usize, step: &StepInfo) -> Value {
@@ -124,6 +123,7 @@ mod tests {
         assert_eq!(lines[2]["line"], "a\x1b[2J\"b");
         assert_eq!(lines[3]["bytes"], json!([255]));
         assert_eq!(lines[4], json!({"event": "step-ended", "at": 1.25, "step": 0, "end": "done", "seconds": 1.5}));
+        assert!(shared.text().lines().all(|line| line.starts_with("{\"event\":\"")));
         assert!(!shared.text().contains('\x1b'));
     }
 }
