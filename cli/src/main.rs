@@ -99,6 +99,8 @@ fn catch_panics() -> Arc<Mutex<String>> {
 }
 
 fn internal_error(what: &str) -> Failure {
-    Failure::new(Kind::Internal, format!("internal error: {what}"))
-        .hint(format!("this is a fault in rbuild {}; please report it with the command and the text above", env!("CARGO_PKG_VERSION")))
+    Failure::new(Kind::Internal, format!("internal error: {what}")).hint(format!(
+        "this is a fault in rbuild {}; please report it with the command and the text above",
+        env!("CARGO_PKG_VERSION")
+    ))
 }

@@ -18,8 +18,10 @@ fn truth() -> impl TypedValueParser<Value = bool> {
 
 /// `rbuild build`
 #[derive(Debug, Default, Args)]
-#[command(after_help = "CONTEXT is a folder, a git or http(s) URL, or `-` for a tar archive or a Dockerfile on standard input.\n\
-                        Without -o the image stays in rbuild's own store, which is an OCI image layout; `rbuild images` lists it.")]
+#[command(
+    after_help = "CONTEXT is a folder, a git or http(s) URL, or `-` for a tar archive or a Dockerfile on standard input.\n\
+                        Without -o the image stays in rbuild's own store, which is an OCI image layout; `rbuild images` lists it."
+)]
 pub(crate) struct BuildArgs {
     /// The build context: a folder, a URL or `-`
     #[arg(value_name = "CONTEXT")]

@@ -238,14 +238,14 @@ pub(crate) struct RunArgs {
     /// How the command is kept apart: auto, or chroot where namespaces are not to be had
     #[arg(long, value_name = "KIND")]
     pub(crate) isolation: Option<String>,
-    #[command(flatten)]
-    pub(crate) global: GlobalArgsWithoutV,
     /// The image, by name or digest
     #[arg(value_name = "REF")]
     pub(crate) reference: String,
     /// The command; the image's own when missing
     #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgsWithoutV,
 }
 
 /// `rbuild doctor`

@@ -25,7 +25,8 @@ pub(super) fn run(args: &ImagesArgs, global: &GlobalSettings, environment: &Envi
         .iter()
         .map(|record| {
             let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
-            let platforms: Vec<&str> = record["platforms"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let platforms: Vec<&str> =
+                record["platforms"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             vec![
                 text("name"),
                 text("digest").chars().take("sha256:".len() + 12).collect(),

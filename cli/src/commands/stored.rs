@@ -53,7 +53,8 @@ pub(super) fn find(store: &Store, text: &str) -> Result<Vec<StoredImage>, Failur
     let images = store.images().map_err(|error| Failure::of(Kind::Environment, &error))?;
     if let Ok(reference) = Reference::parse(text) {
         let name = reference.to_string();
-        let named: Vec<_> = images.iter().filter(|image| image.reference == name || image.reference == text).cloned().collect();
+        let named: Vec<_> =
+            images.iter().filter(|image| image.reference == name || image.reference == text).cloned().collect();
         if !named.is_empty() {
             return Ok(named);
         }
@@ -78,7 +79,8 @@ pub(super) fn find(store: &Store, text: &str) -> Result<Vec<StoredImage>, Failur
 }
 
 fn missing(text: &str) -> Failure {
-    Failure::new(Kind::Build, format!("there is no image `{text}`")).hint("`rbuild images` lists the images that there are")
+    Failure::new(Kind::Build, format!("there is no image `{text}`"))
+        .hint("`rbuild images` lists the images that there are")
 }
 
 /// The images behind a descriptor: one for a manifest, one for each platform for an index.
@@ -89,8 +91,9 @@ pub(super) fn platforms(store: &Store, descriptor: &Descriptor) -> Result<Vec<Pl
     };
     let mut images = Vec::new();
     for entry in manifests {
-        let descriptor: Descriptor = serde_json::from_value(entry.clone())
-            .map_err(|error| Failure::caused(Kind::Build, format!("cannot read the index `{}`", descriptor.digest), &error))?;
+        let descriptor: Descriptor = serde_json::from_value(entry.clone()).map_err(|error| {
+            Failure::caused(Kind::Build, format!("cannot read the index `{}`", descriptor.digest), &error)
+        })?;
         // Attestations have no platform; other platforms of a pulled base need not be here.
         let known = descriptor.platform.as_ref().is_some_and(|platform| platform.os != "unknown");
         if known && store.has_blob(&descriptor.digest, descriptor.size) {
@@ -137,7 +140,8 @@ pub(super) fn familiar(reference: &str) -> String {
 
 /// How long ago a time was, in words.
 pub(super) fn age(created: Option<&str>, now: std::time::SystemTime) -> String {
-    let (Some(created), Ok(now)) = (created.and_then(|text| text.parse::<jiff::Timestamp>().ok()), jiff::Timestamp::try_from(now))
+    let (Some(created), Ok(now)) =
+        (created.and_then(|text| text.parse::<jiff::Timestamp>().ok()), jiff::Timestamp::try_from(now))
     else {
         return String::new();
     };

@@ -94,8 +94,7 @@ fn snippet(problem: &Problem, place: &Place, look: Look) -> String {
     }
     let title = Level::ERROR.primary_title(problem.message.as_str());
     let title = if problem.code.is_empty() { title } else { title.id(problem.code.as_str()) };
-    let mut group: Group<'_> =
-        title.element(Snippet::source(&*source.text).path(&*source.name).annotation(annotation));
+    let mut group: Group<'_> = title.element(Snippet::source(&*source.text).path(&*source.name).annotation(annotation));
     if let Some(step) = &problem.step {
         group = group.element(Level::NOTE.with_name("step").message(step.as_str()));
     }
@@ -124,7 +123,8 @@ mod tests {
     #[test]
     fn failed_command_shows_all_there_is() {
         let mut problem = Problem::new("the command ended with exit status 2");
-        problem.place = place("FROM base AS build\n\tRUN make \\\n  all\nCOPY . .\n", "RUN make \\\n  all", "exit status 2");
+        problem.place =
+            place("FROM base AS build\n\tRUN make \\\n  all\nCOPY . .\n", "RUN make \\\n  all", "exit status 2");
         problem.step = Some("[build 2/3] RUN make all".to_owned());
         problem.output = vec![b"\x1b[31mmake\x1b[0m: *** no rule".to_vec(), b"caf\xe9".to_vec()];
         problem.hints = vec!["look at the rule".to_owned()];
@@ -145,7 +145,8 @@ the last lines of its output:
     caf\xe9
 hint: look at the rule
 
-"#]].raw()
+"#]]
+            .raw()
         );
         let coloured = render(&failure, Look { colours: true, ..LOOK });
         assert!(coloured.contains("\x1b[31mmake\x1b[0m: ***"));
@@ -154,13 +155,14 @@ hint: look at the rule
     #[test]
     fn every_parse_error_is_shown() {
         let text = "FROM a\nRUNN x\nADD\n";
-        let problems = [("RUNN", "unknown instruction `RUNN`"), ("ADD", "`ADD` needs a source and a destination")]
-            .map(|(part, message)| {
+        let problems = [("RUNN", "unknown instruction `RUNN`"), ("ADD", "`ADD` needs a source and a destination")].map(
+            |(part, message)| {
                 let mut problem = Problem::new(message);
                 problem.code = "some-rule".to_owned();
                 problem.place = place(text, part, "");
                 problem
-            });
+            },
+        );
         let failure = Failure { kind: Kind::Build, problems: problems.to_vec() };
         snapbox::assert_data_eq!(
             render(&failure, LOOK),
@@ -177,7 +179,8 @@ error[some-rule]: `ADD` needs a source and a destination
 3 | ADD
   | ^^^
 
-"#]].raw()
+"#]]
+            .raw()
         );
     }
 
@@ -192,7 +195,8 @@ error: cannot open the store `/x\x1b[2J`
 caused by: no space left on device
 hint: make room
 
-"#]].raw()
+"#]]
+            .raw()
         );
     }
 

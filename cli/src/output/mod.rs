@@ -250,7 +250,13 @@ mod tests {
     }
 
     pub(super) fn step(stage: &str, position: (usize, usize), name: &str) -> StepInfo {
-        StepInfo { stage: stage.to_owned(), position: Some(position), name: name.to_owned(), span: None, platform: None }
+        StepInfo {
+            stage: stage.to_owned(),
+            position: Some(position),
+            name: name.to_owned(),
+            span: None,
+            platform: None,
+        }
     }
 
     #[test]

@@ -171,7 +171,8 @@ mod tests {
 
     #[test]
     fn lines_tell_the_whole_build() {
-        let output = |step, line: &[u8]| Event::Output { step: StepId(step), stream: Stream::Stderr, line: line.to_vec() };
+        let output =
+            |step, line: &[u8]| Event::Output { step: StepId(step), stream: Stream::Stderr, line: line.to_vec() };
         let events = [
             Event::Planned {
                 steps: vec![
@@ -211,7 +212,8 @@ warning: Dockerfile:2: a relative path [WorkdirRelativePath]
   hint: begin it with `/`
 #3 FAILED 1.2s
 
-"#]].raw()
+"#]]
+            .raw()
         );
     }
 

@@ -150,7 +150,10 @@ mod tests {
     fn numbers_are_for_people() {
         let span = |milliseconds| duration(Duration::from_millis(milliseconds));
         assert_eq!([span(40), span(59_990), span(123_000), span(3_720_000)], ["0.0s", "59.9s", "2m 03s", "1h 02m"]);
-        assert_eq!([bytes(999), bytes(1000), bytes(999_960), bytes(1_500_000_000)], ["999 B", "1.0 kB", "1.0 MB", "1.5 GB"]);
+        assert_eq!(
+            [bytes(999), bytes(1000), bytes(999_960), bytes(1_500_000_000)],
+            ["999 B", "1.0 kB", "1.0 MB", "1.5 GB"]
+        );
         assert_eq!([count(1, "step"), count(0, "step")], ["1 step", "0 steps"]);
     }
 }

@@ -76,7 +76,8 @@ fn template(text: &str, style: Style) -> ProgressStyle {
 impl Tty {
     pub(super) fn new(style: Style) -> Self {
         let screen = MultiProgress::new();
-        let status = screen.add(ProgressBar::new_spinner().with_style(template("{spinner} {elapsed:>4} {wide_msg}", style)));
+        let status =
+            screen.add(ProgressBar::new_spinner().with_style(template("{spinner} {elapsed:>4} {wide_msg}", style)));
         status.set_message("planning");
         let ticker = Some(Ticker::start(status.clone()));
         Self {
@@ -151,7 +152,8 @@ impl Tty {
         if self.running.contains_key(&step) {
             return;
         }
-        let head = self.screen.insert_before(&self.status, ProgressBar::new_spinner().with_style(self.head_style.clone()));
+        let head =
+            self.screen.insert_before(&self.status, ProgressBar::new_spinner().with_style(self.head_style.clone()));
         let reason = miss.map(|miss| self.style.paint("2", &format!("  ({})", visible(miss)))).unwrap_or_default();
         head.set_message(format!("{}{reason}", self.style.paint("1", &self.title(step))));
         self.running.insert(step, Running { head, tail: Vec::new(), lines: VecDeque::new() });

@@ -163,7 +163,9 @@ impl BuildSettings {
         let dockerfile = dockerfile(args.file.as_deref(), &context, environment)?;
         let outputs = outputs(&args.output, args.push == Some(true), args.load == Some(true), environment)?;
         if args.tag.is_empty() && outputs.iter().any(|output| output.push && !output.attributes.contains_key("name")) {
-            return Err(UsageError::new("cannot push an image without a name").hint("name it with `-t REGISTRY/NAME:TAG`"));
+            return Err(
+                UsageError::new("cannot push an image without a name").hint("name it with `-t REGISTRY/NAME:TAG`")
+            );
         }
         let quiet = args.quiet == Some(true);
         let (allow_host_network, allow_insecure) = allowed(&args.allow)?;
@@ -173,7 +175,11 @@ impl BuildSettings {
             target: args.target.clone().filter(|target| !target.is_empty()),
             build_args: build_args(&args.build_arg, environment)?,
             proxies: environment.proxies(),
-            named_contexts: args.build_context.iter().map(|value| named_context(value, environment)).collect::<Result<_, _>>()?,
+            named_contexts: args
+                .build_context
+                .iter()
+                .map(|value| named_context(value, environment))
+                .collect::<Result<_, _>>()?,
             platforms: platforms(&args.platform, environment)?,
             labels: labels(&args.label)?,
             annotations: annotations(&args.annotation)?,
@@ -208,7 +214,9 @@ fn is_git_url(text: &str) -> bool {
         return true;
     }
     if let Some((user, path)) = text.split_once('@').filter(|_| !text.contains("://")) {
-        return !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)) && path.contains(':');
+        return !user.is_empty()
+            && user.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+            && path.contains(':');
     }
     let path = text.split(['#', '?']).next().unwrap_or_default();
     is_http_url(text) && path.trim_end_matches('/').ends_with(".git")
@@ -283,8 +291,9 @@ fn build_args(values: &[String], environment: &Environment) -> Result<BTreeMap<S
 fn named_context(value: &str, environment: &Environment) -> Result<(String, NamedContext), UsageError> {
     const FLAG: &str = "--build-context";
     let wrong = |reason: &str| {
-        UsageError::value(FLAG, value, reason)
-            .hint("write `NAME=FOLDER`, `NAME=oci-layout://PATH[:TAG|@DIGEST]`, `NAME=docker-image://REF` or `NAME=URL`")
+        UsageError::value(FLAG, value, reason).hint(
+            "write `NAME=FOLDER`, `NAME=oci-layout://PATH[:TAG|@DIGEST]`, `NAME=docker-image://REF` or `NAME=URL`",
+        )
     };
     let (name, source) = value.split_once('=').ok_or_else(|| wrong("`=` is missing"))?;
     if name.is_empty() || source.is_empty() {
@@ -359,9 +368,8 @@ fn labels(values: &[String]) -> Result<BTreeMap<String, String>, UsageError> {
 fn annotations(values: &[String]) -> Result<Vec<Annotation>, UsageError> {
     let mut annotations = Vec::new();
     for value in values.iter().filter(|value| !value.is_empty()) {
-        let wrong = |reason: &str| {
-            UsageError::value("--annotation", value, reason).hint("write `[TYPE[PLATFORM]:]NAME=VALUE`")
-        };
+        let wrong =
+            |reason: &str| UsageError::value("--annotation", value, reason).hint("write `[TYPE[PLATFORM]:]NAME=VALUE`");
         let (key, text) = value.split_once('=').ok_or_else(|| wrong("`=` is missing"))?;
         let (targets, key) = key.split_once(':').unwrap_or(("manifest", key));
         for target in targets.split(',') {
@@ -452,7 +460,9 @@ fn call(args: &BuildArgs) -> Result<Call, UsageError> {
 fn warnings(args: &BuildArgs) -> Result<Vec<String>, UsageError> {
     if !args.ignored.policy.is_empty() {
         // A policy that is not enforced would be worse than none.
-        return Err(UsageError::new("`--policy` is not supported").hint("leave it out, or check the sources before the build"));
+        return Err(
+            UsageError::new("`--policy` is not supported").hint("leave it out, or check the sources before the build")
+        );
     }
     let mut warnings: Vec<String> =
         args.ignored.used().into_iter().map(|flag| format!("`{flag}` has no effect")).collect();
@@ -465,7 +475,9 @@ fn warnings(args: &BuildArgs) -> Result<Vec<String>, UsageError> {
         value.as_deref().is_some_and(|text| !matches!(text, "" | "false" | "0" | "disabled=true" | "none"))
     };
     let attested = args.attest.iter().any(|value| !value.contains("disabled=true"));
-    for (flag, used) in [("--provenance", asked(&args.provenance)), ("--sbom", asked(&args.sbom)), ("--attest", attested)] {
+    for (flag, used) in
+        [("--provenance", asked(&args.provenance)), ("--sbom", asked(&args.sbom)), ("--attest", attested)]
+    {
         if used {
             warnings.push(format!("`{flag}` is not supported yet and has no effect"));
         }
@@ -599,7 +611,9 @@ mod tests {
 
     #[test]
     fn annotations_name_their_target() {
-        let all = settings(&["--annotation", "index,manifest[linux/amd64]:a=b=c", "--annotation", "d=e"]).unwrap().annotations;
+        let all = settings(&["--annotation", "index,manifest[linux/amd64]:a=b=c", "--annotation", "d=e"])
+            .unwrap()
+            .annotations;
         assert_eq!(all.len(), 3);
         assert_eq!((all[0].target, all[0].key.as_str(), all[0].value.as_str()), (AnnotationTarget::Index, "a", "b=c"));
         assert!(all[1].platform.is_some());

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use crate::args::GlobalArgs;
 
-pub(crate) use build::{Annotation, AnnotationTarget, BuildSettings, Call, Context, DockerfileFrom, NamedContext, NoCache};
+pub(crate) use build::{
+    Annotation, AnnotationTarget, BuildSettings, Call, Context, DockerfileFrom, NamedContext, NoCache,
+};
 pub(crate) use environment::Environment;
 pub(crate) use output::{Destination, Output, OutputKind};
 pub(crate) use values::{

@@ -65,7 +65,8 @@ impl Output {
         }
         let mut attributes: BTreeMap<_, _> = csv::pairs(FLAG, value)?.into_iter().collect();
         let name = attributes.remove("type").ok_or_else(|| {
-            UsageError::value(FLAG, value, "`type=` is missing").hint("types are oci, docker, local, tar, image, registry and cacheonly")
+            UsageError::value(FLAG, value, "`type=` is missing")
+                .hint("types are oci, docker, local, tar, image, registry and cacheonly")
         })?;
         let (kind, mut push) = match name.as_str() {
             "oci" => (OutputKind::Oci, false),
@@ -109,19 +110,18 @@ impl Output {
             return wrong("only `type=image` can be pushed");
         }
         if self.destination == Some(Destination::Stdout) && environment.stdout_is_terminal {
-            return Err(UsageError::value(FLAG, value, "standard output is a terminal, which is no place for an archive")
-                .hint("name a file with `dest=FILE`, or redirect standard output"));
+            return Err(UsageError::value(
+                FLAG,
+                value,
+                "standard output is a terminal, which is no place for an archive",
+            )
+            .hint("name a file with `dest=FILE`, or redirect standard output"));
         }
         Ok(self)
     }
 }
 
-fn truth(
-    attributes: &mut BTreeMap<String, String>,
-    key: &str,
-    default: bool,
-    value: &str,
-) -> Result<bool, UsageError> {
+fn truth(attributes: &mut BTreeMap<String, String>, key: &str, default: bool, value: &str) -> Result<bool, UsageError> {
     match attributes.remove(key).as_deref() {
         None => Ok(default),
         Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
@@ -155,7 +155,9 @@ pub(super) fn outputs(
         outputs.push(Output::of(OutputKind::Docker, None));
     }
     if outputs.iter().filter(|output| output.destination == Some(Destination::Stdout)).count() > 1 {
-        return Err(UsageError::new("two outputs cannot both go to standard output").hint("give one of them `dest=FILE`"));
+        return Err(
+            UsageError::new("two outputs cannot both go to standard output").hint("give one of them `dest=FILE`")
+        );
     }
     Ok(outputs)
 }

@@ -29,9 +29,8 @@ pub(crate) enum SecretFrom {
 /// No identifier, an unknown key or type.
 pub(crate) fn secret(value: &str, environment: &Environment) -> Result<Secret, UsageError> {
     const FLAG: &str = "--secret";
-    let wrong = |reason: &str| {
-        UsageError::value(FLAG, value, reason).hint("write `id=ID,src=FILE` or `id=ID,env=VARIABLE`")
-    };
+    let wrong =
+        |reason: &str| UsageError::value(FLAG, value, reason).hint("write `id=ID,src=FILE` or `id=ID,env=VARIABLE`");
     let (mut id, mut file, mut variable, mut kind) = (String::new(), None, None, None);
     for (key, text) in csv::pairs(FLAG, value)? {
         match key.as_str() {
@@ -154,8 +153,21 @@ pub(crate) struct Ulimit {
 /// An unknown name, no number, a soft limit above the hard one.
 pub(crate) fn ulimit(value: &str) -> Result<Ulimit, UsageError> {
     const NAMES: [&str; 15] = [
-        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-        "rttime", "sigpending", "stack",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     let wrong = |reason: &str| UsageError::value("--ulimit", value, reason).hint("write `NAME=SOFT[:HARD]`");
     let (name, limits) = value.split_once('=').ok_or_else(|| wrong("`=` is missing"))?;
@@ -321,7 +333,8 @@ mod tests {
 
     #[test]
     fn sizes_are_read() {
-        for (text, bytes) in [("64m", 64 << 20), ("1g", 1 << 30), ("1.5k", 1536), ("12", 12), ("2KiB", 2048), ("3b", 3)] {
+        for (text, bytes) in [("64m", 64 << 20), ("1g", 1 << 30), ("1.5k", 1536), ("12", 12), ("2KiB", 2048), ("3b", 3)]
+        {
             assert_eq!(size_bytes("--shm-size", text).unwrap(), bytes, "{text}");
         }
         for text in ["", "m", "1x", "-1", "1.2.3"] {
