@@ -15,6 +15,7 @@ mod commands;
 mod error;
 mod output;
 mod settings;
+mod signals;
 
 use std::io::Write;
 use std::panic::{self, AssertUnwindSafe};

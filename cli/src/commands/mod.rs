@@ -1,10 +1,12 @@
 //! One module for each command; none of them reads the environment or the arguments.
 
+mod client;
 mod completions;
 mod history;
 mod images;
 mod inspect;
 mod man;
+mod push;
 mod rmi;
 mod stored;
 
@@ -29,13 +31,18 @@ pub(crate) fn dispatch(cli: &Cli, environment: &Environment) -> Result<u8, Failu
     let global_args = cli.global.merged(&cli.command.global());
     let global = || GlobalSettings::new(&global_args, environment);
     match &cli.command {
+        Command::Build(args) => {
+            crate::settings::BuildSettings::new(args, environment)?;
+            return Err(Failure::new(Kind::Internal, "this command waits for its part of the core"));
+        }
+        Command::Push(args) => push::run(args, &global()?, environment)?,
         Command::Images(args) => images::run(args, &global()?, environment)?,
         Command::Rmi(args) => rmi::run(args, &global()?)?,
         Command::Inspect(args) => inspect::run(args, &global()?)?,
         Command::History(args) => history::run(args, &global()?, environment)?,
         Command::Completions(args) => completions::run(args)?,
         Command::Man(args) => man::run(args)?,
-        Command::Build(_) | Command::Push(_) | Command::Run(_) | Command::Doctor(_) => {
+        Command::Run(_) | Command::Doctor(_) => {
             return Err(Failure::new(Kind::Internal, "this command waits for its part of the core"));
         }
     }

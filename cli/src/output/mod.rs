@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rbuild_core::oci::Digest;
 use rbuild_core::progress::{Event, EventSink, StepEnd, StepId, StepInfo, Warning};
 
-use crate::settings::Progress;
+use crate::settings::{Environment, GlobalSettings, Progress};
 pub(crate) use source::Source;
 pub(crate) use text::{Colours, bytes, count, duration, sanitise, visible};
 
@@ -39,6 +39,11 @@ pub(crate) struct Style {
 }
 
 impl Style {
+    /// The style that the user's settings and terminal ask for.
+    pub(crate) fn of(global: &GlobalSettings, environment: &Environment) -> Self {
+        Self { colours: global.colours, utf8: environment.is_utf8(), verbose: global.verbose > 0 }
+    }
+
     fn of_output(self) -> Colours {
         if self.colours { Colours::Keep } else { Colours::Drop }
     }
