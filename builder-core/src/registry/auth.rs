@@ -308,3 +308,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn slot<K: Ord, T>(map: &Mutex<BTreeMap<K, Slot<T>>>, key: K) -> Slot<T> {
     Arc::clone(lock(map).entry(key).or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trusts_token_services_that_belong_to_the_registry() {
+        for (registry, realm, trusted) in [
+            ("https://registry-1.docker.io", "https://auth.docker.io/token", Some(true)),
+            ("https://registry.gitlab.com", "https://gitlab.com/jwt/auth", Some(true)),
+            ("https://a.example", "https://a.example:8443/token", Some(true)),
+            ("https://a.example", "https://sso.elsewhere.example.org/token", Some(true)),
+            ("https://a.example", "https://evil.com/token", Some(false)),
+            ("https://a.azurecr.io", "https://b.azurecr.io/token", Some(false)),
+            ("https://10.0.0.1", "https://10.0.0.2/token", Some(false)),
+            ("https://a.example", "https://a.example.evil.com/", Some(false)),
+            ("https://a.example", "http://a.example/token", None),
+            ("https://a.example", "https://127.0.0.1/token", None),
+            ("https://a.example", "https://u:p@a.example/token", None),
+            ("http://10.0.0.1:5000", "http://10.0.0.1:5001/token", Some(true)),
+            ("http://10.0.0.1:5000", "http://10.0.0.2:5001/token", None),
+            ("http://127.0.0.1:5000", "http://localhost:5001/token", Some(true)),
+        ] {
+            let origin = Url::parse(registry).unwrap().origin().clone();
+            let service = TokenService::new(realm, None, "r", &origin).ok();
+            let listed = ["sso.elsewhere.example.org".to_owned()];
+            assert_eq!(service.map(|service| service.is_trusted(&listed)), trusted, "{registry} {realm}");
+        }
+    }
+}

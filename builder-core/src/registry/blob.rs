@@ -115,7 +115,7 @@ impl BlobReader<'_> {
             request = request.header("range", &format!("bytes={}-", self.offset));
         }
         let scope = Scope::pull(self.reference.repository());
-        let mut called = self.client.call(&self.reference, &scope, request)?;
+        let mut called = self.client.call(&self.reference, &scope, &request)?;
         let wanted: &[u16] = if self.offset > 0 { &[200, 206] } else { &[200] };
         check_status(&mut called.response, wanted, called.logged_in)?;
         let resumed = called.response.status().as_u16() == 206;

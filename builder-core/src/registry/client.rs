@@ -99,7 +99,7 @@ impl Client {
         &self,
         reference: &Reference,
         scope: &Scope,
-        request: Request<'_>,
+        request: &Request<'_>,
     ) -> Result<Called, RegistryError> {
         const ROUNDS: usize = 3;
         let origin: Origin = self.base(reference)?.origin().clone();
@@ -135,7 +135,7 @@ impl Client {
         statuses: &[u16],
     ) -> Result<Called, RegistryError> {
         self.retry().run(|| {
-            let mut called = self.call(reference, scope, request.clone())?;
+            let mut called = self.call(reference, scope, request)?;
             response::check_status(&mut called.response, statuses, called.logged_in)?;
             Ok(called)
         })

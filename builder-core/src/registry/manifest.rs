@@ -77,7 +77,7 @@ impl Client {
         let request = Request::new(Method::GET, url).header("accept", ACCEPT);
         let scope = Scope::pull(reference.repository());
         let (headers, bytes) = self.retry().run(|| {
-            let mut called = self.call(reference, &scope, request.clone())?;
+            let mut called = self.call(reference, &scope, &request)?;
             super::response::check_status(&mut called.response, &[200], called.logged_in)?;
             let mut bytes = Vec::new();
             read_bounded(&mut called.response.body_mut().as_reader(), MANIFEST_SIZE_MAX, &mut bytes)?;

@@ -87,7 +87,7 @@ pub(super) fn read_bounded(reader: &mut dyn Read, max: u64, bytes: &mut Vec<u8>)
 
 /// An error met while a body was read.
 pub(super) fn broken(error: io::Error, url: &str) -> RegistryError {
-    TransportError::from_io(error, url).into()
+    TransportError::from_io(error, &url).into()
 }
 
 /// The digest that the registry says the content has; of another algorithm than SHA-256 is as good as none.

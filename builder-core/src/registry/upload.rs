@@ -85,7 +85,7 @@ impl Client {
 
     fn start_upload(&self, reference: &Reference, scope: &Scope) -> Result<Url, RegistryError> {
         let request = Request::new(Method::POST, self.url(reference, "blobs/uploads/")?);
-        let mut called = self.call(reference, scope, request)?;
+        let mut called = self.call(reference, scope, &request)?;
         check_status(&mut called.response, &[202], called.logged_in)?;
         session(&called)
     }
@@ -100,13 +100,12 @@ impl Client {
     ) -> Result<(), RegistryError> {
         let cancelled = self.cancelled().clone();
         let reopen = || -> io::Result<Box<dyn Read + '_>> {
-            let inner = open()?.take(descriptor.size);
-            Ok(Box::new(Cancellable { inner, cancelled: &cancelled }))
+            Ok(Box::new(Cancellable { inner: open()?, cancelled: &cancelled }))
         };
         let request = Request::new(Method::PUT, session.with_query("digest", &descriptor.digest.to_string()))
             .header("content-type", "application/octet-stream")
             .payload(Payload::Open(&reopen, descriptor.size));
-        let mut called = self.call(reference, scope, request)?;
+        let mut called = self.call(reference, scope, &request)?;
         check_status(&mut called.response, &[201, 204], called.logged_in)?;
         match content_digest(called.response.headers())? {
             Some(got) if got != descriptor.digest => {
@@ -145,7 +144,7 @@ struct Cancellable<'a, R> {
 impl<R: Read> Read for Cancellable<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.cancelled.is_cancelled() {
-            return Err(io::Error::new(io::ErrorKind::Other, "cancelled"));
+            return Err(io::Error::other("cancelled"));
         }
         self.inner.read(buffer)
     }

@@ -94,7 +94,7 @@ impl Transport {
             };
             let proxy = Proxy::new(text).map_err(|_| {
                 let what = format!("`{}` is not a proxy", super::redacted(text));
-                TransportError::new(TransportFailure::Options(what), "")
+                TransportError::new(TransportFailure::Options(what), &"")
             })?;
             Ok(Some(Agent::new_with_config(config(&options, &tls, Some(proxy)))))
         };
@@ -162,10 +162,15 @@ impl Transport {
                     url: url.to_string(),
                     source: Some(Box::new(error)),
                 };
-                let mut reader = open().map_err(unreadable)?;
-                let body = SendBody::from_reader(&mut reader);
+                let mut reader = Measured { inner: open().map_err(unreadable)?, left: length, failed: None };
                 let builder = builder.header(CONTENT_LENGTH, length);
-                agent.run(builder.body(body).map_err(|error| fault(error.into()))?).map_err(fault)
+                let body = builder.body(SendBody::from_reader(&mut reader)).map_err(|error| fault(error.into()))?;
+                let answer = agent.run(body);
+                match (answer, reader.failed) {
+                    (Ok(answer), _) => Ok(answer),
+                    (Err(_), Some(error)) => Err(unreadable(error)),
+                    (Err(error), None) => Err(fault(error)),
+                }
             }
         }
     }
@@ -180,6 +185,34 @@ impl Transport {
             _ if guarded => &self.guarded,
             _ => &self.direct,
         }
+    }
+}
+
+/// Bytes to send, exactly as many as announced. Remembers its own failure, which else looks like one of the connection.
+struct Measured<'a> {
+    inner: Box<dyn Read + 'a>,
+    left: u64,
+    failed: Option<io::Error>,
+}
+
+impl Read for Measured<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(0);
+        }
+        let error = match self.inner.read(&mut buffer[..most]) {
+            Ok(0) => io::Error::new(io::ErrorKind::UnexpectedEof, "there are fewer bytes than announced"),
+            Ok(count) => {
+                self.left -= count as u64;
+                return Ok(count);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => error,
+        };
+        let shown = io::Error::new(error.kind(), error.to_string());
+        self.failed = Some(error);
+        Err(shown)
     }
 }
 
@@ -232,7 +265,7 @@ fn tls_config(options: &TransportOptions) -> Result<TlsConfig, TransportError> {
     if options.certificate_authorities.is_empty() {
         return Ok(builder.root_certs(RootCerts::PlatformVerifier).build());
     }
-    let bad = |what: &str| TransportError::new(TransportFailure::Options(what.to_owned()), "");
+    let bad = |what: &str| TransportError::new(TransportFailure::Options(what.to_owned()), &"");
     let system = rustls_native_certs::load_native_certs().certs;
     let mut roots: Vec<Certificate<'static>> =
         system.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();

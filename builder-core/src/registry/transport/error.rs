@@ -1,6 +1,7 @@
 //! Why an exchange failed before there was an answer.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 
 use super::guard::Unreachable;
@@ -58,12 +59,12 @@ pub enum TransportFailure {
 }
 
 impl TransportError {
-    pub(crate) fn new(failure: TransportFailure, url: impl ToString) -> Self {
+    pub(crate) fn new(failure: TransportFailure, url: &dyn fmt::Display) -> Self {
         Self { failure, url: url.to_string(), source: None }
     }
 
     /// Sorts an error of the HTTP library.
-    pub(crate) fn from_ureq(error: ureq::Error, url: impl ToString) -> Self {
+    pub(crate) fn from_ureq(error: ureq::Error, url: &dyn fmt::Display) -> Self {
         use ureq::Error as E;
         let failure = match &error {
             E::HostNotFound => TransportFailure::Resolve,
@@ -79,7 +80,7 @@ impl TransportError {
     }
 
     /// Sorts an error met while an answer was read.
-    pub(crate) fn from_io(error: io::Error, url: impl ToString) -> Self {
+    pub(crate) fn from_io(error: io::Error, url: &dyn fmt::Display) -> Self {
         Self::from_ureq(ureq::Error::from(error), url)
     }
 
