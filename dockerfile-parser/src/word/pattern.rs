@@ -1,0 +1,193 @@
+//! Patterns of `${v#p}`, `${v%p}` and `${v/p/r}`: `*` for any text and `?` for one character, neither across a
+//! line end; `\*`, `\?` and `\\` for the characters themselves.
+
+use super::{MAX_EXPANSION_BYTES, WordErrorKind as Kind};
+
+/// Matching takes (length of the pattern) × (length of the value) steps; more than this is refused.
+const MAX_STEPS: usize = 1 << 28;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Star,
+    Any,
+    Char(char),
+}
+
+/// A parsed pattern.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern {
+    tokens: Vec<Token>,
+}
+
+impl Pattern {
+    pub(super) fn parse(text: &str) -> Result<Self, Kind> {
+        let mut tokens = Vec::new();
+        let mut chars = text.chars().peekable();
+        while let Some(ch) = chars.next() {
+            tokens.push(match ch {
+                '*' => Token::Star,
+                '?' => Token::Any,
+                // Before `}` and `/` the backslash only served to get them through the braces.
+                '\\' if matches!(chars.peek(), Some('}' | '/')) => continue,
+                '\\' => match chars.next() {
+                    Some(escaped @ ('*' | '?' | '\\')) => Token::Char(escaped),
+                    _ => return Err(Kind::InvalidPattern(text.to_owned())),
+                },
+                ch => Token::Char(ch),
+            });
+        }
+        Ok(Self { tokens })
+    }
+
+    fn check_cost(&self, characters: usize) -> Result<(), Kind> {
+        let steps = self.tokens.len().saturating_mul(characters);
+        if steps > MAX_STEPS { Err(Kind::PatternTooCostly) } else { Ok(()) }
+    }
+
+    /// How many of `text`'s first characters match: the fewest or the most possible.
+    fn match_prefix(&self, tokens: &[Token], text: &[char], longest: bool) -> Option<usize> {
+        // `active[i]` means that the first `i` tokens match what was read so far.
+        let mut active = vec![false; tokens.len() + 1];
+        active[0] = true;
+        skip_stars(tokens, &mut active);
+        let mut found = active[tokens.len()].then_some(0);
+        for (at, ch) in text.iter().enumerate() {
+            if found.is_some() && !longest {
+                break;
+            }
+            let mut next = vec![false; tokens.len() + 1];
+            let mut alive = false;
+            for (index, token) in tokens.iter().enumerate() {
+                if !active[index] {
+                    continue;
+                }
+                let (stays, goes_on) = match token {
+                    Token::Star => (*ch != '\n', false),
+                    Token::Any => (false, *ch != '\n'),
+                    Token::Char(wanted) => (false, wanted == ch),
+                };
+                next[index] |= stays;
+                next[index + 1] |= goes_on;
+                alive |= stays || goes_on;
+            }
+            if !alive {
+                break;
+            }
+            skip_stars(tokens, &mut next);
+            active = next;
+            if active[tokens.len()] {
+                found = Some(at + 1);
+            }
+        }
+        found
+    }
+
+    pub(super) fn trim_start(&self, value: &str, longest: bool) -> Result<String, Kind> {
+        let text: Vec<char> = value.chars().collect();
+        self.check_cost(text.len())?;
+        let matched = self.match_prefix(&self.tokens, &text, longest).unwrap_or(0);
+        Ok(text[matched..].iter().collect())
+    }
+
+    pub(super) fn trim_end(&self, value: &str, longest: bool) -> Result<String, Kind> {
+        let text: Vec<char> = value.chars().rev().collect();
+        self.check_cost(text.len())?;
+        let tokens: Vec<Token> = self.tokens.iter().rev().copied().collect();
+        let matched = self.match_prefix(&tokens, &text, longest).unwrap_or(0);
+        Ok(text[matched..].iter().rev().collect())
+    }
+
+    /// The first place where the pattern matches, taking as much as it can.
+    fn find(&self, text: &[char], from: usize, steps: &mut usize) -> Result<Option<(usize, usize)>, Kind> {
+        for start in from..=text.len() {
+            *steps = steps.saturating_add(self.tokens.len() + 1);
+            let quick = matches!((self.tokens.first(), text.get(start)), (Some(Token::Char(a)), b) if Some(a) != b);
+            if quick {
+                continue;
+            }
+            *steps = steps.saturating_add(self.tokens.len().saturating_mul(text.len() - start));
+            if *steps > MAX_STEPS {
+                return Err(Kind::PatternTooCostly);
+            }
+            if let Some(length) = self.match_prefix(&self.tokens, &text[start..], true) {
+                return Ok(Some((start, start + length)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Replaces the first match; the replacement is taken as it is.
+    pub(super) fn replace_first(&self, value: &str, replacement: &str) -> Result<String, Kind> {
+        let text: Vec<char> = value.chars().collect();
+        let Some((start, end)) = self.find(&text, 0, &mut 0)? else { return Ok(value.to_owned()) };
+        let mut out: String = text[..start].iter().collect();
+        out.push_str(replacement);
+        out.extend(&text[end..]);
+        Ok(out)
+    }
+
+    /// Replaces every match; `$name` in the replacement stands for what a regular expression would give: `$0` is
+    /// the match, `$$` a dollar, any other name nothing.
+    ///
+    /// COMPAT(buildkit): a dollar that was escaped for the shell's sake gets here and is expanded like that.
+    pub(super) fn replace_all(&self, value: &str, replacement: &str) -> Result<String, Kind> {
+        let text: Vec<char> = value.chars().collect();
+        let limit = MAX_EXPANSION_BYTES + value.len() + replacement.len();
+        let mut out = String::new();
+        let (mut last_end, mut from, mut steps) = (0, 0, 0);
+        while from <= text.len() {
+            let Some((start, end)) = self.find(&text, from, &mut steps)? else { break };
+            out.extend(&text[last_end..start]);
+            // An empty match right behind another match does not count.
+            if end > last_end || start == 0 {
+                let matched: String = text[start..end].iter().collect();
+                out.push_str(&fill_template(replacement, &matched));
+            }
+            if out.len() > limit {
+                return Err(Kind::TooLarge);
+            }
+            last_end = end;
+            from = if end > from { end } else { from + 1 };
+        }
+        out.extend(&text[last_end..]);
+        Ok(out)
+    }
+}
+
+/// A star matches nothing as well.
+fn skip_stars(tokens: &[Token], active: &mut [bool]) {
+    for (index, token) in tokens.iter().enumerate() {
+        if active[index] && *token == Token::Star {
+            active[index + 1] = true;
+        }
+    }
+}
+
+fn fill_template(template: &str, matched: &str) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(behind) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = behind;
+            continue;
+        }
+        let (name, behind) = match rest.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some(pair) => pair,
+            None => rest.split_at(rest.find(|ch: char| !(ch.is_alphanumeric() || ch == '_')).unwrap_or(rest.len())),
+        };
+        let valid = !name.is_empty() && name.chars().all(|ch| ch.is_alphanumeric() || ch == '_');
+        if !valid {
+            out.push('$');
+            continue;
+        }
+        if name.bytes().all(|byte| byte == b'0') && name.len() == 1 {
+            out.push_str(matched);
+        }
+        rest = behind;
+    }
+    out.push_str(rest);
+    out
+}
