@@ -1,1 +1,48 @@
-//! The build context: what COPY, ADD and bind mounts can reach of a folder, and how they copy it.
+//! The build context, and how COPY and ADD copy files from it, from stages and from archives.
+//!
+//! Copying has two steps. [`select`] looks at the source alone and gives a [`Selection`]: what is copied, under which
+//! relative names, with a digest for the step's cache key. [`place`] puts a selection into a stage's tree and gives the
+//! changes that make the layer. A step whose key is known never needs the second one.
+//!
+//! ```text
+//! ContextDir / MemoryTree / any TreeView --select--> Selection --place--> Placement { changes, warnings }
+//! ```
+//!
+//! The rules are those of BuildKit's Dockerfile frontend and of the copier that it uses; where they surprise, the code
+//! says so with `COMPAT(buildkit)`. Nothing here follows a symbolic link of a tree out of that tree, and nothing opens
+//! anything but regular files.
+
+mod archive;
+mod canvas;
+mod directory;
+mod error;
+mod extract;
+mod glob;
+mod ignore;
+mod links;
+mod memory;
+mod mode;
+mod pattern;
+mod place;
+mod program;
+mod select;
+mod spool;
+mod stat_cache;
+mod suggest;
+mod walk;
+
+#[cfg(test)]
+mod copy_tests;
+
+pub use archive::{Compression, is_archive};
+pub use directory::ContextDir;
+pub use error::{ArchiveError, ContextError, CopyError, IgnoreError};
+pub use extract::read_archive_tree;
+pub use glob::{BadPattern, has_wildcards, matches as glob_matches};
+pub use ignore::{IgnoreRules, Verdict};
+pub use memory::MemoryTree;
+pub use mode::{ModeChange, ModeError};
+pub use place::{PlaceOptions, PlaceWarning, Placement, place};
+pub use select::{SelectOptions, Selection, select};
+pub use stat_cache::{StatCache, StatCacheError};
+pub use suggest::{MissingSource, explain_missing};

@@ -1,0 +1,235 @@
+//! Putting a selection into a stage's tree.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::canvas::{Canvas, Implied};
+use super::error::CopyError;
+use super::extract::{self, ExtractOptions};
+use super::links::Last;
+use super::memory::MemoryTree;
+use super::mode::ModeChange;
+use super::select::{Item, ItemKind, Picked, Selection};
+use crate::tree::{Change, Entry, Metadata, Node, Timestamp, TreePath, TreeView};
+
+/// How a selection is placed.
+#[derive(Debug, Clone, Copy)]
+pub struct PlaceOptions<'a> {
+    /// The destination as written, after variables were expanded. A slash at its end makes it a directory.
+    pub destination: &'a [u8],
+    /// Where a destination that does not begin with a slash counts from; absolute.
+    pub working_directory: &'a [u8],
+    /// `--chown`: the owner and group of all that is placed and made; `None` keeps those of the source.
+    pub owner: Option<(u32, u32)>,
+    /// `--chmod`: the mode of all files and directories that are placed.
+    pub mode: Option<&'a ModeChange>,
+    /// `--link`: the result does not depend on the tree below. It has no effect together with `mode`.
+    pub link: bool,
+    /// The time of directories that are made because the destination needs them.
+    pub implied_time: Timestamp,
+    /// A folder for temporary files; the contents of unpacked archives may stay in it as long as the changes live.
+    pub temporary_folder: &'a Path,
+}
+
+/// The result of placing a selection.
+#[derive(Debug)]
+pub struct Placement {
+    /// What the layer holds, sorted by path.
+    pub changes: Vec<Change>,
+    /// What the user should know.
+    pub warnings: Vec<PlaceWarning>,
+}
+
+/// Something that BuildKit does silently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PlaceWarning {
+    /// Two sources became one file, so that one of them is lost.
+    SourceLost {
+        /// The file in the image.
+        destination: String,
+        /// The source that is lost.
+        lost: String,
+        /// The source that is kept.
+        kept: String,
+        /// Whether the destination is a name without a slash, which several sources can't share.
+        renamed: bool,
+    },
+}
+
+/// Places a selection on the tree of the layers below, and gives the changes.
+///
+/// # Errors
+/// When a file and a directory collide, when a name can't be stored, when an archive is damaged, or when a tree can't
+/// be read.
+pub fn place(selection: &Selection, below: &dyn TreeView, options: &PlaceOptions<'_>) -> Result<Placement, CopyError> {
+    let nothing = MemoryTree::new();
+    // COMPAT(buildkit): `--chmod` turns `--link` off.
+    let below = if options.link && options.mode.is_none() { &nothing } else { below };
+    let mut placer = Placer {
+        canvas: Canvas::new(below),
+        destination: Destination::new(options.destination, options.working_directory),
+        options,
+        files: BTreeMap::new(),
+        warnings: Vec::new(),
+    };
+    for item in &selection.items {
+        placer.place_item(item)?;
+    }
+    Ok(Placement { changes: placer.canvas.into_changes()?, warnings: placer.warnings })
+}
+
+/// A destination as it was meant.
+struct Destination {
+    path: TreePath,
+    is_directory: bool,
+}
+
+impl Destination {
+    fn new(text: &[u8], working_directory: &[u8]) -> Self {
+        let whole = if text.starts_with(b"/") { text.to_vec() } else { [working_directory, b"/", text].concat() };
+        let is_directory = text.ends_with(b"/") || text.ends_with(b"/.") || text == b".";
+        Self { path: TreePath::clean(&whole), is_directory }
+    }
+}
+
+struct Placer<'a> {
+    canvas: Canvas<'a>,
+    destination: Destination,
+    options: &'a PlaceOptions<'a>,
+    /// The files that single sources became, with these sources.
+    files: BTreeMap<TreePath, TreePath>,
+    warnings: Vec<PlaceWarning>,
+}
+
+impl Placer<'_> {
+    fn place_item(&mut self, item: &Item) -> Result<(), CopyError> {
+        let (is_file, time) = match &item.kind {
+            ItemKind::Archive(picked) => return self.extract(item, picked),
+            ItemKind::File(_) => (true, self.options.implied_time),
+            ItemKind::Directory { entry, .. } => (false, entry.metadata.modified),
+        };
+        let root = TreePath::root();
+        let named = self.destination.path.clone();
+        let needed = if self.destination.is_directory { named.clone() } else { named.parent().unwrap_or_default() };
+        let needed = self.canvas.resolve(&root, &needed, Last::Followed)?;
+        self.canvas.make_directories(&needed, self.implied())?;
+        let mut target = self.canvas.resolve(&root, &named, Last::Followed)?;
+        let existing = self.canvas.get(&target)?;
+        let is_directory = existing.as_ref().is_some_and(|(node, _)| node.is_directory());
+        let renamed = !is_directory;
+        match &item.kind {
+            ItemKind::File(picked) => {
+                if is_directory {
+                    target = target.join(item.path.file_name().unwrap_or(b"unnamed"));
+                }
+                let parent = target.parent().unwrap_or_default();
+                self.canvas.make_directories(&parent, self.implied())?;
+                self.place_file(&target, picked, None)?;
+                self.note_file(target, item, renamed);
+            }
+            ItemKind::Directory { contents, .. } => {
+                if existing.is_none() {
+                    let implied = Implied { modified: time, ..self.implied() };
+                    let parent = target.parent().unwrap_or_default();
+                    self.canvas.make_directories(&parent, self.implied())?;
+                    self.canvas.make_directories(&target, implied)?;
+                } else if !is_directory {
+                    return Err(CopyError::NotADirectory { path: target.to_string() });
+                }
+                self.place_contents(&target, contents)?;
+            }
+            ItemKind::Archive(_) => debug_assert!(!is_file, "archives were handled above"),
+        }
+        Ok(())
+    }
+
+    fn place_contents(&mut self, target: &TreePath, contents: &[Picked]) -> Result<(), CopyError> {
+        let mut groups = BTreeMap::new();
+        for picked in contents {
+            let path = target.join_path(&picked.relative);
+            if picked.entry.node.is_directory() {
+                self.place_directory(&path, picked)?;
+            } else {
+                let group = picked.link.map(|link| *groups.entry(link).or_insert_with(|| self.canvas.new_group()));
+                self.place_file(&path, picked, group)?;
+                self.files.remove(&path);
+            }
+        }
+        Ok(())
+    }
+
+    fn place_directory(&mut self, path: &TreePath, picked: &Picked) -> Result<(), CopyError> {
+        let mut metadata = self.metadata(&picked.entry);
+        match self.canvas.get(path)? {
+            None => {}
+            Some((Node::Directory { .. }, mut old)) if picked.only_on_the_way => {
+                // COMPAT(buildkit): of such a directory only the mode is taken over, and that without `--chmod`.
+                old.mode = picked.entry.metadata.mode;
+                metadata = old;
+            }
+            Some((Node::Directory { .. }, old)) => {
+                for (name, value) in old.xattrs {
+                    metadata.xattrs.entry(name).or_insert(value);
+                }
+            }
+            Some(_) => return Err(CopyError::NotADirectory { path: path.to_string() }),
+        }
+        self.canvas.set_directory(path, metadata)
+    }
+
+    fn place_file(&mut self, path: &TreePath, picked: &Picked, group: Option<u64>) -> Result<(), CopyError> {
+        if self.canvas.get(path)?.is_some_and(|(node, _)| node.is_directory()) {
+            return Err(CopyError::IsADirectory { path: path.to_string() });
+        }
+        let metadata = self.metadata(&picked.entry);
+        self.canvas.set(path, picked.entry.node.clone(), metadata, picked.content.clone(), group)
+    }
+
+    fn extract(&mut self, item: &Item, picked: &Picked) -> Result<(), CopyError> {
+        let target = self.canvas.resolve(&TreePath::root(), &self.destination.path, Last::Followed)?;
+        // COMPAT(buildkit): `--chmod` has no effect on archives and on what is made for them.
+        self.canvas.make_directories(&target, Implied { mode: 0o755, ..self.implied() })?;
+        let options = ExtractOptions {
+            owner: self.options.owner,
+            implied_time: self.options.implied_time,
+            temporary_folder: self.options.temporary_folder,
+        };
+        extract::extract(&mut self.canvas, &target, &picked.content, &options).map_err(|error| error.of(&item.path))
+    }
+
+    fn note_file(&mut self, target: TreePath, item: &Item, renamed: bool) {
+        let destination = target.to_string();
+        if let Some(lost) = self.files.insert(target, item.path.clone()) {
+            let (lost, kept) = (lost.to_string(), item.path.to_string());
+            let name = |path: &str| path[1..].to_owned();
+            // The first source may itself have been what made the name a file.
+            let renamed = renamed || self.destination_is(&destination);
+            self.warnings.push(PlaceWarning::SourceLost { destination, lost: name(&lost), kept: name(&kept), renamed });
+        }
+    }
+
+    fn destination_is(&self, path: &str) -> bool {
+        !self.destination.is_directory && self.destination.path.to_string() == path
+    }
+
+    fn implied(&self) -> Implied {
+        let mode = match self.options.mode {
+            // COMPAT(buildkit): a numeric `--chmod` holds for directories that are made, a symbolic one doesn't.
+            Some(ModeChange::Octal(mode)) => mode & 0o777,
+            _ => 0o755,
+        };
+        Implied { mode, owner: self.options.owner.unwrap_or_default(), modified: self.options.implied_time }
+    }
+
+    fn metadata(&self, entry: &Entry) -> Metadata {
+        let mut metadata = entry.metadata.clone();
+        if let Some((uid, gid)) = self.options.owner {
+            (metadata.uid, metadata.gid) = (uid, gid);
+        }
+        if let Some(change) = self.options.mode.filter(|_| !matches!(entry.node, Node::Symlink { .. })) {
+            metadata.mode = change.apply(metadata.mode, entry.node.is_directory());
+        }
+        metadata
+    }
+}

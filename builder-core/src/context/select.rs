@@ -1,0 +1,364 @@
+//! What a COPY or ADD takes from its source.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rayon::prelude::*;
+
+use super::archive::is_archive;
+use super::error::CopyError;
+use super::glob::{Glob, has_wildcards};
+use super::links::{self, Last};
+use super::pattern::PatternList;
+use super::walk::{Filter, walk};
+use crate::tree::{Content, ContentDigest, Entry, Node, TreeError, TreePath, TreeView};
+
+/// What is to be selected.
+#[derive(Debug, Clone, Default)]
+pub struct SelectOptions {
+    /// The sources as written, after variables were expanded. A leading `/` or `..` means the root of the tree.
+    pub sources: Vec<Vec<u8>>,
+    /// Whether `*`, `?` and `[` are wildcards. They are not in the names of heredocs and downloads.
+    pub wildcards: bool,
+    /// `--parents`: the directories of the source path are kept.
+    pub parents: bool,
+    /// `--exclude`: patterns of what is left out of copied directories.
+    pub excludes: Vec<String>,
+    /// Whether files that are archives are unpacked, as ADD does.
+    pub unpack: bool,
+}
+
+/// What is copied. It stays valid when the tree that it came from goes.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    pub(super) items: Vec<Item>,
+    unmatched: Vec<String>,
+}
+
+/// One source, or one match of a source with wildcards.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    /// Where it is in the source tree, as it was named.
+    pub(super) path: TreePath,
+    pub(super) kind: ItemKind,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum ItemKind {
+    /// Anything but a directory.
+    File(Picked),
+    /// A file that is unpacked.
+    Archive(Picked),
+    /// What is in a directory, each directory before what is in it.
+    Directory {
+        /// The directory itself.
+        entry: Entry,
+        /// What is in it.
+        contents: Vec<Picked>,
+    },
+}
+
+/// An entry that is copied.
+#[derive(Debug, Clone)]
+pub(super) struct Picked {
+    /// Where it goes below the destination directory; the root for a single file.
+    pub(super) relative: TreePath,
+    /// The entry at its source path.
+    pub(super) entry: Entry,
+    pub(super) content: Content,
+    pub(super) digest: Option<ContentDigest>,
+    /// The same for all names of one file within the item.
+    pub(super) link: Option<u64>,
+    /// Whether it is a directory that leads to what is wanted and is not wanted itself.
+    pub(super) only_on_the_way: bool,
+}
+
+/// Finds what `options` names in `source`, and computes the digests of all contents.
+///
+/// # Errors
+/// When a source without wildcards, or the directory before a wildcard, does not exist; when a pattern is bad; when the
+/// tree can't be read.
+pub fn select(source: &dyn TreeView, options: &SelectOptions) -> Result<Selection, CopyError> {
+    let excludes = parse_excludes(&options.excludes)?;
+    let mut selection = Selection::default();
+    for text in &options.sources {
+        let wanted = String::from_utf8_lossy(text).into_owned();
+        let (path, include) = if options.parents { split_parents(source, text)? } else { (text.clone(), None) };
+        let filter = Filter { include: include.as_ref(), exclude: Some(&excludes).filter(|list| !list.is_empty()) };
+        let path = TreePath::clean(&path);
+        let matches = if options.wildcards && has_wildcards(path.as_bytes()) {
+            expand(source, &path, &wanted)?
+        } else {
+            vec![path]
+        };
+        if matches.is_empty() {
+            selection.unmatched.push(wanted.clone());
+        }
+        for path in matches {
+            selection.items.push(pick(source, path, &filter, options.unpack, &wanted)?);
+        }
+    }
+    Ok(selection)
+}
+
+impl Selection {
+    /// Adds what another selection holds behind this one's, so that it wins where both bring a path.
+    pub fn append(&mut self, other: Self) {
+        self.items.extend(other.items);
+        self.unmatched.extend(other.unmatched);
+    }
+
+    /// Whether nothing at all is copied.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The sources with wildcards that matched nothing.
+    #[must_use]
+    pub fn unmatched(&self) -> &[String] {
+        &self.unmatched
+    }
+
+    /// The digest of all that decides the result but for times: names, kinds, modes, owners, links, contents,
+    /// attributes.
+    #[must_use]
+    pub fn digest(&self) -> ContentDigest {
+        let mut hasher = blake3::Hasher::new_derive_key("rbuild 2026 selection of files to copy, version 1");
+        for item in &self.items {
+            match &item.kind {
+                ItemKind::File(picked) => {
+                    field(&mut hasher, b"file");
+                    field(&mut hasher, item.path.file_name().unwrap_or_default());
+                    hash_picked(&mut hasher, picked, None);
+                }
+                ItemKind::Archive(picked) => {
+                    field(&mut hasher, b"archive");
+                    hash_picked(&mut hasher, picked, None);
+                }
+                ItemKind::Directory { contents, .. } => {
+                    field(&mut hasher, b"directory");
+                    let mut firsts = HashMap::new();
+                    for (index, picked) in contents.iter().enumerate() {
+                        let first = picked.link.map(|link| *firsts.entry(link).or_insert(index));
+                        hash_picked(&mut hasher, picked, first);
+                    }
+                    field(&mut hasher, b"end");
+                }
+            }
+        }
+        hasher.finalize()
+    }
+
+    /// What each source path is, in a short text that changes when the step's result may change: for telling which
+    /// input changed since an earlier build.
+    #[must_use]
+    pub fn describe(&self) -> BTreeMap<String, String> {
+        let picked = self.items.iter().flat_map(|item| match &item.kind {
+            ItemKind::File(picked) | ItemKind::Archive(picked) => std::slice::from_ref(picked),
+            ItemKind::Directory { contents, .. } => contents,
+        });
+        picked.map(|picked| (picked.entry.path.to_string()[1..].to_owned(), describe(picked))).collect()
+    }
+
+    /// How many entries are copied, and the bytes of all their contents.
+    #[must_use]
+    pub fn totals(&self) -> (usize, u64) {
+        let mut totals = (0, 0);
+        for item in &self.items {
+            let picked = match &item.kind {
+                ItemKind::File(picked) | ItemKind::Archive(picked) => std::slice::from_ref(picked),
+                ItemKind::Directory { contents, .. } => contents,
+            };
+            totals.0 += picked.len();
+            totals.1 += picked.iter().map(|picked| size_of(&picked.entry.node)).sum::<u64>();
+        }
+        totals
+    }
+}
+
+const fn size_of(node: &Node) -> u64 {
+    if let Node::File { size } = node { *size } else { 0 }
+}
+
+fn parse_excludes(texts: &[String]) -> Result<PatternList, CopyError> {
+    for text in texts {
+        PatternList::parse([(1, text.as_str())])
+            .map_err(|source| CopyError::BadExclude { pattern: text.clone(), source })?;
+    }
+    PatternList::parse(texts.iter().enumerate().map(|(index, text)| (index + 1, text.as_str())))
+        .map_err(|source| CopyError::BadExclude { pattern: texts.join(" "), source })
+}
+
+/// Splits a source of `--parents` at its first `/./` into the directory that is copied and the pattern below it.
+fn split_parents(source: &dyn TreeView, text: &[u8]) -> Result<(Vec<u8>, Option<PatternList>), CopyError> {
+    let pivot = text.windows(3).position(|window| window == b"/./");
+    let (directory, pattern) = pivot.map_or((&b"/"[..], text), |at| (&text[..at], &text[at + 3..]));
+    let pattern = TreePath::clean(pattern);
+    if !has_wildcards(directory) && !has_wildcards(pattern.as_bytes()) {
+        let required = TreePath::clean(directory).join_path(&pattern);
+        find(source, &required, &String::from_utf8_lossy(text))?;
+    }
+    if pattern.is_root() {
+        return Ok((directory.to_vec(), None));
+    }
+    let pattern = String::from_utf8_lossy(pattern.as_bytes()).into_owned();
+    let list = PatternList::parse([(1, pattern.as_str())])
+        .map_err(|_| CopyError::BadPattern { source: super::glob::BadPattern { pattern } })?;
+    Ok((directory.to_vec(), Some(list)))
+}
+
+/// Follows all links of a path, and gives what is there.
+fn find(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Entry, CopyError> {
+    let missing = || CopyError::SourceNotFound { wanted: wanted.to_owned() };
+    let followed = match resolve(source, path, Last::Followed) {
+        Err(TreeError::NotADirectory { .. }) => return Err(missing()),
+        followed => followed?,
+    };
+    if let Some(entry) = source.get(&followed)? {
+        return Ok(entry);
+    }
+    match source.get(&resolve(source, path, Last::Kept)?)? {
+        Some(Entry { node: Node::Symlink { .. }, .. }) => {
+            Err(CopyError::DanglingLink { wanted: wanted.to_owned(), target: followed.to_string() })
+        }
+        _ => Err(missing()),
+    }
+}
+
+fn resolve(source: &dyn TreeView, path: &TreePath, last: Last) -> Result<TreePath, TreeError> {
+    links::resolve(&|path| Ok(source.get(path)?.map(|entry| entry.node)), &TreePath::root(), path, last)
+}
+
+/// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
+fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+    let components: Vec<&[u8]> = path.components().collect();
+    let first = components.iter().position(|component| has_wildcards(component)).unwrap_or(components.len());
+    let mut start = TreePath::root();
+    for component in &components[..first] {
+        start = start.join(component);
+    }
+    let start = find(source, &start, wanted)?.path;
+    let globs = components[first..].iter().map(|c| Glob::parse(c)).collect::<Result<Vec<_>, _>>()?;
+    let mut matches = vec![start];
+    for (index, glob) in globs.iter().enumerate() {
+        let mut next = Vec::new();
+        for directory in &matches {
+            for entry in source.read_dir(directory)? {
+                let usable = index + 1 == globs.len() || entry.node.is_directory();
+                if usable && entry.path.file_name().is_some_and(|name| glob.matches(name)) {
+                    next.push(entry.path);
+                }
+            }
+        }
+        matches = next;
+    }
+    Ok(matches)
+}
+
+fn pick(
+    source: &dyn TreeView,
+    path: TreePath,
+    filter: &Filter<'_>,
+    unpack: bool,
+    wanted: &str,
+) -> Result<Item, CopyError> {
+    let entry = find(source, &path, wanted)?;
+    if !entry.node.is_directory() {
+        // COMPAT(buildkit): `--exclude` never leaves out a file that is itself the source.
+        let picked = read_picked(source, TreePath::root(), entry, false)?;
+        let unpacked = unpack
+            && matches!(picked.entry.node, Node::File { .. })
+            && is_archive(&picked.content).map_err(|error| TreeError::Io {
+                action: "read",
+                path: path.to_string(),
+                source: error,
+            })?;
+        let kind = if unpacked { ItemKind::Archive(picked) } else { ItemKind::File(picked) };
+        return Ok(Item { path, kind });
+    }
+    let found = walk(source, &entry.path, filter)?;
+    let mut contents = found
+        .into_par_iter()
+        .map(|found| read_picked(source, found.relative, found.entry, found.only_on_the_way))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut names: HashMap<u64, usize> = HashMap::new();
+    for link in contents.iter().filter_map(|picked| picked.link) {
+        *names.entry(link).or_default() += 1;
+    }
+    for picked in &mut contents {
+        picked.link = picked.link.filter(|link| names.get(link).is_some_and(|count| *count > 1));
+    }
+    Ok(Item { path, kind: ItemKind::Directory { entry, contents } })
+}
+
+fn read_picked(
+    source: &dyn TreeView,
+    relative: TreePath,
+    entry: Entry,
+    only_on_the_way: bool,
+) -> Result<Picked, TreeError> {
+    let (mut content, mut digest, mut link) = (Content::None, None, None);
+    if let Node::File { .. } = entry.node {
+        content = source.content(&entry.path)?;
+        digest = Some(source.content_digest(&entry.path)?);
+        link = source.link_id(&entry.path)?;
+    }
+    Ok(Picked { relative, entry, content, digest, link, only_on_the_way })
+}
+
+fn field(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
+}
+
+fn hash_picked(hasher: &mut blake3::Hasher, picked: &Picked, first_name: Option<usize>) {
+    let metadata = &picked.entry.metadata;
+    field(hasher, picked.relative.as_bytes());
+    let (kind, first, second): (u8, u64, u64) = match &picked.entry.node {
+        Node::Directory { .. } => (1, u64::from(picked.only_on_the_way), 0),
+        Node::File { size } => (2, *size, first_name.map_or(0, |index| index as u64 + 1)),
+        Node::Symlink { .. } => (3, 0, 0),
+        Node::Fifo => (4, 0, 0),
+        Node::CharDevice { major, minor } => (5, u64::from(*major), u64::from(*minor)),
+        Node::BlockDevice { major, minor } => (6, u64::from(*major), u64::from(*minor)),
+        Node::HardLink { .. } => (7, 0, 0),
+        Node::Whiteout => (8, 0, 0),
+    };
+    hasher.update(&[kind]);
+    for number in [first, second, u64::from(metadata.mode), u64::from(metadata.uid), u64::from(metadata.gid)] {
+        hasher.update(&number.to_le_bytes());
+    }
+    if let Node::Symlink { target } = &picked.entry.node {
+        field(hasher, target);
+    }
+    if let Some(digest) = &picked.digest {
+        hasher.update(digest.as_bytes());
+    }
+    hasher.update(&(metadata.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &metadata.xattrs {
+        field(hasher, name);
+        field(hasher, value);
+    }
+}
+
+fn describe(picked: &Picked) -> String {
+    let metadata = &picked.entry.metadata;
+    let kind = match &picked.entry.node {
+        Node::Directory { .. } => "directory".to_owned(),
+        Node::File { .. } => "file".to_owned(),
+        Node::Symlink { target } => format!("link to {}", String::from_utf8_lossy(target)),
+        Node::Fifo => "fifo".to_owned(),
+        Node::CharDevice { major, minor } => format!("character device {major}:{minor}"),
+        Node::BlockDevice { major, minor } => format!("block device {major}:{minor}"),
+        Node::HardLink { .. } | Node::Whiteout => "mark".to_owned(),
+    };
+    let mut text = format!("{kind} {:04o} {}:{}", metadata.mode, metadata.uid, metadata.gid);
+    for (name, value) in &metadata.xattrs {
+        text.push_str(&format!(" {}={}", String::from_utf8_lossy(name), &blake3::hash(value).to_hex()[..16]));
+    }
+    if let Some(digest) = &picked.digest {
+        text.push(' ');
+        text.push_str(&digest.to_hex()[..32]);
+    }
+    text
+}
