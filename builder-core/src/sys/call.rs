@@ -99,6 +99,16 @@ pub(super) unsafe fn fork() -> Result<Option<libc::pid_t>, Errno> {
     Ok((pid != 0).then_some(pid as libc::pid_t))
 }
 
+/// A fork with everything libc does around one, for a process with one thread; `None` in the child.
+///
+/// # Safety
+/// This must be the process's only thread.
+pub(super) unsafe fn fork_single_threaded() -> Result<Option<libc::pid_t>, Errno> {
+    // SAFETY: the caller's promise.
+    let pid = check(c_long::from(unsafe { libc::fork() }))?;
+    Ok((pid != 0).then_some(pid as libc::pid_t))
+}
+
 /// Closes every descriptor from `first` on. Linux 5.9.
 pub(super) fn close_from(first: RawFd) -> Result<(), Errno> {
     // SAFETY: used only in a child that never returns to Rust code owning descriptors.
