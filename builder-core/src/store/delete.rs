@@ -212,7 +212,7 @@ mod tests {
         std::fs::write(tree.join(OsStr::from_bytes(b"a/\xff\n")), "x").unwrap();
         fs::mkfifoat(fs::CWD, tree.join("fifo"), Mode::RUSR).unwrap();
         for path in ["a/locked/in", "a/locked", "a"] {
-            std::fs::set_permissions(tree.join(path), std::fs::Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(tree.join(path), std::fs::Permissions::from_mode(0o0)).unwrap();
         }
         remove_path(&tree).unwrap();
         assert!(!tree.exists() && canary.join("file").exists());

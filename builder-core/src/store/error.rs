@@ -98,13 +98,13 @@ pub enum StoreError {
 
 impl StoreError {
     /// Says what was tried on which path.
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
 
     /// Says what was tried on which path, for a failure of a direct system call.
-    pub(super) fn errno(action: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> Self {
+    pub(super) fn errno(action: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> Self + use<> {
         let path = path.to_owned();
         move |errno| Self::Io { action, path, source: errno.into() }
     }

@@ -60,6 +60,7 @@ pub use lock::{Lease, Lock};
 pub use mounts::{CacheMount, CacheSharing};
 pub use prune::{PruneOptions, Pruned, Usage};
 pub use tags::StoredImage;
+pub(crate) use tags::{IMAGE_NAME, REF_NAME};
 pub use temp::TempDir;
 pub use verify::{VerifiedReader, VerifyError};
 
