@@ -90,10 +90,8 @@ fn catch_panics() -> Arc<Mutex<String>> {
     let kept = Arc::new(Mutex::new(String::new()));
     let keep = Arc::clone(&kept);
     panic::set_hook(Box::new(move |info| {
-        if let Ok(mut text) = keep.lock() {
-            if text.is_empty() {
-                *text = info.to_string().replace('\n', " ");
-            }
+        if let Some(mut text) = keep.lock().ok().filter(|text| text.is_empty()) {
+            *text = info.to_string().replace('\n', " ");
         }
     }));
     kept

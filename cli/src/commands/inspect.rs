@@ -26,7 +26,8 @@ pub(super) fn run(args: &InspectArgs, global: &GlobalSettings) -> Result<(), Fai
                 })
             })
             .collect();
-        let names: Vec<&str> = images.iter().map(|image| image.reference.as_str()).collect();
+        let names: Vec<&str> =
+            images.iter().map(|image| image.reference.as_str()).filter(|name| !name.is_empty()).collect();
         records.push(json!({
             "references": names,
             "digest": first.descriptor.digest.to_string(),

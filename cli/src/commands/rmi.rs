@@ -16,7 +16,8 @@ pub(super) fn run(args: &RmiArgs, global: &GlobalSettings) -> Result<(), Failure
             Err(failure) => return Err(failure),
         }
     }
-    for image in images {
+    // An image without a name holds on to nothing, so there is nothing to take away.
+    for image in images.iter().filter(|image| !image.reference.is_empty()) {
         if store.untag(&image.reference).map_err(|error| Failure::of(Kind::Environment, &error))? {
             print_data(format!("{}\n", stored::familiar(&image.reference)).as_bytes())?;
         }

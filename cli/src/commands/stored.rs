@@ -48,26 +48,29 @@ pub(super) fn open(global: &GlobalSettings) -> Result<Store, Failure> {
     })
 }
 
-/// The image with a name, a digest, or the beginning of one; several images when several names have the digest.
+/// The image with a name, a digest, or the beginning of one; several when several names have the digest, and one
+/// without a name when none has.
 pub(super) fn find(store: &Store, text: &str) -> Result<Vec<StoredImage>, Failure> {
     let images = store.images().map_err(|error| Failure::of(Kind::Environment, &error))?;
-    if let Ok(reference) = Reference::parse(text) {
+    let reference = Reference::parse(text).ok();
+    if let Some(reference) = &reference {
         let name = reference.to_string();
-        let named: Vec<_> =
-            images.iter().filter(|image| image.reference == name || image.reference == text).cloned().collect();
+        let is_named = |image: &&StoredImage| image.reference == name || image.reference == text;
+        let named: Vec<_> = images.iter().filter(is_named).cloned().collect();
         if !named.is_empty() {
             return Ok(named);
         }
-        if let Some(digest) = reference.digest() {
-            let same = images.into_iter().filter(|image| image.descriptor.digest == digest).collect::<Vec<_>>();
-            return if same.is_empty() { Err(missing(text)) } else { Ok(same) };
-        }
     }
-    let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    if digits.len() < LEAST_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    let digest = reference.and_then(|reference| reference.digest()).map(|digest| digest.hex());
+    let digits = digest.as_deref().unwrap_or_else(|| text.strip_prefix("sha256:").unwrap_or(text));
+    if !(LEAST_DIGITS..=64).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(missing(text));
     }
-    let same: Vec<_> = images.into_iter().filter(|image| image.descriptor.digest.hex().starts_with(digits)).collect();
+    let mut same: Vec<_> =
+        images.into_iter().filter(|image| image.descriptor.digest.hex().starts_with(digits)).collect();
+    if same.is_empty() {
+        same = without_name(store, digits);
+    }
     match same.split_first() {
         None => Err(missing(text)),
         Some((first, others)) if others.iter().any(|other| other.descriptor.digest != first.descriptor.digest) => {
@@ -76,6 +79,23 @@ pub(super) fn find(store: &Store, text: &str) -> Result<Vec<StoredImage>, Failur
         }
         Some(_) => Ok(same),
     }
+}
+
+/// The manifests and indexes whose digest begins with these digits.
+fn without_name(store: &Store, digits: &str) -> Vec<StoredImage> {
+    let blobs = std::fs::read_dir(store.root().join("blobs/sha256")).into_iter().flatten();
+    blobs
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with(digits))
+        .filter_map(|name| {
+            let digest: Digest = format!("sha256:{name}").parse().ok()?;
+            let size = store.blob_size(&digest).filter(|size| *size <= DOCUMENT_LIMIT)?;
+            let document = read(store, &Descriptor::new("", digest, size)).ok()?;
+            let kind = document["mediaType"].as_str()?;
+            let is_image = document["manifests"].is_array() || document["layers"].is_array();
+            is_image.then(|| StoredImage { reference: String::new(), descriptor: Descriptor::new(kind, digest, size) })
+        })
+        .collect()
 }
 
 fn missing(text: &str) -> Failure {

@@ -123,7 +123,7 @@ fn title(step: &StepInfo) -> String {
 
 enum Form {
     Plain(plain::Plain),
-    Tty(tty::Tty),
+    Tty(Box<tty::Tty>),
     Quiet,
     RawJson(rawjson::RawJson),
 }
@@ -143,7 +143,7 @@ impl Display {
         let writer = Box::new(std::io::stderr());
         let form = match progress {
             Progress::Plain => Form::Plain(plain::Plain::new(writer, clock, style)),
-            Progress::Tty => Form::Tty(tty::Tty::new(style)),
+            Progress::Tty => Form::Tty(Box::new(tty::Tty::new(style))),
             Progress::Quiet => Form::Quiet,
             Progress::RawJson => Form::RawJson(rawjson::RawJson::new(writer, clock)),
         };

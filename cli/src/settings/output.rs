@@ -55,13 +55,11 @@ impl Output {
 
     fn reads(value: &str, environment: &Environment) -> Result<Self, UsageError> {
         let fields = csv::fields(FLAG, value)?;
-        if let ([one], false) = (fields.as_slice(), value.starts_with("type=")) {
-            if one == value {
-                return Ok(match value {
-                    "-" => Self::of(OutputKind::Tar, Some(Destination::Stdout)),
-                    _ => Self::of(OutputKind::Local, Some(Destination::Path(absolute(value.as_ref(), environment)))),
-                });
-            }
+        if fields == [value] && !value.starts_with("type=") {
+            return Ok(match value {
+                "-" => Self::of(OutputKind::Tar, Some(Destination::Stdout)),
+                _ => Self::of(OutputKind::Local, Some(Destination::Path(absolute(value.as_ref(), environment)))),
+            });
         }
         let mut attributes: BTreeMap<_, _> = csv::pairs(FLAG, value)?.into_iter().collect();
         let name = attributes.remove("type").ok_or_else(|| {
