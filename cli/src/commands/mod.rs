@@ -2,10 +2,12 @@
 
 mod client;
 mod completions;
+mod doctor;
 mod history;
 mod images;
 mod inspect;
 mod man;
+mod namespace;
 mod push;
 mod rmi;
 mod stored;
@@ -42,7 +44,8 @@ pub(crate) fn dispatch(cli: &Cli, environment: &Environment) -> Result<u8, Failu
         Command::History(args) => history::run(args, &global()?, environment)?,
         Command::Completions(args) => completions::run(args)?,
         Command::Man(args) => man::run(args)?,
-        Command::Run(_) | Command::Doctor(_) => {
+        Command::Doctor(args) => return doctor::run(args, &global()?, environment),
+        Command::Run(_) => {
             return Err(Failure::new(Kind::Internal, "this command waits for its part of the core"));
         }
     }
