@@ -91,7 +91,7 @@ pub fn write_archive(
         tar.append(&header(folder, 0, modified)?, io::empty()).map_err(failed)?;
     }
     for (hex, blob) in &contents.blobs {
-        let reader = store.open_blob(blob).map_err(ImageError::store("open a blob"))?;
+        let reader = store.open_checked_blob(blob).map_err(ImageError::store("open a blob"))?;
         let mut reader = Tracked { inner: reader, failed: false };
         let header = header(&format!("blobs/sha256/{hex}"), blob.size, modified)?;
         tar.append(&header, &mut reader).map_err(|source| match reader.failed {

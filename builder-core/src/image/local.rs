@@ -112,7 +112,7 @@ fn fill_folder<'a>(
     options: LocalOptions,
 ) -> Result<Vec<TreePath>, Failure<'a>> {
     let failure = |action, source| Failure { action, entry: path, source };
-    let folder = open_folder(top, path).map_err(|source| failure("open the folder", source))?;
+    let folder = make_folders(top, path).map_err(|source| failure("open the folder", source))?;
     if options.mode == LocalMode::Delete {
         let names = entries.iter().filter_map(|change| change.entry.path.file_name()).collect();
         remove_others(&folder, &names).map_err(|source| failure("clean the folder", source))?;
@@ -285,6 +285,22 @@ fn remove_others(folder: &OwnedFd, names: &std::collections::BTreeSet<&[u8]>) ->
         }
     }
     others.iter().try_for_each(|name| remove(folder, name))
+}
+
+/// As [`open_folder`], but makes folders that the tree uses without having entries for them.
+fn make_folders(top: &OwnedFd, path: &TreePath) -> io::Result<OwnedFd> {
+    match open_folder(top, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    for ancestor in path.ancestors().chain([path.clone()]) {
+        let parent = open_folder(top, &ancestor.parent().unwrap_or_default())?;
+        match rustix::fs::mkdirat(&parent, ancestor.file_name().unwrap_or_default(), Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    open_folder(top, path)
 }
 
 /// Opens a folder of the target one component at a time, so that no link is followed.

@@ -38,6 +38,8 @@ mod file;
 mod layer;
 mod lock;
 mod mounts;
+#[cfg(test)]
+mod process_tests;
 mod prune;
 mod record;
 mod tags;

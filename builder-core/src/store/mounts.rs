@@ -98,6 +98,7 @@ impl Store {
         let folder = self.path("mounts").join(id);
         let path = folder.join(number.to_string());
         if path.is_dir() {
+            file::touch(&folder);
             return Ok(path);
         }
         file::create_dir(&folder)?;

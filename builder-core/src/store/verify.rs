@@ -48,6 +48,7 @@ pub struct VerifiedReader<R> {
     digest: Digest,
     size: u64,
     read: u64,
+    ended: bool,
     quarantine: Option<PathBuf>,
 }
 
@@ -61,8 +62,15 @@ impl<R: Read> VerifiedReader<R> {
             digest: descriptor.digest,
             size: descriptor.size,
             read: 0,
+            ended: false,
             quarantine: None,
         }
+    }
+
+    /// Checks the size only, for bytes whose digest this process checked before.
+    pub(super) fn without_hashing(mut self) -> Self {
+        self.hasher = None;
+        self
     }
 
     /// Removes the file when its bytes turn out to be wrong, so that it is made again.
@@ -80,23 +88,45 @@ impl<R: Read> VerifiedReader<R> {
     }
 
     fn fail(&mut self, error: VerifyError) -> io::Error {
+        self.discard();
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    }
+
+    fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.inner.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The disk lost the bytes, so the file is of no more use than one of other bytes.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                    self.discard();
+                    return Err(error);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn discard(&mut self) {
         if let Some(path) = self.quarantine.take() {
             let _ = super::file::remove(&path);
         }
-        io::Error::new(io::ErrorKind::InvalidData, error)
     }
 
     /// Called when all bytes that should be there were read.
     fn check_end(&mut self) -> io::Result<()> {
-        let Some(hasher) = self.hasher.take() else { return Ok(()) };
-        let found = hasher.finish();
-        if found != self.digest {
+        if self.ended {
+            return Ok(());
+        }
+        if let Some(found) = self.hasher.take().map(Hasher::finish)
+            && found != self.digest
+        {
             return Err(self.fail(VerifyError::Digest { expected: self.digest, found }));
         }
         let mut beyond = [0];
-        if read_some(&mut self.inner, &mut beyond)? != 0 {
+        if self.read_some(&mut beyond)? != 0 {
             return Err(self.fail(VerifyError::TooLong { expected: self.digest, size: self.size }));
         }
+        self.ended = true;
         Ok(())
     }
 }
@@ -111,7 +141,7 @@ impl<R: Read> Read for VerifiedReader<R> {
         if most == 0 {
             return Ok(0);
         }
-        let count = read_some(&mut self.inner, &mut buffer[..most])?;
+        let count = self.read_some(&mut buffer[..most])?;
         if count == 0 {
             let error = VerifyError::TooShort { expected: self.digest, size: self.size, found: self.read };
             return Err(self.fail(error));
@@ -124,15 +154,6 @@ impl<R: Read> Read for VerifiedReader<R> {
             self.check_end()?;
         }
         Ok(count)
-    }
-}
-
-fn read_some(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match reader.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
     }
 }
 

@@ -64,6 +64,8 @@ fn nothing_is_left_of_an_archive_that_failed() {
     let manifest = super::super::read_manifest(&store.read_blob(&image, 10_000).unwrap()).unwrap();
     fs::write(store.blob_path(&manifest.layers[1].digest), "sEcond layer").unwrap();
     let target = dir.path().join("out/image.tar");
+    // Another process, which did not write the blob itself.
+    let store = Store::open(store.root()).unwrap();
     let error = export_archive(&store, &image, &options(ArchiveFormat::Oci, &[]), &target).unwrap_err();
     assert!(matches!(error, ImageError::Io { action: "read", .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path().join("out")).unwrap().count(), 0);

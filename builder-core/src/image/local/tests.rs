@@ -59,6 +59,13 @@ fn puts_a_tree_into_a_folder_twice() {
 }
 
 #[test]
+fn makes_folders_that_have_no_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    put_changes(&[file("a/b/c", "x", 0o644)], dir.path(), LocalOptions::default()).unwrap();
+    assert_eq!(fs::read(dir.path().join("a/b/c")).unwrap(), b"x");
+}
+
+#[test]
 fn links_in_the_target_lead_nowhere() {
     let dir = tempfile::tempdir().unwrap();
     let (target, outside) = (dir.path().join("out"), dir.path().join("outside"));
