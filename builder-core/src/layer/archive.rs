@@ -7,8 +7,9 @@ use tar::EntryType;
 
 use super::border::{BIG_FILE, LARGEST, ends_before};
 use super::header::{LARGEST_DEVICE, Member, pad, write_end, write_header};
+use super::pax::is_kept;
 use super::{LayerError, OPAQUE_MARK, WHITEOUT_PREFIX};
-use crate::tree::{Change, Content, ContentDigest, Metadata, Node, Tree, TreeEntry, TreePath};
+use crate::tree::{Change, Content, ContentDigest, Entry, Metadata, Node, Tree, TreeEntry, TreePath};
 
 /// Writes the archive of sorted changes; `chunk` takes each full chunk and gives back an empty buffer.
 pub(super) fn write_archive(
@@ -25,7 +26,7 @@ pub(super) fn write_archive(
         }
         previous = Some(path);
         let digest = archive.write(change)?;
-        entries.push(TreeEntry { entry: change.entry.clone(), digest });
+        entries.push(TreeEntry { entry: recorded(&change.entry), digest });
     }
     write_end(&mut archive.buffer);
     (archive.chunk)(archive.buffer)?;
@@ -131,6 +132,17 @@ impl Archive<'_> {
     }
 }
 
+/// An entry as a reader of the layer would find it: times are whole seconds, and marks have no metadata.
+fn recorded(entry: &Entry) -> Entry {
+    let mut entry = entry.clone();
+    entry.metadata.modified.nanoseconds = 0;
+    entry.metadata.xattrs.retain(|name, _| is_kept(name));
+    if matches!(entry.node, Node::Whiteout | Node::HardLink { .. }) {
+        entry.metadata = Metadata::default();
+    }
+    entry
+}
+
 /// The owner, mode and time of the file that a hard link names: readers may apply them once more for the link.
 fn metadata_of<'a>(changes: &'a [Change], path: &TreePath, target: &TreePath) -> Result<&'a Metadata, LayerError> {
     let found = changes.binary_search_by(|change| change.entry.path.cmp(target)).ok();
@@ -221,8 +233,8 @@ fn check(change: &Change) -> Result<(), LayerError> {
     if entry.path.is_root() && !entry.node.is_directory() {
         return error("the root must be a directory");
     }
-    if entry.metadata.xattrs.keys().any(|name| name.is_empty() || name.contains(&b'=') || name.contains(&0)) {
-        return error("it has an attribute whose name is empty or holds `=`");
+    if entry.metadata.xattrs.keys().any(|name| name.contains(&b'=') || name.contains(&0)) {
+        return error("it has an extended attribute whose name holds `=`");
     }
     match &entry.node {
         Node::CharDevice { major: 0, minor: 0 } => error("a character device 0:0 marks a removed file for overlayfs"),

@@ -1,12 +1,13 @@
 //! The header of one tar member: a ustar block, with PAX records before it where ustar can't say it.
 //!
-//! Records come in the order `path`, `linkpath`, `size`, `uid`, `gid`, `mtime`, then `SCHILY.xattr.*` by name. Times are
+//! Records come in the order `path`, `linkpath`, `size`, `uid`, `gid`, `mtime`, then `SCHILY.xattr.*` by name, of the attributes that a layer may carry. Times are
 //! whole seconds, rounded down (as Go's writer does it for layers); there are no user and group names.
 
 use std::io::Write as _;
 
 use tar::{EntryType, Header};
 
+use super::pax::is_kept;
 use crate::tree::Metadata;
 
 const BLOCK: usize = 512;
@@ -63,7 +64,7 @@ pub(super) fn write_header(out: &mut Vec<u8>, member: &Member<'_>) {
     if seconds.is_none() {
         record(&mut records, b"mtime", modified.seconds.to_string().as_bytes());
     }
-    for (name, value) in xattrs {
+    for (name, value) in xattrs.iter().filter(|(name, _)| is_kept(name)) {
         record(&mut records, &[b"SCHILY.xattr.", name.as_slice()].concat(), value);
     }
     let (major, minor) = member.device.unwrap_or_default();

@@ -14,16 +14,27 @@
 //! OCI image spec, "Image Layer Filesystem Changeset".
 
 mod archive;
+mod blob;
 mod border;
 mod compression;
+mod disk;
 mod encode;
 mod error;
 mod header;
+mod limits;
+mod member;
+mod pax;
 mod pipeline;
+mod read;
+mod state;
+mod unpack;
 
 pub use compression::{Compression, CompressionError};
 pub use encode::{ENCODER_VERSION, EncodeOptions, EncodedLayer, encode, encode_with};
 pub use error::LayerError;
+pub use limits::Limits;
+pub use read::{ReadLayer, read_layer};
+pub use unpack::unpack_changes;
 
 /// What the name of a whiteout begins with (OCI image spec, "Whiteouts").
 pub const WHITEOUT_PREFIX: &[u8] = b".wh.";

@@ -111,7 +111,7 @@ fn topmost_directory_gives_the_metadata() {
         item
     };
     let lower = with_mode(directory("d"), 0o700);
-    let tree = merged(&[&[lower.clone()], &[with_mode(directory("d"), 0o711)]]);
+    let tree = merged(&[std::slice::from_ref(&lower), &[with_mode(directory("d"), 0o711)]]);
     assert_eq!(tree.get(&TreePath::clean(b"d")).unwrap().unwrap().metadata.mode, 0o711);
     let tree = merged(&[&[lower], &[file("d/x", "")]]);
     assert_eq!(tree.get(&TreePath::clean(b"d")).unwrap().unwrap().metadata.mode, 0o700);
