@@ -28,8 +28,8 @@ impl Root {
         }
         fs::create_dir(folder.path().join("upper")).expect("the upper folder");
         fs::copy("/bin/busybox", lower.join("bin/busybox")).expect("a static busybox");
-        for name in ["sh", "true", "cat", "ls", "id", "sleep", "grep", "find", "touch", "mount", "env", "kill", "stat"]
-        {
+        // Without /proc, the shell finds its own commands only in the PATH.
+        for name in ["sh", "true", "cat", "ls", "sleep", "touch", "setsid"] {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(name)).expect("applets");
         }
         fs::write(lower.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").expect("users");
