@@ -19,4 +19,4 @@ pub use guard::{Reach, Unreachable};
 pub use options::{Cancelled, Proxies, TransportOptions};
 pub(crate) use retry::{Passing, Retry, retry_after};
 pub use url::{Origin, Scheme, Url, UrlError};
-pub(crate) use url::{percent_encoded, redacted};
+pub(crate) use url::{percent_decoded, percent_encoded, redacted};
