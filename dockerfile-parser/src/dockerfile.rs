@@ -81,6 +81,8 @@ pub struct Node {
     pub span: Span,
     /// Its lines, heredocs included.
     pub lines: LineRange,
+    /// Its lines without heredocs.
+    pub own_lines: LineRange,
     /// Its text with continuation lines joined, without heredocs.
     pub text: String,
     /// The flags as written, quotes taken off.

@@ -14,7 +14,7 @@
 //!
 //! [`parse`] never fails: what is wrong is in the [`Diagnostics`], and everything else is there. Words are kept as
 //! written; [`word`] expands them, and [`mount`], [`chmod`], [`port`], [`signal`] and [`duration`] read what they
-//! become. The behaviour is BuildKit 0.32's; where a rule is
+//! become. [`lint::lint`] looks for mistakes that are no errors. The behaviour is BuildKit 0.32's; where a rule is
 //! surprising, the item says so.
 //!
 //! The crate is pure: no input or output, no environment, no clock.
@@ -31,6 +31,7 @@ pub mod history;
 pub mod instruction;
 mod json;
 mod lexer;
+pub mod lint;
 pub mod mount;
 mod parse;
 pub mod port;

@@ -62,6 +62,7 @@ fn parse_node(lexer: &mut Lexer<'_>, line: LogicalLine, escape: char, diagnostic
         keyword: parts.keyword,
         span,
         lines,
+        own_lines: line.lines,
         flags: parts.flags,
         heredocs,
         empty_continuation: line.empty_continuation,
