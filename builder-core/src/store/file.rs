@@ -10,7 +10,7 @@ use super::{Store, StoreError};
 /// Whether a file must be on disk before its write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// The file is flushed, and so is the rename.
+    /// The file is flushed before it is renamed, so a power failure leaves the old or the new one.
     Flushed,
     /// The kernel writes it when it likes; a reader notices a torn file.
     Checked,
@@ -32,10 +32,6 @@ impl Store {
         if let Err(error) = placed {
             let _ = fs::remove_file(&temp);
             return Err(error);
-        }
-        if durability == Durability::Flushed {
-            let folder = path.parent().unwrap_or(path);
-            File::open(folder).and_then(|f| f.sync_all()).map_err(StoreError::io("flush", folder))?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::oci::{Descriptor, DiffId};
 
 use super::file::{self, Durability};
-use super::lock::{Lock, open_lock_file, try_exclusive};
+use super::lock::Lock;
 use super::record::read_record;
 use super::{Store, StoreError, TempDir};
 
@@ -76,29 +76,26 @@ impl Store {
     /// When the folder can't be moved.
     pub fn adopt_unpacked(&self, diff_id: DiffId, dir: &Path) -> Result<PathBuf, StoreError> {
         let layer = Layer { store: self.clone(), diff_id };
-        self.layer_dir(diff_id)?;
-        let (target, mark) = (layer.dir().join("fs"), layer.dir().join("unpacked"));
-        if layer.fs_path().is_none() && target.exists() {
+        let target = self.layer_dir(diff_id)?.join("fs");
+        let old = self.temp_dir("old")?;
+        let lock = self.lock("adopt")?;
+        let adopted = layer.fs_path().is_none();
+        if adopted {
             // Left by an earlier boot or by a prune that was stopped; nobody uses it, or it would count.
-            let old = self.temp_dir("old")?;
             match fs::rename(&target, old.path().join("fs")) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StoreError::io("move away", &target)(error));
                 }
                 _ => {}
             }
-        }
-        if layer.fs_path().is_none() {
             // The mark comes first: a folder never stands without knowing which boot wrote it.
-            self.write_file(&mark, &[boot_id().as_bytes()], Durability::Checked)?;
-            let flags = rustix::fs::RenameFlags::NOREPLACE;
-            match rustix::fs::renameat_with(rustix::fs::CWD, dir, rustix::fs::CWD, &target, flags) {
-                Ok(()) => return Ok(target),
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(errno) => return Err(StoreError::errno("put in place", &target)(errno)),
-            }
+            self.write_file(&layer.dir().join("unpacked"), &[boot_id().as_bytes()], Durability::Checked)?;
+            fs::rename(dir, &target).map_err(StoreError::io("put in place", &target))?;
         }
-        super::delete::remove_path(dir).map_err(StoreError::io("remove", dir))?;
+        drop(lock);
+        if !adopted {
+            super::delete::remove_path(dir).map_err(StoreError::io("remove", dir))?;
+        }
         Ok(target)
     }
 
@@ -115,8 +112,7 @@ impl Store {
     /// # Errors
     /// When the lock can't be taken.
     pub fn try_lock_layer(&self, diff_id: DiffId) -> Result<Option<Lock>, StoreError> {
-        let path = self.path("locks").join(layer_lock_name(diff_id));
-        try_exclusive(open_lock_file(&path)?, &path)
+        self.try_lock(&layer_lock_name(diff_id))
     }
 
     /// The known compressed forms of a layer whose blobs are in the store.

@@ -17,8 +17,8 @@
 //! ```
 //!
 //! Any number of processes share a store without a daemon. Every object is written under `tmp/` and renamed into
-//! place, so that a reader sees all of it or nothing; only the index, a layer's list of blobs, cache mounts and pruning
-//! need locks, and a killed process leaves none behind.
+//! place, so that a reader sees all of it or nothing; only the index, a layer's list of blobs, moving a layer into place,
+//! cache mounts and pruning need locks, and a killed process leaves none behind.
 //!
 //! # What survives a power failure
 //!
@@ -26,7 +26,7 @@
 //! counts as absent. So none of them is flushed to disk: a torn object costs doing its step again. An unpacked layer
 //! can't be checked cheaply; it counts only within the boot of the machine that wrote it, or after
 //! [`Store::settle`] flushed the file system. The index alone is flushed at every change, because nothing could
-//! make it again.
+//! make it again: after a power failure it is the old or the new one.
 //!
 //! There is no database, no reference count and no list of objects: what exists is what the folders hold.
 
@@ -137,7 +137,8 @@ impl Store {
 
     fn initialise(&self) -> Result<(), StoreError> {
         let version = self.path("version");
-        if let Some(text) = file::read(&version, 4096)? {
+        // An empty one was torn by a power failure.
+        if let Some(text) = file::read(&version, 4096)?.filter(|text| !text.is_empty()) {
             return check_version(&version, &text);
         }
         for folder in FOLDERS {
@@ -145,8 +146,8 @@ impl Store {
         }
         let index = serde_json::to_vec(&tags::empty_index()).expect("a JSON value can always be written");
         for (name, bytes) in [("oci-layout", LAYOUT_FILE.as_bytes()), ("index.json", &index)] {
-            if file::read(&self.path(name), u64::MAX)?.is_none() {
-                self.write_file(&self.path(name), &[bytes], file::Durability::Flushed)?;
+            if file::read(&self.path(name), u64::MAX)?.is_none_or(|old| old.is_empty()) {
+                self.write_file(&self.path(name), &[bytes], file::Durability::Checked)?;
             }
         }
         for name in ["index", "lease", "temp", "layer-blobs"] {
@@ -154,7 +155,7 @@ impl Store {
         }
         // Written last: a store without it is made again from the start, which is harmless.
         let text = format!("{FORMAT_VERSION}\n");
-        self.write_file(&version, &[text.as_bytes()], file::Durability::Flushed)
+        self.write_file(&version, &[text.as_bytes()], file::Durability::Checked)
     }
 
     /// Remembers that this process wrote or checked a blob, so that it need not be read only to check it.
@@ -235,7 +236,9 @@ mod tests {
         let root = dir.path().join("store");
         std::fs::create_dir_all(root.join("blobs/sha256")).unwrap();
         std::fs::write(root.join("oci-layout"), LAYOUT_FILE).unwrap();
+        std::fs::write(root.join("version"), "").unwrap();
         Store::open(&root).unwrap();
+        assert_eq!(std::fs::read(root.join("version")).unwrap(), b"1\n");
         assert!(root.join("version").is_file() && root.join("index.json").is_file());
     }
 }

@@ -158,3 +158,53 @@ fn other_tools_read_archives_and_the_store() {
         }
     }
 }
+
+#[test]
+fn other_tools_read_the_layers_of_archives() {
+    use crate::image::{AssembleOptions, assemble};
+    use crate::layer::{Compression, encode};
+    use crate::oci::ImageConfig;
+    use crate::tree::{Change, Content, Entry, Metadata, Node, TreePath};
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let entry = Entry {
+        path: TreePath::clean(b"file"),
+        node: Node::File { size: 4 },
+        metadata: Metadata { mode: 0o644, ..Metadata::default() },
+    };
+    let change = Change { entry, content: Content::Bytes(b"text"[..].into()) };
+    let mut writer = store.hashed_blob_writer().unwrap();
+    let encoded = encode(&[change], Compression::Gzip { level: 6 }, &mut writer).unwrap();
+    let layer = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).unwrap();
+    let mut config = ImageConfig::empty(&Platform::new("linux", "amd64", ""));
+    config.rootfs.diff_ids.push(encoded.diff_id);
+    for media_types in [MediaTypes::Oci, MediaTypes::Docker] {
+        let options = AssembleOptions { media_types, ..AssembleOptions::default() };
+        let image = assemble(&store, &config, std::slice::from_ref(&layer), &options).unwrap();
+        let archive = dir.path().join(format!("{media_types:?}.tar"));
+        let names = self::options(ArchiveFormat::Docker, &["docker.io/library/app:v1"]);
+        export_archive(&store, &image, &names, &archive).unwrap();
+        store.tag("docker.io/library/app:v1", &image).unwrap();
+        let (archive, root) = (archive.display(), store.root().display());
+        let sources = [
+            format!("docker-archive:{archive}:app:v1"),
+            format!("oci-archive:{archive}:v1"),
+            format!("oci:{root}:docker.io/library/app:v1"),
+        ];
+        // Such tools look for OCI's media types in a layout.
+        let readable = if media_types == MediaTypes::Oci { sources.len() } else { 1 };
+        for (number, source) in sources[..readable].iter().enumerate() {
+            let copy = dir.path().join(format!("{media_types:?}-{number}"));
+            let target = format!("oci:{}:copy", copy.display());
+            let arguments = ["--insecure-policy", "copy", "--quiet", source, &target];
+            if run("skopeo", &arguments).is_none() {
+                continue;
+            }
+            let copied = crate::image::LayoutSource::open(&copy).unwrap();
+            let platform = Platform::new("linux", "amd64", "");
+            let copied = copied.image(&crate::image::LayoutImage::Default, &platform).unwrap();
+            assert_eq!(copied.config.rootfs.diff_ids, [encoded.diff_id], "{source}");
+        }
+    }
+}
