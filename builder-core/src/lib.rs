@@ -17,6 +17,7 @@
 
 pub mod cache;
 pub mod context;
+pub mod error;
 pub mod exec;
 pub mod image;
 pub mod layer;

@@ -1,1 +1,13 @@
-//! Step keys and step records: what was done, and under which inputs.
+//! Step keys and step records: what was done, under which inputs.
+//!
+//! A key is the BLAKE3 digest of a canonical *pre-image*: every input of a step as a named line. The pre-image is
+//! stored with the result, so a miss can name the very input that changed. Proxy variables, the values of secrets
+//! and what cache mounts hold are in no key.
+
+mod explain;
+mod key;
+mod record;
+
+pub use explain::explain_miss;
+pub use key::{PreImage, StepKey};
+pub use record::StepRecord;

@@ -1,1 +1,37 @@
 //! Runs a plan: the only module that orchestrates.
+//!
+//! ```text
+//! build      the whole of it: read, plan, run, finish
+//! bases      images and named contexts that stages start from
+//! scheduler  who waits for whom
+//! stage      one stage, step by step: key, look up, do, record
+//! copy run   what a step does
+//! layers     every layer that the build works with, in the form that is needed
+//! finish     configuration, manifest, names, outputs, push
+//! ```
+
+mod bases;
+mod build;
+mod ca;
+mod chroot;
+mod context;
+mod copy;
+mod finish;
+mod host_files;
+mod layers;
+mod materialize;
+mod mounts;
+mod options;
+mod run;
+mod run_image;
+mod scheduler;
+mod ssh_agent;
+mod stage;
+
+pub use build::{BuildResult, BuiltImage, build};
+pub use host_files::{ExtraHost, ExtraHostError};
+pub use options::{
+    BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, Isolation, NamedContext, NoCache, Output,
+    OutputKind, Secret, SshSource,
+};
+pub use run_image::{RunImageOptions, RunningImage, run_image};

@@ -89,6 +89,22 @@ impl Store {
         Ok(Some(CacheMount { path: self.cache_mount_dir(id, 0, fill)?, _lock: lock }))
     }
 
+    /// Removes the folders of a cache, so that its next use begins with an empty one. Waits for those who use it.
+    ///
+    /// # Errors
+    /// When `id` can't be a file name, or a folder can't be locked or removed.
+    pub fn remove_cache_mount(&self, id: &str) -> Result<(), StoreError> {
+        let id = file::name("cache mount", id)?;
+        let _lock = self.lock(&format!("mount-{id}-0"))?;
+        let folder = self.path("mounts").join(id);
+        let temp = self.temp_dir("removed")?;
+        match fs::rename(&folder, temp.path().join("cache")) {
+            Ok(()) => temp.close(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io("remove", &folder)(error)),
+        }
+    }
+
     fn cache_mount_dir(
         &self,
         id: &str,

@@ -1,0 +1,76 @@
+//! RUN without namespaces (`--isolation=chroot`): a private copy of the whole tree, `chroot`, and a comparison.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::mounts::Mounted;
+use super::run::execute;
+use super::stage::{Made, StageRun};
+use crate::error::{BuildError, During};
+use crate::layer;
+use crate::plan::Run;
+use crate::progress::StepId;
+use crate::snapshot::FullCopy;
+use crate::sys::sandbox::{Isolation, MountSource, NetworkMode, Process, RootMount, SandboxSpec};
+use crate::tree::{FollowLast, MergedTree, User, resolve};
+
+/// Runs a command in a copy of the tree.
+///
+/// What would be mounted is put into the copy instead and is left out of the comparison.
+pub(crate) fn run(
+    stage: &StageRun<'_, '_>,
+    run: &Run,
+    id: StepId,
+    below: &MergedTree,
+    user: &User,
+    environment: &[(String, String)],
+    mounted: Mounted,
+    work: &Path,
+) -> Result<Made, BuildError> {
+    let action = || "prepare the command".to_owned();
+    let root = work.join("root");
+    let copy = FullCopy::create(below, &root).during(action)?;
+    let directory = resolve(below, run.working_dir.as_bytes(), FollowLast::Yes).during(action)?;
+    let made = super::materialize::make_directories(below, &directory, (0, 0), Default::default()).during(action)?;
+    layer::unpack_changes(&made, &root).during(action)?;
+    copy.add_mount_points(&mounted.layer).during(action)?;
+    for mount in &mounted.mounts {
+        put_in_place(&root, mount).during(|| format!("put `{}` in place", mount.target))?;
+    }
+    let process = Process {
+        arguments: run.argv.iter().map(OsString::from).collect(),
+        environment: environment.iter().map(|(name, value)| OsString::from(format!("{name}={value}"))).collect(),
+        working_directory: OsString::from(&run.working_dir),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups.clone(),
+    };
+    let mut spec = SandboxSpec::new(RootMount::Directory(root.clone()), process);
+    spec.isolation = Isolation::Chroot;
+    spec.network = NetworkMode::Host;
+    execute(stage.build, id, spec)?;
+    let changes = copy.changes(below, &mounted.layer.own).during(|| "read what the command changed".to_owned())?;
+    drop(mounted.keep);
+    stage.store_changes(changes, None)
+}
+
+/// Puts what a mount would show into the copy.
+fn put_in_place(root: &Path, mount: &crate::sys::sandbox::Mount) -> std::io::Result<()> {
+    let target = root.join(mount.target.as_path());
+    match &mount.source {
+        MountSource::SecretFile { bytes, mode, uid, gid } => {
+            std::fs::write(&target, bytes)?;
+            super::materialize::set_file_metadata(&target, *mode, *uid, *gid)
+        }
+        MountSource::Tmpfs { files, .. } => {
+            std::fs::create_dir_all(&target)?;
+            for file in files {
+                let path = target.join(file.name.to_string_lossy().as_ref());
+                std::fs::write(&path, &file.bytes)?;
+                super::materialize::set_file_metadata(&path, file.mode, file.uid, file.gid)?;
+            }
+            Ok(())
+        }
+        _ => Err(std::io::Error::other("mounts of folders need namespaces: leave --isolation=chroot out")),
+    }
+}

@@ -1,0 +1,316 @@
+//! COPY, ADD and WORKDIR.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::bases::Resolved;
+use super::build::StageKey;
+use super::stage::{Made, StageRun};
+use crate::cache::PreImage;
+use crate::context::{
+    ContextDir, CopyError, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection, StatCache,
+    explain_missing, place, select,
+};
+use crate::error::{BuildError, During, ErrorKind};
+use crate::plan::{Add, Copy, CopySource, Source, Step};
+use crate::progress::{Event, Warning};
+use crate::remote;
+use crate::store::TempDir;
+use crate::tree::{FollowLast, Timestamp, TreePath, TreeView, lookup_chown, resolve};
+
+/// The modification time of files made from heredocs and of directories made on the way, where no epoch is given:
+/// always the same, so that the same instruction gives the same layer.
+const MADE_TIME: Timestamp = Timestamp::from_seconds(0);
+
+/// What a COPY copies, read and hashed.
+pub(crate) struct PreparedCopy {
+    selection: Selection,
+    /// Keeps downloads until they are copied.
+    _folders: Vec<TempDir>,
+}
+
+impl PreparedCopy {
+    pub(crate) fn describe(&self) -> BTreeMap<String, String> {
+        self.selection.describe()
+    }
+}
+
+impl StageRun<'_, '_> {
+    pub(crate) fn prepare_copy(&self, copy: &Copy, inputs: &mut PreImage) -> Result<PreparedCopy, BuildError> {
+        inputs.add("destination", &copy.destination);
+        inputs.add("working directory", &copy.working_dir);
+        inputs.add("--chown", copy.chown.clone().unwrap_or_default());
+        inputs.add("--chmod", copy.chmod_text.clone().unwrap_or_default());
+        inputs.add("--link", copy.link.to_string());
+        inputs.add("--parents", copy.parents.to_string());
+        inputs.add("--exclude", copy.excludes.join("\n"));
+        self.add_epoch(inputs);
+        let mut selection = Selection::default();
+        let mut folders = Vec::new();
+        for source in &copy.sources {
+            let part = match source {
+                CopySource::Path(path) => {
+                    inputs.add("source", path);
+                    let view = self.source_view(&copy.from)?;
+                    self.select_paths(&*view, copy, path)?
+                }
+                CopySource::Heredoc { name, body } => {
+                    inputs.add(format!("heredoc {name}"), body.to_string());
+                    self.select_heredoc(name, body)?
+                }
+                CopySource::Remote(address) => {
+                    inputs.add("source", super::context::shown(address));
+                    let add = copy.add.as_ref().expect("only ADD has remote sources");
+                    let (part, folder) = self.select_remote(add, address, copy)?;
+                    folders.push(folder);
+                    part
+                }
+            };
+            selection.append(part);
+        }
+        if let Some(add) = &copy.add {
+            inputs.add("--unpack", format!("{:?}", add.unpack));
+        }
+        inputs.add("files", selection.digest().to_hex().to_string());
+        Ok(PreparedCopy { selection, _folders: folders })
+    }
+
+    fn select_paths(&self, view: &dyn TreeView, copy: &Copy, path: &str) -> Result<Selection, BuildError> {
+        let options = SelectOptions {
+            sources: vec![path.as_bytes().to_vec()],
+            wildcards: true,
+            parents: copy.parents,
+            excludes: copy.excludes.clone(),
+            unpack: copy.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true)),
+        };
+        select(view, &options).map_err(|error| self.explain(error, view, copy, path))
+    }
+
+    /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
+    fn explain(&self, error: CopyError, view: &dyn TreeView, copy: &Copy, path: &str) -> BuildError {
+        let from_context = matches!(copy.from, Source::Context);
+        let missing = matches!(error, CopyError::SourceNotFound { .. });
+        let place = match &copy.from {
+            Source::Context => "the build context".to_owned(),
+            Source::Stage(index) => format!("the stage `{}`", self.build.stage_name(self.key.platform, *index)),
+            Source::Named(name) => format!("the build context `{name}`"),
+            Source::Image { reference, .. } => format!("the image `{reference}`"),
+            Source::Scratch => "the empty image".to_owned(),
+        };
+        let failed = BuildError::failed(format!("copy `{path}` from {place}"), error);
+        if !missing {
+            return failed;
+        }
+        let folder = self.build.context_folder().filter(|_| from_context);
+        let hint = explain_missing(view, folder.map(|(folder, _)| &**folder), path.as_bytes());
+        let mut help = String::new();
+        if let (Some((line, pattern)), Some((_, file))) = (&hint.ignored_by, folder) {
+            help = format!("it is excluded by {file}:{line} (`{pattern}`)");
+        } else if let Some(similar) = hint.similar.first() {
+            help = format!("did you mean `{similar}`?");
+        }
+        failed.with_help(help)
+    }
+
+    fn select_heredoc(&self, name: &str, body: &Arc<str>) -> Result<Selection, BuildError> {
+        let mut tree = MemoryTree::new();
+        let path = TreePath::clean(name.as_bytes());
+        tree.add_file(&path, body.as_bytes(), 0o644, self.made_time());
+        let options = SelectOptions { sources: vec![path.as_bytes().to_vec()], ..SelectOptions::default() };
+        select(&tree, &options).during(|| format!("copy the heredoc `{name}`"))
+    }
+
+    fn select_remote(&self, add: &Add, address: &str, copy: &Copy) -> Result<(Selection, TempDir), BuildError> {
+        let action = || format!("add `{}`", super::context::shown(address));
+        let store = self.build.layers.store();
+        let folder = store.temp_dir("add").during(action)?;
+        let fetcher = self.build.fetcher();
+        let options = |unpack| SelectOptions { excludes: copy.excludes.clone(), unpack, ..SelectOptions::default() };
+        match remote::classify(address, remote::Place::Add).during(action)? {
+            remote::RemoteSource::Git(source) => {
+                let source = with_add_options(source, add)?;
+                let target = folder.path().join("checkout");
+                remote::checkout(&source, &target, &fetcher.git_options()).during(action)?;
+                let view = ContextDir::open(&target, None, StatCache::none()).during(action)?;
+                let selection =
+                    select(&view, &SelectOptions { sources: vec![b".".to_vec()], ..options(false) }).during(action)?;
+                Ok((selection, folder))
+            }
+            remote::RemoteSource::Http(url) => {
+                let checksum = add.checksum.as_deref().map(str::parse).transpose().during(action)?;
+                let downloaded = fetcher.download(&url, folder.path(), checksum).during(action)?;
+                if downloaded.name == remote::UNNAMED && copy.destination.ends_with('/') {
+                    return Err(BuildError::usage(
+                        format!("`{address}` names no file, so `{}` can't hold it", copy.destination),
+                        "give the destination a file name",
+                    ));
+                }
+                let view = downloaded_tree(&downloaded).during(action)?;
+                let sources = vec![downloaded.name.as_bytes().to_vec()];
+                let selection =
+                    select(&view, &SelectOptions { sources, ..options(add.unpack.unwrap_or(false)) }).during(action)?;
+                Ok((selection, folder))
+            }
+            remote::RemoteSource::Local => unreachable!("planning tells remote sources from paths by the same rule"),
+        }
+    }
+
+    fn made_time(&self) -> Timestamp {
+        self.build.file_epoch().map_or(MADE_TIME, Timestamp::from_seconds)
+    }
+
+    pub(crate) fn copy(&self, copy: &Copy, prepared: PreparedCopy, step: &Step) -> Result<Made, BuildError> {
+        let below: Arc<dyn TreeView> = if copy.link { Arc::new(MemoryTree::new()) } else { Arc::new(self.below()?) };
+        let owner = match &copy.chown {
+            Some(spec) => Some(self.owner(&*below, spec, step)?),
+            None => None,
+        };
+        let folder = self.build.layers.store().temp_dir("place").during(|| "make a temporary folder".to_owned())?;
+        let mode =
+            copy.chmod_text.as_deref().map(ModeChange::parse).transpose().during(|| "read --chmod".to_owned())?;
+        let options = PlaceOptions {
+            destination: copy.destination.as_bytes(),
+            working_directory: copy.working_dir.as_bytes(),
+            owner,
+            mode: mode.as_ref(),
+            link: copy.link,
+            implied_time: self.made_time(),
+            temporary_folder: folder.path(),
+        };
+        let placement =
+            place(&prepared.selection, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
+        for warning in &placement.warnings {
+            self.warn_about_placing(warning, step)?;
+        }
+        let files = prepared.describe();
+        self.store_changes(placement.changes, Some(files))
+    }
+
+    /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.
+    fn owner(&self, below: &dyn TreeView, spec: &str, step: &Step) -> Result<(u32, u32), BuildError> {
+        let owner = lookup_chown(below, spec).during(|| format!("look up the owner `{spec}`"))?;
+        for (kind, name) in [("user", &owner.unknown_user), ("group", &owner.unknown_group)] {
+            if let Some(name) = name {
+                self.warn(
+                    "unknown-chown-name",
+                    format!("the {kind} `{name}` of --chown={spec} is not in the image: root's id is used"),
+                    "make it in an earlier step, or give a number",
+                    step,
+                )?;
+            }
+        }
+        Ok((owner.uid, owner.gid))
+    }
+
+    fn warn_about_placing(&self, warning: &PlaceWarning, step: &Step) -> Result<(), BuildError> {
+        let PlaceWarning::SourceLost { destination, lost, kept, renamed } = warning;
+        let help = if *renamed {
+            "end the destination with a slash to make it a directory"
+        } else {
+            "rename one of the sources"
+        };
+        self.warn(
+            "copy-loses-files",
+            format!("`{lost}` and `{kept}` both become `{destination}`: only `{kept}` is kept"),
+            help,
+            step,
+        )
+    }
+
+    /// Warns by a named rule, or refuses where the user wants that.
+    pub(crate) fn warn(&self, rule: &str, message: String, help: &str, step: &Step) -> Result<(), BuildError> {
+        if self.build.options.strict {
+            return Err(ErrorKind::Plan {
+                message: format!("{message} ({rule})"),
+                help: help.to_owned(),
+                span: step.span.clone(),
+            }
+            .into());
+        }
+        self.build.events.event(Event::Warning(Warning {
+            rule: rule.to_owned(),
+            message,
+            help: help.to_owned(),
+            span: step.span.clone(),
+        }));
+        Ok(())
+    }
+
+    /// A tree that files are taken from.
+    pub(crate) fn source_view(&self, source: &Source) -> Result<Arc<dyn TreeView>, BuildError> {
+        match source {
+            Source::Scratch => Ok(Arc::new(MemoryTree::new())),
+            Source::Context => Ok(self.build.context_view()),
+            Source::Stage(stage) => {
+                let result = self.build.results.wait(&StageKey { platform: self.key.platform, stage: *stage })?;
+                Ok(Arc::new(self.build.layers.view(&result.stack)?))
+            }
+            Source::Named(_) | Source::Image { .. } => {
+                match self.build.bases.resolved(source).expect("planning asked for every source") {
+                    Resolved::Image(base) => Ok(Arc::new(self.build.layers.view(&base.stack)?)),
+                    Resolved::Folder(view) => Ok(view),
+                }
+            }
+        }
+    }
+
+    /// WORKDIR: makes a directory and its parents. What is there already stays as it is.
+    pub(crate) fn make_directory(&self, path: &str, owner: &str) -> Result<Made, BuildError> {
+        let below = self.below()?;
+        let action = || format!("make the working directory `{path}`");
+        let owner = if owner.is_empty() {
+            (0, 0)
+        } else {
+            lookup_chown(&below, owner).map(|o| (o.uid, o.gid)).during(action)?
+        };
+        let resolved = resolve(&below, path.as_bytes(), FollowLast::Yes).during(action)?;
+        let changes =
+            super::materialize::make_directories(&below, &resolved, owner, self.made_time()).during(action)?;
+        self.store_changes(changes, None)
+    }
+}
+
+/// Adds what ADD's flags say to a git source.
+fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::GitSource, BuildError> {
+    if let Some(keep) = add.keep_git_dir {
+        if source.keep_git_dir.is_some() {
+            return Err(BuildError::usage(
+                "the source says itself whether `.git` is kept, and so does --keep-git-dir",
+                "remove one of them",
+            ));
+        }
+        source.keep_git_dir = Some(keep);
+    }
+    if let Some(checksum) = &add.checksum {
+        if source.checksum.as_ref().is_some_and(|own| own != checksum) {
+            return Err(BuildError::usage(
+                format!("checksum mismatch: --checksum={checksum} is not the source's own checksum"),
+                "remove one of them",
+            ));
+        }
+        source.checksum = Some(checksum.clone());
+    }
+    Ok(source)
+}
+
+/// A downloaded file as a tree: mode 0600, and the time that the server gave.
+fn downloaded_tree(downloaded: &remote::Downloaded) -> std::io::Result<MemoryTree> {
+    struct Reopen(std::path::PathBuf);
+    impl crate::tree::OpenContent for Reopen {
+        fn open(&self) -> std::io::Result<std::fs::File> {
+            std::fs::File::open(&self.0)
+        }
+    }
+    // The step's temporary folder holds a second name, which stays when the download is dropped.
+    let kept = downloaded.file.path().with_extension("kept");
+    std::fs::hard_link(downloaded.file.path(), &kept)?;
+    let modified = downloaded.last_modified.map_or(MADE_TIME, Timestamp::from_seconds);
+    let mut tree = MemoryTree::new();
+    let entry = crate::tree::Entry {
+        path: TreePath::clean(downloaded.name.as_bytes()),
+        node: crate::tree::Node::File { size: downloaded.size },
+        metadata: crate::tree::Metadata { mode: 0o600, modified, ..Default::default() },
+    };
+    tree.add(entry, crate::tree::Content::Source(Arc::new(Reopen(kept))), None);
+    Ok(tree)
+}

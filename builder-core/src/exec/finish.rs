@@ -1,0 +1,182 @@
+//! The end of a build: configuration, manifest, names, outputs, push.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use super::build::{Build, BuildResult, BuiltImage, StageKey};
+use super::layers::in_parallel;
+use super::options::{Destination, Output, OutputKind};
+use super::stage::StageResult;
+use crate::error::{BuildError, During};
+use crate::image::{self, ArchiveFormat, ArchiveOptions, AssembleOptions};
+use crate::oci::{Descriptor, Digest, History, ImageConfig};
+use crate::progress::Event;
+use crate::registry::{self, BlobSource, PushOptions};
+use crate::store::Store;
+
+/// Makes images of the targets, and puts them where they were wanted.
+pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
+    let mut images = Vec::new();
+    let mut manifests = Vec::new();
+    for key in targets {
+        let result = build.stage_result(key.platform, key.stage)?;
+        let config = finished_config(build, &result);
+        let mut built = BuiltImage {
+            platform: build.platforms()[key.platform].clone(),
+            manifest: None,
+            config_digest: None,
+            config,
+        };
+        if build.makes_image() {
+            let layers = in_parallel(&result.stack, |layer| build.layers.blob(layer, build.options.compression))?;
+            let manifest = image::assemble(build.layers.store(), &built.config, &layers, &AssembleOptions::default())
+                .during(|| "put the image together".to_owned())?;
+            built.config_digest = Some(Digest::of(&built.config.to_json()));
+            built.manifest = Some(manifest.clone());
+            manifests.push(manifest);
+        }
+        images.push(built);
+    }
+    let manifest = match &manifests[..] {
+        [] => None,
+        [only] => Some(only.clone()),
+        several => Some(
+            image::assemble_index(build.layers.store(), several, &AssembleOptions::default())
+                .during(|| "put the index together".to_owned())?,
+        ),
+    };
+    if let Some(manifest) = &manifest {
+        name(build, manifest)?;
+    }
+    for output in &build.options.outputs {
+        write_output(build, output, manifest.as_ref(), targets)?;
+    }
+    if build.options.push
+        && let Some(manifest) = &manifest
+    {
+        push(build, manifest)?;
+    }
+    if let (Some(manifest), Some(config)) = (&manifest, images.first().and_then(|image| image.config_digest)) {
+        build.events.event(Event::Built { manifest: manifest.digest, config });
+    }
+    Ok(BuildResult { manifest, images })
+}
+
+/// Fills in what is known only now: layers, and the times of entries that made no layer.
+fn finished_config(build: &Build<'_>, result: &StageResult) -> ImageConfig {
+    let mut config = result.config.clone();
+    let mut last: Option<String> = None;
+    let fallback = config
+        .history
+        .iter()
+        .find_map(|entry: &History| entry.created.clone())
+        .unwrap_or_else(|| build.timestamp(build.now()));
+    let own = |entry: &History| entry.comment == crate::plan::HISTORY_COMMENT;
+    for entry in &mut config.history {
+        if entry.created.is_none() && own(entry) {
+            let time = if build.options.epoch.is_some() {
+                build.timestamp(0)
+            } else {
+                last.clone().unwrap_or_else(|| fallback.clone())
+            };
+            entry.created = Some(time);
+        }
+        if entry.created.is_some() {
+            last.clone_from(&entry.created);
+        }
+    }
+    config.created = if build.options.epoch.is_some() { Some(build.timestamp(0)) } else { last.or(config.created) };
+    config
+}
+
+fn name(build: &Build<'_>, manifest: &Descriptor) -> Result<(), BuildError> {
+    for tag in &build.options.tags {
+        build
+            .layers
+            .store()
+            .tag(&tag.to_string(), manifest)
+            .during(|| format!("name the image `{}`", tag.familiar()))?;
+    }
+    // An image without a name stays findable, and is not cleaned away, until the next build in this place.
+    if build.options.tags.is_empty() {
+        let bytes = serde_json::to_vec(manifest).expect("a descriptor has string keys only");
+        build.layers.store().write_note("unnamed", &build.identity, &bytes).during(|| "keep the image".to_owned())?;
+    }
+    Ok(())
+}
+
+fn write_output(
+    build: &Build<'_>,
+    output: &Output,
+    manifest: Option<&Descriptor>,
+    targets: &[StageKey],
+) -> Result<(), BuildError> {
+    let shown = match &output.destination {
+        Destination::Path(path) => format!("`{}`", path.display()),
+        Destination::Stdout => "standard output".to_owned(),
+    };
+    let action = || format!("write the image to {shown}");
+    let store = build.layers.store();
+    match output.kind {
+        OutputKind::OciArchive | OutputKind::DockerArchive | OutputKind::OciLayout => {
+            let manifest = manifest.expect("an image is made where one is written");
+            let format =
+                if output.kind == OutputKind::DockerArchive { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
+            let names = build.options.tags.iter().map(ToString::to_string).collect();
+            let modified_seconds = build.options.epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0);
+            let options = ArchiveOptions { format, names, modified_seconds, ..ArchiveOptions::default() };
+            match &output.destination {
+                Destination::Path(path) if output.kind == OutputKind::OciLayout => {
+                    image::export_folder(store, manifest, &options, path).during(action)
+                }
+                Destination::Path(path) => image::export_archive(store, manifest, &options, path).during(action),
+                Destination::Stdout => {
+                    image::write_archive(store, manifest, &options, &mut io::stdout().lock()).during(action)
+                }
+            }
+        }
+        OutputKind::Local | OutputKind::Tar => {
+            for key in targets {
+                let result = build.stage_result(key.platform, key.stage)?;
+                let view = build.layers.view(&result.stack)?;
+                let folder = (targets.len() > 1).then(|| build.platforms()[key.platform].to_string().replace('/', "_"));
+                write_files(output, &view, folder.as_deref()).during(action)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn write_files(output: &Output, view: &crate::tree::MergedTree, folder: Option<&str>) -> Result<(), image::ImageError> {
+    match (&output.destination, output.kind) {
+        (Destination::Path(path), OutputKind::Local) => {
+            let target = folder.map_or_else(|| path.clone(), |folder| path.join(folder));
+            image::export_local(view, &target, image::LocalOptions::default()).map(drop)
+        }
+        (Destination::Path(path), _) => image::export_rootfs_tar(view, path),
+        (Destination::Stdout, _) => image::write_rootfs_tar(view, &mut io::stdout().lock()),
+    }
+}
+
+/// Reads what is pushed out of the store.
+pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
+
+impl BlobSource for StoreBlobs<'_> {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + '_>> {
+        let reader = self.0.open_blob(descriptor).map_err(io::Error::other)?;
+        Ok(Box::new(reader))
+    }
+}
+
+fn push(build: &Build<'_>, manifest: &Descriptor) -> Result<(), BuildError> {
+    if build.options.tags.is_empty() {
+        return Err(BuildError::usage("--push needs a name for the image", "name it with -t REGISTRY/NAME:TAG"));
+    }
+    let client = build.client()?;
+    let options = PushOptions { events: Some(Arc::clone(&build.events)), ..PushOptions::default() };
+    for tag in &build.options.tags {
+        registry::push_image(&client, tag, manifest, &StoreBlobs(build.layers.store()), &options)
+            .during(|| format!("push the image to `{}`", tag.familiar()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,333 @@
+//! RUN: a command over the stage's tree.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::build::Build;
+use super::layers::lock;
+use super::mounts::MountedSource;
+use super::options::Isolation;
+use super::stage::{Made, StageRun};
+use crate::cache::PreImage;
+use crate::error::{BuildError, During, ErrorKind};
+use crate::plan::{NetworkChoice, Run};
+use crate::progress::{Event, StepId, Stream};
+use crate::sys::mount::{Overlay, WritableLayer};
+use crate::sys::sandbox::{
+    self, Exit, NetworkMode, Process, ResourceLimit, RootMount, SandboxError, SandboxSpec, SecurityMode, Stdio,
+};
+use crate::tree::{FollowLast, MergedTree, TreePath, User, lookup_user, resolve};
+
+/// How many of a command's last lines an error shows.
+const LAST_LINES: usize = 20;
+
+/// The longest line that is passed on in one piece, bytes.
+const LINE_LIMIT: usize = 64 << 10;
+
+/// A command's inputs besides the tree below.
+pub(crate) struct PreparedRun {
+    pub(crate) sources: Vec<Option<MountedSource>>,
+}
+
+impl StageRun<'_, '_> {
+    pub(crate) fn prepare_run(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
+        inputs.add("command", serde_json::to_string(&run.argv).expect("strings are JSON"));
+        for (name, value) in &run.env {
+            let kind = if self.plan.declared_args.contains_key(name) { "ARG" } else { "ENV" };
+            inputs.add(format!("{kind} {name}"), value);
+        }
+        inputs.add("working directory", &run.working_dir);
+        inputs.add("user", &run.user);
+        inputs.add("network", run.network.as_str());
+        inputs.add("security", if run.insecure { "insecure" } else { "sandbox" });
+        inputs.add("host name", &run.hostname);
+        for (name, _) in &self.build.options.extra_hosts {
+            inputs.add("extra host", name);
+        }
+        if let Some(size) = self.build.options.shm_size {
+            inputs.add("shm size", size.to_string());
+        }
+        for (name, soft, hard) in &self.build.options.ulimits {
+            inputs.add(format!("ulimit {name}"), format!("{soft}:{hard}"));
+        }
+        for (name, required) in &run.devices {
+            inputs.add(format!("device {name}"), required.to_string());
+        }
+        for (name, body) in &run.scripts {
+            inputs.add(format!("heredoc {name}"), body.to_string());
+        }
+        self.add_epoch(inputs);
+        let sources = self.prepare_mounts(run, inputs)?;
+        Ok(PreparedRun { sources })
+    }
+
+    pub(crate) fn run(&self, run: &Run, prepared: PreparedRun, id: StepId) -> Result<Made, BuildError> {
+        let build = self.build;
+        build.check_entitlements(run)?;
+        let below = self.below()?;
+        let user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user))?;
+        let work = build.layers.store().unpack_dir().during(|| "make a folder for the step".to_owned())?;
+        let mut environment = self.environment(run, &user);
+        let mounted = self.mounts(run, &prepared, &below, work.path(), &mut environment)?;
+        match build.options.isolation {
+            Isolation::Namespaces => {
+                let folders = build.layers.unpacked_stack(&self.stack)?;
+                let made = self.run_over_layers(run, id, &below, folders, &user, environment, mounted, work.path())?;
+                work.close().during(|| "remove the step's folder".to_owned())?;
+                Ok(made)
+            }
+            Isolation::Chroot => super::chroot::run(self, run, id, &below, &user, &environment, mounted, work.path()),
+        }
+    }
+
+    /// The command's environment: what the stage has set, and what everything expects to be there.
+    fn environment(&self, run: &Run, user: &User) -> Vec<(String, String)> {
+        let mut environment = run.env.clone();
+        for (name, value) in &run.proxy_env {
+            if !environment.iter().any(|(n, _)| n == name) {
+                environment.push((name.clone(), value.clone()));
+            }
+        }
+        if !environment.iter().any(|(name, _)| name == "HOME") {
+            let home =
+                user.home.as_deref().map_or_else(|| "/".to_owned(), |home| String::from_utf8_lossy(home).into_owned());
+            environment.push(("HOME".to_owned(), home));
+        }
+        environment
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that a step was prepared from")]
+    fn run_over_layers(
+        &self,
+        run: &Run,
+        id: StepId,
+        below: &MergedTree,
+        mut folders: Vec<PathBuf>,
+        user: &User,
+        environment: Vec<(String, String)>,
+        mounted: super::mounts::Mounted,
+        work: &std::path::Path,
+    ) -> Result<Made, BuildError> {
+        let action = || "prepare the command".to_owned();
+        let (upper, scratch) = (work.join("upper"), work.join("work"));
+        crate::snapshot::make_upper(&upper, below).during(action)?;
+        make_directory(&scratch).during(action)?;
+        folders.reverse();
+        if let Some(stubs) = &mounted.stub_folder {
+            folders.insert(0, stubs.clone());
+        }
+        if folders.is_empty() {
+            let empty = work.join("empty");
+            make_directory(&empty).during(action)?;
+            folders.push(empty);
+        }
+        self.make_working_directory(run, below, &upper)?;
+        let overlay = Overlay { lower: folders, writable: Some(WritableLayer { upper: upper.clone(), work: scratch }) };
+        let process = Process {
+            arguments: run.argv.iter().map(OsString::from).collect(),
+            environment: environment.iter().map(|(name, value)| OsString::from(format!("{name}={value}"))).collect(),
+            working_directory: OsString::from(&run.working_dir),
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+        };
+        let mut spec = SandboxSpec::new(RootMount::Overlay(overlay), process);
+        spec.mounts = mounted.mounts;
+        spec.network = self.network(run)?;
+        spec.security = if run.insecure { SecurityMode::Insecure } else { SecurityMode::Sandbox };
+        spec.hostname = OsString::from(&run.hostname);
+        if let Some(size) = self.build.options.shm_size {
+            spec.shm_size_bytes = size;
+        }
+        spec.limits = self.build.options.ulimits.iter().filter_map(|(n, s, h)| limit(n, *s, *h)).collect();
+        execute(self.build, id, spec)?;
+        drop(mounted.keep);
+        self.take_changes(below, &upper, &mounted.layer.own)
+    }
+
+    fn network(&self, run: &Run) -> Result<NetworkMode, BuildError> {
+        Ok(match run.network {
+            NetworkChoice::None => NetworkMode::None,
+            NetworkChoice::Host => NetworkMode::Host,
+            NetworkChoice::Default => self.build.default_network(),
+        })
+    }
+
+    /// Makes the working directory where an earlier step removed it; it then belongs to the layer.
+    fn make_working_directory(&self, run: &Run, below: &MergedTree, upper: &std::path::Path) -> Result<(), BuildError> {
+        let action = || format!("make the working directory `{}`", run.working_dir);
+        let path = resolve(below, run.working_dir.as_bytes(), FollowLast::Yes).during(action)?;
+        let time = self.build.file_epoch().map_or_else(
+            || crate::tree::Timestamp::from_seconds(self.build.now()),
+            crate::tree::Timestamp::from_seconds,
+        );
+        let changes = super::materialize::make_directories(below, &path, (0, 0), time).during(action)?;
+        if !changes.is_empty() {
+            crate::layer::unpack_changes(&changes, upper).during(action)?;
+        }
+        Ok(())
+    }
+
+    /// Turns what the command left in the upper directory into a layer, and the directory into its unpacked form.
+    fn take_changes(
+        &self,
+        below: &MergedTree,
+        upper: &std::path::Path,
+        own: &crate::snapshot::StepPaths,
+    ) -> Result<Made, BuildError> {
+        let action = || "read what the command changed".to_owned();
+        let mut changes = crate::snapshot::upper_changes(upper, below, own).during(action)?;
+        if let Some(epoch) = self.build.file_epoch() {
+            let before: Vec<_> = changes.iter().map(|c| c.entry.metadata.modified).collect();
+            crate::snapshot::clamp_times(&mut changes, epoch);
+            super::materialize::set_times(upper, &changes, &before).during(action)?;
+        }
+        let diff_id = self.build.layers.add(&changes, None)?;
+        drop(changes);
+        self.build.layers.store().adopt_unpacked(diff_id, upper).during(action)?;
+        Ok(Made { diff_id, files: None })
+    }
+}
+
+fn make_directory(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o755).create(path)
+}
+
+/// The resource limit of a name of `--ulimit`.
+fn limit(name: &str, soft: u64, hard: u64) -> Option<ResourceLimit> {
+    use crate::sys::sandbox::Resource;
+    let resource = match name {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return None,
+    };
+    Some(ResourceLimit { resource, soft: Some(soft), hard: Some(hard) })
+}
+
+/// Runs a command to its end, and passes its output on.
+pub(crate) fn execute(build: &Build<'_>, id: StepId, spec: SandboxSpec) -> Result<(), BuildError> {
+    let action = || "start the command".to_owned();
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
+    let (stdout, stdout_end) = pipe().during(action)?;
+    let (stderr, stderr_end) = pipe().during(action)?;
+    let last = Mutex::new(VecDeque::new());
+    let result = std::thread::scope(|scope| {
+        for (end, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
+            let last = &last;
+            scope.spawn(move || pass_on(build, id, end, stream, last));
+        }
+        let running = sandbox::spawn(spec, Stdio::Descriptors { stdin: None, stdout: stdout_end, stderr: stderr_end })?;
+        while !ended(running.pidfd()) {
+            if build.stop.is_cancelled() || build.cancel.is_cancelled() {
+                running.kill();
+            }
+        }
+        running.wait()
+    });
+    build.check_cancelled()?;
+    let output: Vec<String> = last.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into();
+    match result {
+        Ok(exit) if exit.success() => Ok(()),
+        Ok(exit) => {
+            let signal = match exit {
+                Exit::Signal(signal) => Some(signal),
+                Exit::Code(_) => None,
+            };
+            Err(ErrorKind::Command { code: i32::from(exit.code()), signal, output, help: advice(exit) }.into())
+        }
+        Err(error) => Err(start_failed(error, output)),
+    }
+}
+
+fn advice(exit: Exit) -> String {
+    match exit {
+        Exit::Signal(9) => "the machine may have run out of memory".to_owned(),
+        Exit::Code(127) => "a program that the command calls is not in the image".to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn start_failed(error: SandboxError, output: Vec<String>) -> BuildError {
+    match error.exit_code() {
+        Some(code) => {
+            let mut lines = output;
+            lines.push(error.to_string());
+            ErrorKind::Command {
+                code: i32::from(code),
+                signal: None,
+                output: lines,
+                help: "check the program's name and that the image has it".to_owned(),
+            }
+            .into()
+        }
+        None => BuildError::failed("run the command", error),
+    }
+}
+
+/// How often a running command looks whether the build was cancelled: nanoseconds.
+const LOOK_EVERY: i64 = 100_000_000;
+
+/// Waits a little for a process to end.
+pub(crate) fn ended(pidfd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY };
+    matches!(poll(&mut fds, Some(&timeout)), Ok(count) if count > 0)
+}
+
+/// Passes a stream on line by line until every process of the step has closed it.
+fn pass_on(build: &Build<'_>, id: StepId, end: OwnedFd, stream: Stream, last: &Mutex<VecDeque<String>>) {
+    let mut reader = BufReader::new(File::from(end));
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(LINE_LIMIT as u64).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        {
+            let mut last = lock(last);
+            if last.len() == LAST_LINES {
+                last.pop_front();
+            }
+            last.push_back(String::from_utf8_lossy(&line).into_owned());
+        }
+        build.events.event(Event::Output { step: id, stream, line: line.clone() });
+    }
+}
+
+/// The bytes of a path as the sandbox wants them.
+pub(crate) fn os_string(path: &TreePath) -> OsString {
+    let mut bytes = b"/".to_vec();
+    bytes.extend_from_slice(path.as_bytes());
+    OsString::from_vec(bytes)
+}
+
+/// Shares what keeps mounts alive.
+pub(crate) type Keep = Vec<Arc<dyn std::any::Any + Send + Sync>>;

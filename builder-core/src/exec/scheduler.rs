@@ -1,0 +1,138 @@
+//! Who waits for whom: one thread per stage, results handed over through cells, a bound on what runs at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::layers::lock;
+use super::options::Cancel;
+use crate::error::BuildError;
+
+/// The results of stages by key: set once each, waited for by any number of threads.
+pub(crate) struct Results<K, V> {
+    state: Mutex<BTreeMap<K, Option<Arc<V>>>>,
+    changed: Condvar,
+}
+
+impl<K: Ord, V> Results<K, V> {
+    pub(crate) const fn new() -> Self {
+        Self { state: Mutex::new(BTreeMap::new()), changed: Condvar::new() }
+    }
+
+    /// Sets a result; `None` says that there will be none, because the stage failed.
+    pub(crate) fn set(&self, key: K, value: Option<V>) {
+        lock(&self.state).insert(key, value.map(Arc::new));
+        self.changed.notify_all();
+    }
+
+    /// Waits for a result.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Cancelled`] when the stage failed: its own error says why.
+    pub(crate) fn wait(&self, key: &K) -> Result<Arc<V>, BuildError> {
+        let mut state = lock(&self.state);
+        loop {
+            match state.get(key) {
+                Some(Some(value)) => return Ok(Arc::clone(value)),
+                Some(None) => return Err(BuildError::cancelled()),
+                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// Bounds how many steps run at the same time.
+pub(crate) struct Jobs {
+    free: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Jobs {
+    pub(crate) fn new(jobs: usize) -> Self {
+        Self { free: Mutex::new(jobs.max(1)), changed: Condvar::new() }
+    }
+
+    /// Waits until another step may run.
+    pub(crate) fn take(&self) -> Job<'_> {
+        let mut free = lock(&self.free);
+        while *free == 0 {
+            free = self.changed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Job { jobs: self }
+    }
+}
+
+/// The permission to run a step, given back when dropped.
+pub(crate) struct Job<'a> {
+    jobs: &'a Jobs,
+}
+
+impl Drop for Job<'_> {
+    fn drop(&mut self) {
+        *lock(&self.jobs.free) += 1;
+        self.jobs.changed.notify_one();
+    }
+}
+
+/// Runs one thread per key, and gives the error that a user should see: the first that is no consequence of another.
+pub(crate) fn run_all<K: Ord + Clone + Sync + Send, V: Send + Sync>(
+    keys: &[K],
+    results: &Results<K, V>,
+    stop: &Cancel,
+    work: impl Fn(&K) -> Result<V, BuildError> + Sync,
+) -> Result<(), BuildError> {
+    let errors: Mutex<Vec<BuildError>> = Mutex::new(Vec::new());
+    let one = |key: &K| {
+        /// Says that there is no result unless one was set, also when the work panics.
+        struct Unset<'a, K: Ord + Clone, V>(&'a Results<K, V>, &'a K, bool);
+        impl<K: Ord + Clone, V> Drop for Unset<'_, K, V> {
+            fn drop(&mut self) {
+                if !self.2 {
+                    self.0.set(self.1.clone(), None);
+                }
+            }
+        }
+        let mut unset = Unset(results, key, false);
+        match work(key) {
+            Ok(value) => {
+                results.set(key.clone(), Some(value));
+                unset.2 = true;
+            }
+            Err(error) => {
+                stop.cancel();
+                lock(&errors).push(error);
+            }
+        }
+    };
+    if let [key] = keys {
+        one(key);
+    } else {
+        std::thread::scope(|scope| keys.iter().for_each(|key| drop(scope.spawn(|| one(key)))));
+    }
+    let mut errors = errors.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let cause = errors.iter().position(|e| !matches!(e.kind, crate::error::ErrorKind::Cancelled)).unwrap_or(0);
+    if errors.is_empty() { Ok(()) } else { Err(errors.swap_remove(cause)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn waits_for_what_it_needs_and_keeps_the_cause() {
+        let results = Results::new();
+        let stop = Cancel::new();
+        run_all(&[2, 1, 0], &results, &stop, |&key| Ok(if key == 0 { 1 } else { *results.wait(&(key - 1))? + 1 }))
+            .expect("no errors");
+        assert_eq!(*results.wait(&2).expect("set"), 3);
+
+        let results: Results<i32, i32> = Results::new();
+        let error = run_all(&[0, 1], &results, &stop, |&key| {
+            if key == 1 { results.wait(&0).map(|v| *v) } else { Err(BuildError::failed("do it", "reason")) }
+        })
+        .expect_err("fails");
+        assert!(matches!(error.kind, ErrorKind::Failed { .. }), "{error:?}");
+        assert!(stop.is_cancelled());
+    }
+}

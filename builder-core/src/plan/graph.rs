@@ -1,0 +1,435 @@
+//! Which stages a target needs, and what they start from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rbuild_dockerfile::word::expand;
+use rbuild_dockerfile::{Dockerfile, Instruction, Span, Stage, Word};
+
+use super::error::PlanError;
+use super::stage::{StageState, plan_stage};
+use super::step::{NetworkChoice, Source, StageIndex, StagePlan};
+use super::variables::Variables;
+use crate::oci::{ImageConfig, Platform};
+use crate::reference::Reference;
+
+/// What planning depends on besides the Dockerfile.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    /// Build arguments.
+    pub build_args: BTreeMap<String, String>,
+    /// The stage to build, by name or number; the last one where absent.
+    pub target: Option<String>,
+    /// The platform to build for.
+    pub platform: Platform,
+    /// The platform of this machine.
+    pub build_platform: Platform,
+    /// The names of named contexts.
+    pub named_contexts: BTreeSet<String>,
+    /// Labels, which win over the Dockerfile's.
+    pub labels: BTreeMap<String, String>,
+    /// The network of RUN steps that don't choose one.
+    pub network: NetworkChoice,
+}
+
+/// The stages to build, each after those that it needs.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The stages.
+    pub stages: Vec<StagePlan>,
+    /// The one whose image is wanted.
+    pub target: StageIndex,
+    /// Build arguments that nothing declares.
+    pub unused_args: Vec<String>,
+}
+
+/// How far planning got.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// It is done.
+    Plan(Plan),
+    /// It needs the configurations of these sources; a source without any (a folder) is answered with an empty one.
+    Needs(Vec<Source>),
+}
+
+/// Plans the build of a target, given the configurations of bases known so far.
+///
+/// # Errors
+/// When the target is unknown, stages need each other in a circle, a value does not expand, or an instruction has a
+/// value that it can't have.
+pub fn plan(
+    dockerfile: &Dockerfile,
+    options: &PlanOptions,
+    configs: &BTreeMap<Source, ImageConfig>,
+) -> Result<Outcome, PlanError> {
+    let globals = global_variables(dockerfile, options)?;
+    let target = find_target(dockerfile, options)?;
+    let mut planner = Planner {
+        dockerfile,
+        options,
+        configs,
+        globals,
+        heads: Vec::new(),
+        done: BTreeMap::new(),
+        order: Vec::new(),
+        open: Vec::new(),
+        needs: BTreeSet::new(),
+    };
+    planner.heads = dockerfile.stages.iter().enumerate().map(|(i, s)| planner.head(i, s)).collect();
+    planner.visit(target)?;
+    if !planner.needs.is_empty() {
+        return Ok(Outcome::Needs(planner.needs.into_iter().collect()));
+    }
+    let mut done = planner.done;
+    let mut stages: Vec<StagePlan> =
+        planner.order.iter().filter_map(|index| done.remove(index)).flatten().map(|state| state.plan).collect();
+    if let Some(stage) = stages.iter_mut().find(|stage| stage.index == target) {
+        stage.config.config.labels.extend(options.labels.clone());
+    }
+    let unused_args = unused_args(dockerfile, options);
+    Ok(Outcome::Plan(Plan { stages, target, unused_args }))
+}
+
+/// The first line of a stage, expanded.
+struct Head {
+    base: Source,
+    platform: Platform,
+}
+
+struct Planner<'a> {
+    dockerfile: &'a Dockerfile,
+    options: &'a PlanOptions,
+    configs: &'a BTreeMap<Source, ImageConfig>,
+    globals: Variables,
+    heads: Vec<Result<Head, PlanError>>,
+    /// `None` for a stage whose base is not known yet.
+    done: BTreeMap<StageIndex, Option<StageState>>,
+    order: Vec<StageIndex>,
+    open: Vec<StageIndex>,
+    needs: BTreeSet<Source>,
+}
+
+impl Planner<'_> {
+    /// Expands a FROM line. Its faults count only where the stage is needed.
+    fn head(&self, index: usize, stage: &Stage) -> Result<Head, PlanError> {
+        let escape = self.dockerfile.escape();
+        let lookup = |name: &str| self.globals.value(name).map(str::to_owned);
+        let expanded = |word: &Word| {
+            expand(&word.text, escape, &lookup).map(|e| e.text).map_err(|e| PlanError::new(e.to_string(), word.span))
+        };
+        let base_name = expanded(&stage.base)?;
+        if base_name.is_empty() {
+            return Err(PlanError::new(
+                format!("base name (`{}`) should not be blank", stage.base.text),
+                stage.base.span,
+            )
+            .with_help("give the argument a default, or hand it over with --build-arg"));
+        }
+        let mut platform = None;
+        if let Some(word) = &stage.platform {
+            let text = expanded(word)?;
+            if text.is_empty() {
+                return Err(PlanError::new(format!("empty platform value from expression `{}`", word.text), word.span));
+            }
+            platform = Some(text.parse::<Platform>().map_err(|e| PlanError::new(e.to_string(), word.span))?);
+        }
+        let wanted = platform.clone().unwrap_or_else(|| self.options.platform.clone());
+        if let Some(name) = &stage.name
+            && let Some(context) = self.named_context(name)
+        {
+            return Ok(Head { base: Source::Named(context), platform: wanted });
+        }
+        if base_name == "scratch" {
+            return Ok(Head { base: Source::Scratch, platform: wanted });
+        }
+        if let Some(earlier) = self.earlier_stage(&base_name, index) {
+            let platform = match &self.heads.get(earlier.0) {
+                Some(Ok(head)) => head.platform.clone(),
+                _ => wanted,
+            };
+            return Ok(Head { base: Source::Stage(earlier), platform });
+        }
+        let base = self.external(&base_name, &wanted, stage.base.span)?;
+        Ok(Head { base, platform: wanted })
+    }
+
+    /// A named context or an image.
+    fn external(&self, name: &str, platform: &Platform, span: Span) -> Result<Source, PlanError> {
+        if let Some(context) = self.named_context(&format!("{name}::{platform}")).or_else(|| self.named_context(name)) {
+            return Ok(Source::Named(context));
+        }
+        let reference = Reference::parse(name).map_err(|e| {
+            let error = PlanError::new(format!("failed to parse stage name `{name}`: {e}"), span);
+            match self.similar_stage(name) {
+                Some(similar) => error.with_help(format!("there is a stage named `{similar}`")),
+                None => error,
+            }
+        })?;
+        Ok(Source::Image { reference: reference.to_string(), platform: platform.clone() })
+    }
+
+    fn similar_stage(&self, name: &str) -> Option<&str> {
+        let names = self.dockerfile.stages.iter().filter_map(|s| s.name.as_deref());
+        rbuild_dockerfile::nearest(&name.to_lowercase(), names)
+    }
+
+    /// The named context that a name stands for: names are compared as image names, `:latest` left out.
+    fn named_context(&self, name: &str) -> Option<String> {
+        let plain = |text: &str| {
+            let text = text.to_lowercase();
+            Reference::parse(&text).map_or(text, |r| {
+                let familiar = r.familiar();
+                familiar.strip_suffix(":latest").map_or(familiar.clone(), str::to_owned)
+            })
+        };
+        let wanted = plain(name);
+        self.options.named_contexts.iter().find(|context| plain(context) == wanted).cloned()
+    }
+
+    /// The last stage of a name that stands before another.
+    fn earlier_stage(&self, name: &str, before: usize) -> Option<StageIndex> {
+        let name = name.to_lowercase();
+        self.dockerfile.stages[..before].iter().rposition(|s| s.name.as_deref() == Some(&name)).map(StageIndex)
+    }
+
+    /// What `--from` of COPY, or `from=` of a mount, names in a stage.
+    fn copy_source(
+        &self,
+        name: &str,
+        within: StageIndex,
+        platform: &Platform,
+        span: Span,
+    ) -> Result<Source, PlanError> {
+        if name.contains('$') {
+            return Err(PlanError::new("variable expansion is not supported for --from", span)
+                .with_help("define a new stage with FROM using ARG from global scope, and copy from that"));
+        }
+        if let Ok(number) = name.parse::<usize>() {
+            let count = self.dockerfile.stages.len();
+            if number >= count {
+                return Err(PlanError::new(
+                    format!("invalid stage index {number}: the Dockerfile has {count} stages, counted from 0"),
+                    span,
+                ));
+            }
+            if number >= within.0 {
+                return Err(PlanError::new(
+                    format!("circular or forward reference to stage {number}: a stage can only use earlier ones"),
+                    span,
+                ));
+            }
+            return Ok(Source::Stage(StageIndex(number)));
+        }
+        if let Some(context) = self.named_context(name) {
+            return Ok(Source::Named(context));
+        }
+        if let Some(stage) = self.earlier_stage(name, within.0) {
+            return Ok(Source::Stage(stage));
+        }
+        let own = self.dockerfile.stages[within.0].name.as_deref() == Some(&name.to_lowercase());
+        if own {
+            return Err(PlanError::new(format!("circular dependency: stage `{name}` copies from itself"), span));
+        }
+        if name == "scratch" {
+            return Ok(Source::Scratch);
+        }
+        self.external(name, platform, span).map_err(|error| {
+            let later = self.dockerfile.stages.iter().any(|s| s.name.as_deref() == Some(&name.to_lowercase()));
+            if later { error.with_help("a stage can only use stages before it") } else { error }
+        })
+    }
+
+    fn visit(&mut self, index: StageIndex) -> Result<(), PlanError> {
+        if self.done.contains_key(&index) {
+            return Ok(());
+        }
+        debug_assert!(!self.open.contains(&index), "stages only use earlier ones");
+        self.open.push(index);
+        let head = self.heads[index.0].as_ref().map_err(Clone::clone)?;
+        let (base, platform) = (head.base.clone(), head.platform.clone());
+        self.visit_uses_without_base(index, &platform)?;
+        let state = self.state_of_base(&base, &platform)?;
+        let state = match state {
+            Some(state) => Some(self.plan_one(index, &base, platform, state)?),
+            None => None,
+        };
+        self.open.pop();
+        self.done.insert(index, state);
+        self.order.push(index);
+        Ok(())
+    }
+
+    /// Looks at what a stage uses before its base is known, so that everything is asked for at once.
+    fn visit_uses_without_base(&mut self, index: StageIndex, platform: &Platform) -> Result<(), PlanError> {
+        if matches!(self.heads[index.0], Ok(Head { base: Source::Named(ref c), .. }) if self.is_replaced(index, c)) {
+            return Ok(());
+        }
+        let stage = &self.dockerfile.stages[index.0];
+        for node in self.dockerfile.stage_nodes(stage) {
+            for (name, span) in source_names(node.instruction.as_ref()) {
+                // A wrong name is reported in its turn, when the stage is planned.
+                if let Ok(source) = self.copy_source(&name, index, platform, span) {
+                    self.visit_source(&source)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a named context stands in for the whole stage.
+    fn is_replaced(&self, index: StageIndex, context: &str) -> bool {
+        let name = self.dockerfile.stages[index.0].name.as_deref();
+        name.and_then(|name| self.named_context(name)).as_deref() == Some(context)
+    }
+
+    fn visit_source(&mut self, source: &Source) -> Result<(), PlanError> {
+        match source {
+            Source::Stage(stage) => self.visit(*stage),
+            Source::Image { .. } | Source::Named(_) => {
+                if !self.configs.contains_key(source) {
+                    self.needs.insert(source.clone());
+                }
+                Ok(())
+            }
+            Source::Scratch | Source::Context => Ok(()),
+        }
+    }
+
+    /// The state that a stage begins with; `None` where the base's configuration is not known yet.
+    fn state_of_base(&mut self, base: &Source, platform: &Platform) -> Result<Option<StageState>, PlanError> {
+        self.visit_source(base)?;
+        Ok(match base {
+            Source::Stage(stage) => self.done.get(stage).and_then(Option::as_ref).map(StageState::child),
+            Source::Scratch => Some(StageState::scratch(platform)),
+            source => self.configs.get(source).map(|config| StageState::from_image(config, platform)),
+        })
+    }
+
+    fn plan_one(
+        &mut self,
+        index: StageIndex,
+        base: &Source,
+        platform: Platform,
+        state: StageState,
+    ) -> Result<StageState, PlanError> {
+        let stage = &self.dockerfile.stages[index.0];
+        let replaced = matches!(base, Source::Named(context) if self.is_replaced(index, context));
+        let resolve = |name: &str, span: Span| self.copy_source(name, index, &platform, span);
+        let state = plan_stage(
+            self.dockerfile,
+            stage,
+            index,
+            base,
+            &platform,
+            state,
+            &self.globals,
+            self.options,
+            replaced,
+            &resolve,
+        )?;
+        // Triggers of the base may use stages and images that the stage itself does not name.
+        let sources: Vec<Source> = state.plan.sources().cloned().collect();
+        for source in &sources {
+            self.visit_source(source)?;
+        }
+        Ok(state)
+    }
+}
+
+/// The names of other trees in an instruction.
+fn source_names(instruction: Option<&Instruction>) -> Vec<(String, Span)> {
+    match instruction {
+        Some(Instruction::Copy(copy)) => copy.from.iter().map(|w| (w.text.clone(), w.span)).collect(),
+        Some(Instruction::Run(run)) => super::run::mount_sources(run),
+        _ => Vec::new(),
+    }
+}
+
+fn find_target(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<StageIndex, PlanError> {
+    let stages = &dockerfile.stages;
+    let Some(last) = stages.len().checked_sub(1) else {
+        return Err(PlanError::general("no build stage in the Dockerfile").with_help("begin with `FROM image`"));
+    };
+    let Some(target) = options.target.as_deref().filter(|t| !t.is_empty()) else { return Ok(StageIndex(last)) };
+    let name = target.to_lowercase();
+    if let Some(index) = stages.iter().rposition(|s| s.name.as_deref() == Some(&name)) {
+        return Ok(StageIndex(index));
+    }
+    if let Some(index) = target.parse::<usize>().ok().filter(|index| *index < stages.len()) {
+        return Ok(StageIndex(index));
+    }
+    let error = PlanError::general(format!("target stage `{target}` could not be found"));
+    Err(match rbuild_dockerfile::nearest(&name, stages.iter().filter_map(|s| s.name.as_deref())) {
+        Some(similar) => error.with_help(format!("did you mean `{similar}`?")),
+        None => error.with_help("the stages are: ".to_owned() + &stage_names(stages)),
+    })
+}
+
+fn stage_names(stages: &[Stage]) -> String {
+    stages
+        .iter()
+        .enumerate()
+        .map(|(i, s)| s.name.as_ref().map_or_else(|| i.to_string(), |n| format!("`{n}`")))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The variables of FROM lines, and defaults of what stages declare: platforms, then global ARGs.
+fn global_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Variables, PlanError> {
+    let mut globals = Variables::default();
+    let target_stage = options.target.clone().filter(|t| !t.is_empty()).unwrap_or_else(|| "default".to_owned());
+    let mut platform = |prefix: &str, p: &Platform| {
+        globals.set(&format!("{prefix}PLATFORM"), &p.to_string());
+        globals.set(&format!("{prefix}OS"), &p.os);
+        globals.set(&format!("{prefix}OSVERSION"), &p.os_version);
+        globals.set(&format!("{prefix}ARCH"), &p.architecture);
+        globals.set(&format!("{prefix}VARIANT"), &p.variant);
+    };
+    platform("BUILD", &options.build_platform);
+    platform("TARGET", &options.platform);
+    globals.set("TARGETSTAGE", &target_stage);
+    for (name, value) in &options.build_args {
+        if globals.value(name).is_some() {
+            globals.set(name, value);
+        }
+    }
+    let declarations = dockerfile.global_arg_nodes().flat_map(|(_, arg)| &arg.declarations);
+    for declaration in declarations {
+        let name = &declaration.name.text;
+        let value = match (options.build_args.get(name), &declaration.default) {
+            (Some(value), _) => Some(value.clone()),
+            (None, Some(default)) => {
+                let lookup = |name: &str| globals.value(name).map(str::to_owned);
+                let expanded = expand(&default.text, dockerfile.escape(), &lookup);
+                Some(expanded.map_err(|e| PlanError::new(e.to_string(), default.span))?.text)
+            }
+            (None, None) => None,
+        };
+        if let Some(value) = value {
+            globals.set(name, &value);
+        }
+    }
+    Ok(globals)
+}
+
+/// Build arguments that no ARG of the whole file declares and that nothing knows by itself.
+fn unused_args(dockerfile: &Dockerfile, options: &PlanOptions) -> Vec<String> {
+    let declared: BTreeSet<&str> = dockerfile
+        .instructions
+        .iter()
+        .filter_map(|node| match &node.instruction {
+            Some(Instruction::Arg(arg)) => Some(arg),
+            _ => None,
+        })
+        .flat_map(|arg| arg.declarations.iter().map(|declaration| declaration.name.text.as_str()))
+        .collect();
+    let known = |name: &str| {
+        super::variables::PROXY_ARGS.contains(&name)
+            || name.starts_with("BUILDKIT_")
+            || name == "SOURCE_DATE_EPOCH"
+            || ["TARGET", "BUILD"].iter().any(|p| {
+                name.strip_prefix(p)
+                    .is_some_and(|rest| ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"].contains(&rest))
+            })
+    };
+    options.build_args.keys().filter(|name| !declared.contains(name.as_str()) && !known(name)).cloned().collect()
+}

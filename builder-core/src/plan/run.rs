@@ -1,0 +1,95 @@
+//! RUN: the command, its environment and its mounts, decided.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rbuild_dockerfile::Span;
+use rbuild_dockerfile::instruction::{CommandLine, Run as RunInstruction, RunNetwork, RunScript, RunSecurity};
+use rbuild_dockerfile::mount::{Mount, parse_mount, parse_mount_constant};
+use rbuild_dockerfile::word::expand;
+
+use super::error::PlanError;
+use super::stage::Walk;
+use super::step::{Action, NetworkChoice, Run, Source};
+use super::variables::PROXY_ARGS;
+
+/// The host name inside RUN where no build argument sets another.
+const HOSTNAME: &str = "buildkitsandbox";
+
+/// The names that mounts are `from`, as written. A mount that does not parse is reported when its stage is planned.
+pub(super) fn mount_sources(run: &RunInstruction) -> Vec<(String, Span)> {
+    run.mounts
+        .iter()
+        .filter_map(|word| {
+            let mount = parse_mount_constant(&word.text).ok()?;
+            (!mount.from.is_empty()).then_some((mount.from, word.span))
+        })
+        .collect()
+}
+
+impl Walk<'_> {
+    pub(super) fn run(&mut self, run: &RunInstruction, span: Option<Range<usize>>) -> Result<(), PlanError> {
+        let mut mounts: Vec<(Mount, Option<Source>)> = Vec::new();
+        for word in &run.mounts {
+            let mut expanded = |value: &str| expand(value, self.escape, &self.lookup()).map(|e| e.text);
+            let mount = parse_mount(&word.text, &mut expanded).map_err(|e| PlanError::new(e.to_string(), word.span))?;
+            let from = if mount.from.is_empty() { None } else { Some((self.resolve)(&mount.from, word.span)?) };
+            mounts.push((mount, from));
+        }
+        let script = run.script();
+        let argv = script.arguments(&self.shell());
+        let shown = argv.join(" ");
+        let history = self.history(format!("RUN {}{shown} # buildkit", self.declared_text()), false);
+        let scripts = match script {
+            RunScript::File { name, content } => vec![(name, Arc::from(content))],
+            RunScript::Exec(_) | RunScript::Shell(_) => Vec::new(),
+        };
+        let args = &self.options.build_args;
+        let action = Run {
+            env: self.state.variables.iter().cloned().collect(),
+            proxy_env: PROXY_ARGS
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), args.get(*name)?.clone())))
+                .collect(),
+            working_dir: self.working_dir(),
+            user: self.state.plan.config.config.user.clone(),
+            mounts,
+            network: match run.network {
+                RunNetwork::Default => self.options.network,
+                RunNetwork::None => NetworkChoice::None,
+                RunNetwork::Host => NetworkChoice::Host,
+            },
+            insecure: matches!(run.security, RunSecurity::Insecure),
+            devices: run.devices.iter().map(|w| device(&w.text)).collect(),
+            scripts,
+            cache_namespace: args.get("BUILDKIT_CACHE_MOUNT_NS").cloned().unwrap_or_default(),
+            hostname: args
+                .get("BUILDKIT_SANDBOX_HOSTNAME")
+                .filter(|h| !h.is_empty())
+                .cloned()
+                .unwrap_or_else(|| HOSTNAME.to_owned()),
+            argv,
+        };
+        let command = match &run.command {
+            CommandLine::Shell(word) => word.text.clone(),
+            CommandLine::Exec(_) => shown,
+        };
+        self.step(format!("RUN {}", command.replace('\n', " ")), span, Action::Run(Box::new(action)), history);
+        Ok(())
+    }
+}
+
+/// Splits `name[,required]`.
+fn device(text: &str) -> (String, bool) {
+    let mut name = String::new();
+    let mut required = false;
+    for part in text.split(',') {
+        match part.split_once('=').unwrap_or((part, "")) {
+            ("required", "" | "true" | "1") => required = true,
+            ("required", _) => required = false,
+            ("name", value) => value.clone_into(&mut name),
+            _ => part.clone_into(&mut name),
+        }
+    }
+    (name, required)
+}

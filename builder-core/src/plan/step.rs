@@ -1,0 +1,204 @@
+//! Steps: what is left of an instruction once everything in it is decided.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rbuild_dockerfile::chmod::ChmodSpec;
+use rbuild_dockerfile::mount::Mount;
+
+use crate::oci::{History, ImageConfig, Platform};
+
+/// The index of a stage in the Dockerfile, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StageIndex(pub usize);
+
+/// Where a tree that a stage starts from, copies from or mounts comes from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// No files at all.
+    Scratch,
+    /// The main build context.
+    Context,
+    /// The result of another stage.
+    Stage(StageIndex),
+    /// A named context, by its name.
+    Named(String),
+    /// An image of a registry or the local store, by its reference as written, for one platform.
+    Image {
+        /// The reference.
+        reference: String,
+        /// The platform it is wanted for.
+        platform: Platform,
+    },
+}
+
+/// One thing to do to a stage's tree.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The instruction as written, with variables expanded where it expands them, on one line.
+    pub name: String,
+    /// The bytes of the Dockerfile that it comes from; `None` for a trigger of a base image.
+    pub span: Option<Range<usize>>,
+    /// What it does.
+    pub action: Action,
+    /// The entry of the image's history that belongs to it.
+    pub history: usize,
+}
+
+/// What a step does.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Runs a command.
+    Run(Box<Run>),
+    /// Copies files.
+    Copy(Box<Copy>),
+    /// Makes a directory and its parents, unless they are there.
+    MakeDirectory {
+        /// The absolute path.
+        path: String,
+        /// Its owner, as USER has it.
+        owner: String,
+    },
+}
+
+/// A command to run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// The environment, in order; proxies are apart.
+    pub env: Vec<(String, String)>,
+    /// Proxy variables: part of the environment and of no key.
+    pub proxy_env: Vec<(String, String)>,
+    /// The absolute working directory.
+    pub working_dir: String,
+    /// The user, as USER has it; empty for root.
+    pub user: String,
+    /// The mounts, in order, and where those with `from=` come from.
+    pub mounts: Vec<(Mount, Option<Source>)>,
+    /// `default`, `none` or `host`.
+    pub network: NetworkChoice,
+    /// Whether it runs without the sandbox's restrictions.
+    pub insecure: bool,
+    /// Devices, by their CDI names, and whether each is required.
+    pub devices: Vec<(String, bool)>,
+    /// Files for heredocs with a `#!` line: name and contents, at `/dev/pipes/<name>`.
+    pub scripts: Vec<(String, Arc<str>)>,
+    /// The prefix of cache mounts' names (`BUILDKIT_CACHE_MOUNT_NS`).
+    pub cache_namespace: String,
+    /// The host name inside.
+    pub hostname: String,
+}
+
+/// The network of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum NetworkChoice {
+    /// Reaches the outside, not the host's own services, where that is possible.
+    #[default]
+    Default,
+    /// None but the loopback device.
+    None,
+    /// The host's.
+    Host,
+}
+
+impl NetworkChoice {
+    /// The word that stands for it in flags.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::None => "none",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// Files to copy.
+#[derive(Debug, Clone)]
+pub struct Copy {
+    /// Where paths are taken from.
+    pub from: Source,
+    /// Paths and patterns, in order, and what else is copied.
+    pub sources: Vec<CopySource>,
+    /// The destination as written, expanded.
+    pub destination: String,
+    /// The absolute working directory.
+    pub working_dir: String,
+    /// The owner, as `--chown` has it.
+    pub chown: Option<String>,
+    /// The mode.
+    pub chmod: Option<ChmodSpec>,
+    /// `--chmod` as written, for keys.
+    pub chmod_text: Option<String>,
+    /// Whether the layer must not depend on what is below.
+    pub link: bool,
+    /// Whether paths keep their parents.
+    pub parents: bool,
+    /// Patterns of what is left out.
+    pub excludes: Vec<String>,
+    /// What ADD does beyond COPY; `None` for COPY.
+    pub add: Option<Add>,
+}
+
+/// One source of a COPY or ADD.
+#[derive(Debug, Clone)]
+pub enum CopySource {
+    /// A path or pattern in the source tree.
+    Path(String),
+    /// A file made from a heredoc.
+    Heredoc {
+        /// The file's name.
+        name: String,
+        /// Its contents.
+        body: Arc<str>,
+    },
+    /// A web address or git repository (ADD only).
+    Remote(String),
+}
+
+/// What ADD does beyond COPY.
+#[derive(Debug, Clone, Default)]
+pub struct Add {
+    /// Whether archives are unpacked; by default local ones are, and downloaded ones are not.
+    pub unpack: Option<bool>,
+    /// The digest or commit that a remote source must have.
+    pub checksum: Option<String>,
+    /// Whether a git source keeps its `.git` folder.
+    pub keep_git_dir: Option<bool>,
+}
+
+/// A stage, decided.
+#[derive(Debug, Clone)]
+pub struct StagePlan {
+    /// Which stage of the Dockerfile it is.
+    pub index: StageIndex,
+    /// Its name; its number where it has none.
+    pub name: String,
+    /// What it starts from.
+    pub base: Source,
+    /// The platform that it is built for.
+    pub platform: Platform,
+    /// What is to be done, in order.
+    pub steps: Vec<Step>,
+    /// The configuration of the result; its layers, history and times are filled in when it is built.
+    pub config: ImageConfig,
+    /// The entries that the stage adds to the history.
+    pub history: Vec<History>,
+    /// Build arguments that it declared.
+    pub declared_args: BTreeMap<String, Option<String>>,
+}
+
+impl StagePlan {
+    /// The trees that the stage needs besides its base.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.steps.iter().flat_map(|step| -> Vec<&Source> {
+            match &step.action {
+                Action::Run(run) => run.mounts.iter().filter_map(|(_, from)| from.as_ref()).collect(),
+                Action::Copy(copy) => vec![&copy.from],
+                Action::MakeDirectory { .. } => Vec::new(),
+            }
+        })
+    }
+}

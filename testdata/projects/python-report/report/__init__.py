@@ -1,0 +1,1 @@
+"""Prints a table of numbers."""
