@@ -15,6 +15,9 @@ const MOST_MEMBERS: u64 = 4_000_000;
 /// No archive may hold more bytes than this in all of its files.
 const MOST_BYTES: u64 = 1 << 40;
 
+/// No header for all members may be larger than this.
+const MOST_HEADER_BYTES: u64 = 1 << 20;
+
 /// The one attribute that layers carry.
 const CAPABILITY: &[u8] = b"security.capability";
 
@@ -177,7 +180,7 @@ fn read_member<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<Member>,
     let refuse = |reason: String| ArchiveError::Member { member: name.clone(), reason };
     let kind = entry.header().entry_type();
     if kind.is_pax_global_extensions() {
-        return Ok(None);
+        return check_global_header(entry).map(|()| None).map_err(refuse);
     }
     let extensions = read_extensions(entry).map_err(&refuse)?;
     let path = TreePath::clean(&entry.path_bytes());
@@ -226,6 +229,27 @@ const fn directory() -> MemberKind {
     MemberKind::Node(Node::Directory { opaque: false })
 }
 
+/// Refuses a header for all members that would change what they are. Tools that are common write comments only.
+fn check_global_header<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<(), String> {
+    if entry.size() > MOST_HEADER_BYTES {
+        return Err(format!("it is a global header of more than {MOST_HEADER_BYTES} bytes"));
+    }
+    let unreadable = |error: io::Error| format!("it is a damaged global header: {error}");
+    let Some(records) = entry.pax_extensions().map_err(unreadable)? else { return Ok(()) };
+    for record in records {
+        let record = record.map_err(unreadable)?;
+        if let key @ ("path" | "linkpath" | "size" | "uid" | "gid") = record.key().unwrap_or("path") {
+            return Err(format!("it sets `{key}` for all members"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the kernel would take this as a file's capabilities (`struct vfs_cap_data` and its later forms).
+fn is_capability(value: &[u8]) -> bool {
+    matches!((value.get(3), value.len()), (Some(1), 12) | (Some(2), 20) | (Some(3), 24))
+}
+
 fn read_extensions<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Extensions, String> {
     let mut extensions = Extensions::default();
     let unreadable = |error: io::Error| format!("its extended header is damaged: {error}");
@@ -244,6 +268,9 @@ fn read_extensions<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Extensions,
             key => {
                 // COMPAT(buildkit): other attributes are never written to a layer.
                 if key.strip_prefix(b"SCHILY.xattr.") == Some(CAPABILITY) {
+                    if !is_capability(value) {
+                        return Err("its `security.capability` is malformed".to_owned());
+                    }
                     extensions.xattrs = BTreeMap::from([(CAPABILITY.to_vec(), value.to_vec())]);
                 }
             }

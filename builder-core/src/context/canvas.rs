@@ -91,6 +91,9 @@ impl<'a> Canvas<'a> {
         group: Option<LinkGroup>,
     ) -> Result<(), CopyError> {
         check_name(path)?;
+        if matches!(node, Node::CharDevice { major: 0, minor: 0 }) {
+            return Err(CopyError::ReservedDevice { path: path.to_string() });
+        }
         self.placed.insert(path.clone(), Placed { node, metadata, content, group, fresh: false });
         Ok(())
     }

@@ -171,7 +171,7 @@ impl ContextDir {
                 entries.push(listed);
             }
         }
-        entries.sort_unstable_by(|a, b| a.entry.path.cmp(&b.entry.path));
+        entries.sort_unstable_by(|a, b| name_of(&a.entry).cmp(name_of(&b.entry)));
         Ok(entries)
     }
 
@@ -187,14 +187,14 @@ impl ContextDir {
             Err(Errno::NOENT) => return Ok(None),
             stat => stat.map_err(|error| self.folder.error("read", &path, error.into()))?,
         };
-        let (decision, own) = self.rules.patterns().decide_directory(path.as_bytes(), state);
-        if decision.is_match() {
-            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let patterns = self.rules.patterns();
+        if patterns.decide(path.as_bytes(), state).is_match() {
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                return Ok(None);
+            }
             // An ignored directory is there for the sake of what is excepted in it.
-            if !is_directory
-                || !self.rules.patterns().may_except_below(path.as_bytes(), &own)
-                || self.listing(&path)?.entries.is_empty()
-            {
+            let own = patterns.decide_directory(path.as_bytes(), state).1;
+            if !patterns.may_except_below(path.as_bytes(), &own) || self.listing(&path)?.entries.is_empty() {
                 return Ok(None);
             }
         }
@@ -233,28 +233,38 @@ impl ContextDir {
         Ok(Listed { entry: Entry { path, node, metadata }, status, link_count })
     }
 
-    fn find(&self, path: &TreePath) -> Result<Option<Listed>, TreeError> {
+    /// Hands over what is at a path.
+    fn find<T>(&self, path: &TreePath, take: impl FnOnce(Option<&Listed>) -> T) -> Result<T, TreeError> {
         let Some(parent) = path.parent() else {
             let stat =
                 rustix::fs::fstat(&self.folder.root).map_err(|error| self.folder.error("read", path, error.into()))?;
-            return self.describe(self.folder.root.as_fd(), path.clone(), &stat).map(Some);
+            return Ok(take(Some(&self.describe(self.folder.root.as_fd(), path.clone(), &stat)?)));
         };
         let known = self.listings.read().unwrap_or_else(PoisonError::into_inner).get(&parent).cloned();
         if let Some(listing) = known {
-            let position = listing.entries.binary_search_by(|listed| listed.entry.path.cmp(path));
-            return Ok(position.ok().map(|index| listing.entries[index].clone()));
+            let name = path.file_name().unwrap_or_default();
+            let position = listing.entries.binary_search_by(|listed| name_of(&listed.entry).cmp(name));
+            return Ok(take(position.ok().map(|index| &listing.entries[index])));
         }
         let directory = match self.folder.open_directory(&parent) {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(take(None)),
             directory => directory.map_err(|error| self.folder.error("read", &parent, error.into()))?,
         };
-        self.look_at(&directory, path.clone(), &self.rules.directory_state(&parent))
+        Ok(take(self.look_at(&directory, path.clone(), &self.rules.directory_state(&parent))?.as_ref()))
+    }
+
+    /// The status of a regular file that is not empty.
+    fn find_file(&self, path: &TreePath) -> Result<Option<FileStatus>, TreeError> {
+        self.find(path, |listed| match listed {
+            Some(Listed { entry: Entry { node: Node::File { size: 1.. }, .. }, status, .. }) => Some(*status),
+            _ => None,
+        })
     }
 }
 
 impl TreeView for ContextDir {
     fn get(&self, path: &TreePath) -> Result<Option<Entry>, TreeError> {
-        Ok(self.find(path)?.map(|listed| listed.entry))
+        self.find(path, |listed| listed.map(|listed| listed.entry.clone()))
     }
 
     fn read_dir(&self, path: &TreePath) -> Result<Vec<Entry>, TreeError> {
@@ -262,19 +272,13 @@ impl TreeView for ContextDir {
     }
 
     fn content(&self, path: &TreePath) -> Result<Content, TreeError> {
-        Ok(match self.find(path)? {
-            Some(Listed { entry: Entry { node: Node::File { size: 1.. }, .. }, status, .. }) => {
-                let folder = Arc::clone(&self.folder);
-                Content::Source(Arc::new(ContextFile { folder, path: path.clone(), status }))
-            }
-            _ => Content::None,
-        })
+        Ok(self.find_file(path)?.map_or(Content::None, |status| {
+            Content::Source(Arc::new(ContextFile { folder: Arc::clone(&self.folder), path: path.clone(), status }))
+        }))
     }
 
     fn content_digest(&self, path: &TreePath) -> Result<ContentDigest, TreeError> {
-        let Some(Listed { entry: Entry { node: Node::File { size: 1.. }, .. }, status, .. }) = self.find(path)? else {
-            return Ok(blake3::hash(b""));
-        };
+        let Some(status) = self.find_file(path)? else { return Ok(blake3::hash(b"")) };
         if let Some(digest) = self.cache.look_up(path.as_bytes(), &status) {
             return Ok(digest);
         }
@@ -285,13 +289,16 @@ impl TreeView for ContextDir {
     }
 
     fn link_id(&self, path: &TreePath) -> Result<Option<u64>, TreeError> {
-        let Some(listed) = self.find(path)?.filter(|listed| listed.link_count > 1) else { return Ok(None) };
-        if !matches!(listed.entry.node, Node::File { .. }) {
-            return Ok(None);
-        }
+        let inode = self.find(path, |listed| match listed {
+            Some(Listed { entry: Entry { node: Node::File { .. }, .. }, status, link_count: 2.. }) => {
+                Some((status.device, status.inode))
+            }
+            _ => None,
+        })?;
+        let Some(inode) = inode else { return Ok(None) };
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let next = links.len() as u64;
-        Ok(Some(*links.entry((listed.status.device, listed.status.inode)).or_insert(next)))
+        Ok(Some(*links.entry(inode).or_insert(next)))
     }
 }
 
@@ -368,6 +375,10 @@ impl Folder {
     fn error(&self, action: &'static str, path: &TreePath, source: io::Error) -> TreeError {
         TreeError::Io { action, path: self.shown(path), source }
     }
+}
+
+fn name_of(entry: &Entry) -> &[u8] {
+    entry.path.file_name().unwrap_or_default()
 }
 
 /// Reads a file's capabilities. A path through `/proc` is the only way to a file that need not be readable.

@@ -127,6 +127,12 @@ pub enum CopyError {
         /// The path in the image.
         path: String,
     },
+    /// A device means something else in a layer that is unpacked for overlayfs.
+    #[error("`{path}` can't be stored in a layer: character devices 0:0 mark removed files")]
+    ReservedDevice {
+        /// The path in the image.
+        path: String,
+    },
     /// An archive can't be extracted.
     #[error("could not extract `{path}`")]
     Archive {

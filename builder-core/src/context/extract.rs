@@ -77,8 +77,11 @@ fn extract_member(
     if let Some((uid, gid)) = options.owner {
         (member.metadata.uid, member.metadata.gid) = (uid, gid);
     }
-    let parent = member.path.parent().unwrap_or_default();
-    let parent = canvas.resolve(target, &parent, Last::Followed)?;
+    let named = member.path.parent().unwrap_or_default();
+    let parent = canvas.resolve(target, &named, Last::Followed)?;
+    if canvas.get(&parent)?.is_none() {
+        refuse_dangling(canvas, target, &named, &member)?;
+    }
     // COMPAT(buildkit): directories that the archive does not name are root's, whatever `--chown` says.
     let implied = Implied { mode: 0o755, owner: (0, 0), modified: options.implied_time };
     canvas.make_directories(&parent, implied)?;
@@ -105,6 +108,24 @@ fn extract_member(
         canvas.remove(&path)?;
     }
     Ok(canvas.set(&path, node, member.metadata, member.content, None)?)
+}
+
+/// Refuses a member that lies behind a symbolic link to nowhere.
+fn refuse_dangling(
+    canvas: &Canvas<'_>,
+    target: &TreePath,
+    directory: &TreePath,
+    member: &Member,
+) -> Result<(), MemberError> {
+    for path in directory.ancestors().chain([directory.clone()]) {
+        let link = canvas.get(&canvas.resolve(target, &path, Last::Kept)?)?;
+        let followed = canvas.resolve(target, &path, Last::Followed)?;
+        if matches!(link, Some((Node::Symlink { .. }, _))) && canvas.get(&followed)?.is_none() {
+            let reason = format!("it lies behind the symbolic link `{path}`, which leads nowhere");
+            return Err(ArchiveError::Member { member: member.path.to_string(), reason }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Makes a further name of a file.

@@ -32,7 +32,11 @@ mod suggest;
 mod walk;
 
 #[cfg(test)]
+mod archive_tests;
+#[cfg(test)]
 mod copy_tests;
+#[cfg(test)]
+mod directory_tests;
 
 pub use archive::{Compression, is_archive};
 pub use directory::ContextDir;
@@ -42,7 +46,7 @@ pub use glob::{BadPattern, has_wildcards, matches as glob_matches};
 pub use ignore::{IgnoreRules, Verdict};
 pub use memory::MemoryTree;
 pub use mode::{ModeChange, ModeError};
-pub use place::{PlaceOptions, PlaceWarning, Placement, place};
+pub use place::{PlaceOptions, PlaceWarning, Placement, make_directory, place};
 pub use select::{SelectOptions, Selection, select};
 pub use stat_cache::{StatCache, StatCacheError};
 pub use suggest::{MissingSource, explain_missing};

@@ -79,6 +79,23 @@ pub fn place(selection: &Selection, below: &dyn TreeView, options: &PlaceOptions
     Ok(Placement { changes: placer.canvas.into_changes()?, warnings: placer.warnings })
 }
 
+/// Makes a directory and those above it where they are missing (mode 0755), as WORKDIR does. Links are followed. There
+/// are no changes where it exists.
+///
+/// # Errors
+/// When something in its path is no directory, or the tree can't be read.
+pub fn make_directory(
+    below: &dyn TreeView,
+    path: &[u8],
+    owner: (u32, u32),
+    modified: Timestamp,
+) -> Result<Vec<Change>, CopyError> {
+    let mut canvas = Canvas::new(below);
+    let path = canvas.resolve(&TreePath::root(), &TreePath::clean(path), Last::Followed)?;
+    canvas.make_directories(&path, Implied { mode: 0o755, owner, modified })?;
+    Ok(canvas.into_changes()?)
+}
+
 /// A destination as it was meant.
 struct Destination {
     path: TreePath,
