@@ -8,3 +8,5 @@ mod common;
 mod download;
 #[path = "remote/git.rs"]
 mod git;
+#[path = "remote/secure.rs"]
+mod secure;

@@ -166,6 +166,12 @@ impl Reference {
         Self { digest: Some(digest), ..self.clone() }
     }
 
+    /// The same repository, tag and digest at another registry, such as a mirror.
+    #[must_use]
+    pub fn with_registry(&self, registry: &str) -> Self {
+        Self { registry: registry.to_owned(), ..self.clone() }
+    }
+
     /// The same repository by a digest alone, without a tag.
     #[must_use]
     pub fn by_digest(&self, digest: Digest) -> Self {

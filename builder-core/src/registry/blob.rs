@@ -7,7 +7,7 @@ use ureq::http::Method;
 use ureq::http::header::{CONTENT_RANGE, HeaderMap};
 
 use super::auth::Scope;
-use super::client::{Client, context};
+use super::client::{Client, context, is_elsewhere};
 use super::error::{Action, RegistryError, RegistryErrorKind};
 use super::response::{broken, check_status};
 use super::transport::{Request, Retry, TransportFailure};
@@ -32,31 +32,29 @@ impl Client {
     /// When the blob is not there. What happens later is an error of the reader, an [`io::Error`] that holds a
     /// [`RegistryError`].
     pub fn blob(&self, reference: &Reference, descriptor: &Descriptor) -> Result<BlobReader<'_>, RegistryError> {
+        let mut places = self.places(reference);
+        places.reverse();
+        let first = places.pop().expect("the registry itself is always a place");
         let mut reader = BlobReader {
             client: self,
-            reference: reference.clone(),
+            retry: self.retry(&first),
+            reference: first,
+            others: places,
             digest: descriptor.digest,
             size: descriptor.size,
             offset: 0,
             hasher: Some(Hasher::new()),
             body: None,
-            retry: self.retry(),
             progressed_at: 0,
             window: Default::default(),
             too_slow: false,
         };
-        let opened = loop {
+        loop {
             match reader.open() {
-                Ok(()) => break Ok(()),
-                Err(error) => {
-                    if let Err(error) = reader.retry.pause(error) {
-                        break Err(error);
-                    }
-                }
+                Ok(()) => return Ok(reader),
+                Err(error) => reader.recover(error)?,
             }
-        };
-        opened.map_err(context(Action::FetchBlob(descriptor.digest), reference))?;
-        Ok(reader)
+        }
     }
 
     pub(super) fn find_blob(
@@ -85,7 +83,10 @@ const SPEED_MIN: u64 = 1024;
 /// The last bytes are given out only when the digest of the whole is right; an error ends the blob for good.
 pub struct BlobReader<'a> {
     client: &'a Client,
+    /// Where the bytes come from now.
     reference: Reference,
+    /// Where else they may come from, the last first.
+    others: Vec<Reference>,
     digest: Digest,
     size: u64,
     offset: u64,
@@ -177,6 +178,21 @@ impl BlobReader<'_> {
         Ok(count)
     }
 
+    /// Gets ready to go on after an error, at the same place or at the next one, or gives the error back.
+    fn recover(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        self.body = None;
+        let Err(error) = self.retry.pause(error) else { return Ok(()) };
+        let error = context(Action::FetchBlob(self.digest), &self.reference)(error);
+        match self.others.pop().filter(|_| is_elsewhere(&error)) {
+            Some(next) => {
+                self.retry = self.client.retry(&next);
+                self.reference = next;
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
     /// Notes a connection that goes on too slowly, for the next read to give it up.
     fn watch_speed(&mut self, took: Duration, count: u64) {
         self.window = (self.window.0 + took, self.window.1 + count);
@@ -218,10 +234,7 @@ impl Read for BlobReader<'_> {
                 Ok(count) => return Ok(count),
                 Err(error) => error,
             };
-            self.body = None;
-            if let Err(error) = self.retry.pause(error) {
-                return Err(io::Error::other(context(Action::FetchBlob(self.digest), &self.reference)(error)));
-            }
+            self.recover(error).map_err(io::Error::other)?;
         }
     }
 }

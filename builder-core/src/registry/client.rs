@@ -1,5 +1,6 @@
 //! The client: which server a registry is, and authorized requests to it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,6 +9,9 @@ use super::error::{Action, RegistryError, RegistryErrorKind};
 use super::transport::{Cancelled, Origin, Reach, Request, Retry, Transport, TransportFailure, TransportOptions, Url};
 use super::{Credentials, response};
 use crate::reference::{DEFAULT_REGISTRY, Reference};
+
+/// How often a mirror is asked.
+const MIRROR_ATTEMPTS: u32 = 2;
 
 /// The server behind the name `docker.io`.
 const HUB_HOST: &str = "registry-1.docker.io";
@@ -20,6 +24,10 @@ pub struct Options {
     /// Registries spoken to in the clear, as written in image names. Those of this machine (`localhost`, loopback
     /// addresses) always are.
     pub insecure_registries: Vec<String>,
+    /// Registries asked first when something is pulled, by the registry that they stand in for, both as written in image
+    /// names. The registry itself is asked when its mirrors are away or do not have what is wanted; a mirror that has
+    /// something else under a digest is an error.
+    pub mirrors: BTreeMap<String, Vec<String>>,
     /// Where credentials come from.
     pub credentials: Credentials,
     /// Hosts of token services that may be told the credentials of any registry, besides those that belong to the
@@ -37,6 +45,7 @@ pub(super) struct Inner {
     pub(super) transport: Transport,
     authenticator: Authenticator,
     insecure_registries: Vec<String>,
+    mirrors: BTreeMap<String, Vec<String>>,
 }
 
 impl fmt::Debug for Client {
@@ -61,8 +70,8 @@ impl Client {
     pub fn new(options: Options) -> Result<Self, RegistryError> {
         let transport = Transport::new(options.transport, Reach::Registry)?;
         let authenticator = Authenticator::new(options.credentials, options.trusted_realms);
-        let insecure_registries = options.insecure_registries;
-        Ok(Self { inner: Arc::new(Inner { transport, authenticator, insecure_registries }) })
+        let (insecure_registries, mirrors) = (options.insecure_registries, options.mirrors);
+        Ok(Self { inner: Arc::new(Inner { transport, authenticator, insecure_registries, mirrors }) })
     }
 
     /// The flag that ends the client's work.
@@ -71,8 +80,38 @@ impl Client {
         &self.inner.transport.options.cancelled
     }
 
-    pub(super) fn retry(&self) -> Retry<'_> {
-        Retry::new(&self.inner.transport.options)
+    /// How often and how patiently a registry is asked; a mirror only a little, as others can do its work.
+    pub(super) fn retry(&self, reference: &Reference) -> Retry<'_> {
+        let options = &self.inner.transport.options;
+        let is_mirror = self.inner.mirrors.values().flatten().any(|mirror| mirror == reference.registry());
+        let attempts = if is_mirror { options.attempts.min(MIRROR_ATTEMPTS) } else { options.attempts };
+        Retry::with_attempts(options, attempts)
+    }
+
+    /// Where a reference is pulled from: the mirrors of its registry, then the registry.
+    pub(super) fn places(&self, reference: &Reference) -> Vec<Reference> {
+        let mirrors = self.inner.mirrors.get(reference.registry()).into_iter().flatten();
+        mirrors.map(|mirror| reference.with_registry(mirror)).chain([reference.clone()]).collect()
+    }
+
+    /// Does `work` at the first place that can do it.
+    pub(super) fn at_first_place<T>(
+        &self,
+        reference: &Reference,
+        work: impl Fn(&Reference) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let mut places = self.places(reference).into_iter();
+        let mut place = places.next().expect("the registry itself is always a place");
+        loop {
+            let error = match work(&place) {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            match places.next() {
+                Some(next) if is_elsewhere(&error) => place = next,
+                _ => return Err(error),
+            }
+        }
     }
 
     /// The address below which the API of a reference's registry is.
@@ -134,7 +173,7 @@ impl Client {
         request: &Request<'_>,
         statuses: &[u16],
     ) -> Result<Called, RegistryError> {
-        self.retry().run(|| {
+        self.retry(reference).run(|| {
             let mut called = self.call(reference, scope, request)?;
             response::check_status(&mut called.response, statuses, called.logged_in)?;
             Ok(called)
@@ -157,5 +196,15 @@ pub(super) fn is_about_the_way(error: &RegistryError) -> bool {
         | RegistryErrorKind::Cancelled
         | RegistryErrorKind::Credentials => true,
         _ => error.action == Action::LogIn,
+    }
+}
+
+/// Whether another registry may have what this one does not give.
+pub(super) fn is_elsewhere(error: &RegistryError) -> bool {
+    use RegistryErrorKind as Kind;
+    match &*error.kind {
+        Kind::Unauthorized { .. } | Kind::NotFound { .. } | Kind::RateLimited { .. } | Kind::Status { .. } => true,
+        Kind::Transport(failure) => *failure != TransportFailure::Cancelled,
+        _ => false,
     }
 }

@@ -252,6 +252,10 @@ impl Passing for RegistryError {
         }
     }
 
+    fn is_unlikely_to_pass(&self) -> bool {
+        matches!(*self.kind, RegistryErrorKind::Transport(TransportFailure::Refused | TransportFailure::Resolve))
+    }
+
     fn cancelled(self) -> Self {
         Self { kind: Box::new(RegistryErrorKind::Cancelled), source: None, ..self }
     }

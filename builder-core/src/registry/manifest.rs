@@ -22,6 +22,10 @@ impl Client {
     ///
     /// When the reference is not there, and as for all that a network can do.
     pub fn resolve(&self, reference: &Reference) -> Result<Descriptor, RegistryError> {
+        self.at_first_place(reference, |place| self.resolve_at(place))
+    }
+
+    fn resolve_at(&self, reference: &Reference) -> Result<Descriptor, RegistryError> {
         let context = context(Action::Resolve, reference);
         match self.head_manifest(reference) {
             Ok(Some(descriptor)) => return Ok(descriptor),
@@ -40,7 +44,8 @@ impl Client {
     ///
     /// When it is not there, is not what it says, or is larger than [`MANIFEST_SIZE_MAX`].
     pub fn manifest(&self, reference: &Reference) -> Result<(Vec<u8>, Descriptor), RegistryError> {
-        self.get_manifest(reference).map_err(context(Action::FetchManifest, reference))
+        let fetch = |place: &Reference| self.get_manifest(place).map_err(context(Action::FetchManifest, place));
+        self.at_first_place(reference, fetch)
     }
 
     /// Sends a manifest or index to the reference's tag, or to its digest where it has no tag.
@@ -76,7 +81,7 @@ impl Client {
         let url = self.url(reference, &format!("manifests/{}", target(reference)))?;
         let request = Request::new(Method::GET, url).header("accept", ACCEPT);
         let scope = Scope::pull(reference.repository());
-        let (headers, bytes) = self.retry().run(|| {
+        let (headers, bytes) = self.retry(reference).run(|| {
             let mut called = self.call(reference, &scope, &request)?;
             super::response::check_status(&mut called.response, &[200], called.logged_in)?;
             let mut bytes = Vec::new();

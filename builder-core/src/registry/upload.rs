@@ -53,7 +53,7 @@ impl Client {
                 Err(_) => None,
             },
         };
-        let sent = self.retry().run(|| {
+        let sent = self.retry(reference).run(|| {
             let session = match session.take() {
                 Some(url) => url,
                 None => self.start_upload(reference, &scope)?,

@@ -156,6 +156,10 @@ impl Passing for DownloadError {
         }
     }
 
+    fn is_unlikely_to_pass(&self) -> bool {
+        matches!(self, Self::Transport { failure: TransportFailure::Refused | TransportFailure::Resolve, .. })
+    }
+
     fn cancelled(self) -> Self {
         match self {
             Self::Status { url, .. } | Self::Transport { url, .. } => {

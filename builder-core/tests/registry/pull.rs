@@ -300,3 +300,33 @@ fn a_failing_sink_is_told_apart() {
     let name = reference(&registry, "a:v1");
     assert!(matches!(kind(pull_image(&anonymous(), &name, &amd64(), &Full, &PullOptions::default())), Kind::Sink));
 }
+
+#[test]
+fn asks_mirrors_first() {
+    let (mirror, registry) = (Registry::start(Login::None), Registry::start(Login::None));
+    let bytes = noise(3_000_000);
+    registry.put_image("a", "v1", &[&bytes]);
+    mirror.put_image("a", "v1", &[&bytes]);
+    let name = reference(&registry, "a:v1");
+    let mirrors = [(registry.server.host(), vec![mirror.server.host()])].into();
+    let client =
+        rbuild_core::registry::Client::new(Options { transport: patient(), mirrors, ..Options::default() }).unwrap();
+    let platform = amd64();
+    pull_image(&client, &name, &platform, &Memory::default(), &PullOptions::default()).unwrap();
+    assert_eq!(registry.server.requests().len(), 0);
+
+    mirror.server.hang_up("GET", "/blobs/", 100);
+    mirror.server.fault("GET", "/blobs/", 1, Reply::new(200).body(bytes.clone()).cut_at(1_500_000));
+    assert_eq!(read(&client, &name, &blob(&bytes)).unwrap(), bytes, "the registry sends the rest");
+    let sent: Vec<_> = registry.server.requests().iter().map(|r| r.header("range").map(str::to_owned)).collect();
+    assert_eq!(sent, [Some("bytes=1500000-".to_owned())]);
+
+    mirror.server.fault("HEAD", "", 100, Reply::new(503));
+    mirror.server.fault("GET", "/manifests/", 100, Reply::new(404));
+    let good = client.resolve(&name).unwrap();
+    client.manifest(&name).unwrap();
+
+    mirror.server.fault("GET", "/manifests/", 100, Reply::new(200).body("<html>log in</html>"));
+    let error = client.manifest(&name.with_digest(good.digest)).unwrap_err().to_string();
+    assert!(error.contains(&mirror.server.host()), "a mirror that lies is named: {error}");
+}

@@ -83,25 +83,6 @@ impl TransportError {
     pub(crate) fn from_io(error: io::Error, url: &dyn fmt::Display) -> Self {
         Self::from_ureq(ureq::Error::from(error), url)
     }
-
-    /// Whether the same request may succeed later.
-    #[must_use]
-    pub fn may_pass(&self) -> bool {
-        match self.failure {
-            TransportFailure::Timeout | TransportFailure::Connection | TransportFailure::Refused => true,
-            // A name server that is away says so with another error than one that knows no such name.
-            TransportFailure::Resolve => {
-                self.source.as_ref().is_some_and(|source| source.to_string().contains("emporary"))
-            }
-            TransportFailure::Tls
-            | TransportFailure::Proxy
-            | TransportFailure::Protocol
-            | TransportFailure::Redirect(_)
-            | TransportFailure::Cancelled
-            | TransportFailure::Options(_)
-            | TransportFailure::Payload => false,
-        }
-    }
 }
 
 fn sort_io(error: &io::Error) -> TransportFailure {

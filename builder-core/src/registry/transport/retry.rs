@@ -8,12 +8,15 @@ use crate::progress::Event;
 
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 const BUDGET: Duration = Duration::from_secs(300);
+const UNLIKELY_ATTEMPTS: u32 = 3;
 const SLICE: Duration = Duration::from_millis(50);
 
 /// An error that may be a fault that passes.
 pub(crate) trait Passing {
     /// Whether the same may succeed later; with the time that the server asks to wait, where it says so.
     fn passing(&self) -> Option<Option<Duration>>;
+    /// Whether the fault most often is none that passes (nobody listens, no such host), so that patience only costs time.
+    fn is_unlikely_to_pass(&self) -> bool;
     /// The error for work that was told to end.
     fn cancelled(self) -> Self;
     /// One line for people.
@@ -23,13 +26,19 @@ pub(crate) trait Passing {
 /// How often and how patiently.
 pub(crate) struct Retry<'a> {
     options: &'a TransportOptions,
+    attempts: u32,
     attempt: u32,
     started: Instant,
 }
 
 impl<'a> Retry<'a> {
     pub(crate) fn new(options: &'a TransportOptions) -> Self {
-        Self { options, attempt: 0, started: Instant::now() }
+        Self::with_attempts(options, options.attempts)
+    }
+
+    /// As [`Self::new`], with another number of attempts.
+    pub(crate) fn with_attempts(options: &'a TransportOptions, attempts: u32) -> Self {
+        Self { options, attempts, attempt: 0, started: Instant::now() }
     }
 
     /// Runs `work` until it succeeds, fails for good, or the attempts are used up.
@@ -47,7 +56,8 @@ impl<'a> Retry<'a> {
         let Some(asked) = error.passing() else { return Err(error) };
         self.attempt += 1;
         let pause = pause_before(self.attempt, self.options.first_pause, asked);
-        if self.attempt >= self.options.attempts || self.started.elapsed() + pause > BUDGET {
+        let attempts = if error.is_unlikely_to_pass() { self.attempts.min(UNLIKELY_ATTEMPTS) } else { self.attempts };
+        if self.attempt >= attempts || self.started.elapsed() + pause > BUDGET {
             return Err(error);
         }
         if let Some(events) = &self.options.events {
