@@ -132,9 +132,10 @@ impl From<crate::tree::TreeError> for MemberError {
 }
 
 impl MemberError {
-    /// Says which archive it was.
+    /// Says which archive it was; the root stands for one without a name.
     pub(super) fn of(self, path: &TreePath) -> super::error::CopyError {
         match self {
+            Self::Archive(source) if path.is_root() => super::error::CopyError::ArchiveStream(source),
             Self::Archive(source) => {
                 super::error::CopyError::Archive { path: path.to_string()[1..].to_owned(), source }
             }

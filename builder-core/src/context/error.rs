@@ -141,6 +141,9 @@ pub enum CopyError {
         /// Why it failed.
         source: ArchiveError,
     },
+    /// An archive that has no name can't be extracted.
+    #[error(transparent)]
+    ArchiveStream(ArchiveError),
     /// A tree can't be read.
     #[error(transparent)]
     Tree(#[from] TreeError),

@@ -242,6 +242,10 @@ pub(super) fn clean(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::{collection, sample};
+
+    use super::super::glob;
     use super::*;
 
     fn is_match(patterns: &[&str], path: &str) -> bool {
@@ -312,6 +316,50 @@ mod tests {
         for (patterns, path, want) in table {
             assert_eq!(is_match(patterns, path), *want, "{patterns:?} against {path}");
         }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_globs_where_there_is_no_double_star(
+            pattern in path_of(&['a', 'b', '*', '?', '.']),
+            path in path_of(&['a', 'b', '.', 'c']),
+        ) {
+            prop_assume!(!pattern.contains("**") && clean(&pattern) == pattern);
+            let list = PatternList::parse([(1, pattern.as_str())]).unwrap();
+            let matched = list.decide(path.as_bytes(), &DirectoryMatch::default()).is_match();
+            prop_assert_eq!(matched, glob::matches(pattern.as_bytes(), path.as_bytes()).unwrap());
+        }
+
+        #[test]
+        fn never_skips_a_directory_with_matches(
+            pattern in path_of(&['a', 'b', '*', '?']),
+            path in path_of(&['a', 'b']),
+        ) {
+            prop_assume!(path.contains('/'));
+            let exception = format!("!{pattern}");
+            let list = PatternList::parse([(1, "**"), (2, exception.as_str())]).unwrap();
+            let mut state = DirectoryMatch::default();
+            let mut skipped = false;
+            for (index, _) in path.match_indices('/') {
+                let directory = &path.as_bytes()[..index];
+                state = list.decide_directory(directory, &state).1;
+                skipped |= !list.may_except_below(directory, &state);
+            }
+            let kept = !list.decide(path.as_bytes(), &state).is_match();
+            // An exception that already holds for a directory needs no look below it.
+            let parent_kept = path.match_indices('/').any(|(index, _)| is_kept(&list, &path[..index]));
+            prop_assert!(!(kept && skipped && !parent_kept));
+        }
+    }
+
+    fn is_kept(list: &PatternList, path: &str) -> bool {
+        !list.decide(path.as_bytes(), &DirectoryMatch::default()).is_match()
+    }
+
+    /// Up to three components of up to four of these characters.
+    fn path_of(characters: &'static [char]) -> impl Strategy<Value = String> {
+        let component = collection::vec(sample::select(characters), 1..5).prop_map(String::from_iter);
+        collection::vec(component, 1..4).prop_map(|parts| parts.join("/"))
     }
 
     #[test]
