@@ -45,7 +45,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use directive::{DEFAULT_ESCAPE, Directive, DirectiveForm, Directives};
 pub use dockerfile::{Dockerfile, Node};
 pub use heredoc::{Heredoc, HeredocWord};
-pub use instruction::{Instruction, parse_trigger};
+pub use instruction::{CommandLine, Instruction, parse_trigger};
 pub use lexer::{MAX_LINE_BYTES, Word};
 pub use parse::parse;
 pub use span::{LineIndex, LineRange, Position, Span};

@@ -11,6 +11,7 @@ mod evaluate;
 mod image_name;
 mod options;
 mod platform;
+mod play;
 mod report;
 mod rules;
 
