@@ -11,9 +11,9 @@ fn corpus() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/parse");
     let mut files: Vec<_> = fs::read_dir(&root)
         .unwrap_or_else(|error| panic!("cannot read {}: {error}", root.display()))
-        .map(|entry| entry.unwrap().path().join("Dockerfile"))
+        .map(|entry| entry.expect("a folder can be listed").path().join("Dockerfile"))
         .filter(|path| path.exists())
-        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
+        .map(|path| (path.clone(), fs::read_to_string(path).expect("a corpus file is text")))
         .collect();
     files.sort();
     assert!(files.len() >= 7, "the corpus is missing");

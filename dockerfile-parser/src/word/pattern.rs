@@ -3,8 +3,8 @@
 
 use super::{MAX_EXPANSION_BYTES, WordErrorKind as Kind};
 
-/// Matching takes (length of the pattern) × (length of the value) steps; more than this is refused.
-const MAX_STEPS: usize = 1 << 28;
+/// Every character that is read takes a step for every element of the pattern; more steps than this are refused.
+const MAX_STEPS: usize = 1 << 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
@@ -39,15 +39,11 @@ impl Pattern {
         Ok(Self { tokens })
     }
 
-    fn check_cost(&self, characters: usize) -> Result<(), Kind> {
-        let steps = self.tokens.len().saturating_mul(characters);
-        if steps > MAX_STEPS { Err(Kind::PatternTooCostly) } else { Ok(()) }
-    }
-
     /// How many of `text`'s first characters match: the fewest or the most possible.
-    fn match_prefix(&self, tokens: &[Token], text: &[char], longest: bool) -> Option<usize> {
+    fn match_prefix(tokens: &[Token], text: &[char], longest: bool, steps: &mut usize) -> Result<Option<usize>, Kind> {
         // `active[i]` means that the first `i` tokens match what was read so far.
         let mut active = vec![false; tokens.len() + 1];
+        let mut next = active.clone();
         active[0] = true;
         skip_stars(tokens, &mut active);
         let mut found = active[tokens.len()].then_some(0);
@@ -55,12 +51,13 @@ impl Pattern {
             if found.is_some() && !longest {
                 break;
             }
-            let mut next = vec![false; tokens.len() + 1];
+            *steps = steps.saturating_add(tokens.len() + 1);
+            if *steps > MAX_STEPS {
+                return Err(Kind::PatternTooCostly);
+            }
+            next.fill(false);
             let mut alive = false;
-            for (index, token) in tokens.iter().enumerate() {
-                if !active[index] {
-                    continue;
-                }
+            for (index, token) in tokens.iter().enumerate().filter(|(index, _)| active[*index]) {
                 let (stays, goes_on) = match token {
                     Token::Star => (*ch != '\n', false),
                     Token::Any => (false, *ch != '\n'),
@@ -74,42 +71,36 @@ impl Pattern {
                 break;
             }
             skip_stars(tokens, &mut next);
-            active = next;
+            std::mem::swap(&mut active, &mut next);
             if active[tokens.len()] {
                 found = Some(at + 1);
             }
         }
-        found
+        Ok(found)
     }
 
     pub(super) fn trim_start(&self, value: &str, longest: bool) -> Result<String, Kind> {
         let text: Vec<char> = value.chars().collect();
-        self.check_cost(text.len())?;
-        let matched = self.match_prefix(&self.tokens, &text, longest).unwrap_or(0);
+        let matched = Self::match_prefix(&self.tokens, &text, longest, &mut 0)?.unwrap_or(0);
         Ok(text[matched..].iter().collect())
     }
 
     pub(super) fn trim_end(&self, value: &str, longest: bool) -> Result<String, Kind> {
         let text: Vec<char> = value.chars().rev().collect();
-        self.check_cost(text.len())?;
         let tokens: Vec<Token> = self.tokens.iter().rev().copied().collect();
-        let matched = self.match_prefix(&tokens, &text, longest).unwrap_or(0);
+        let matched = Self::match_prefix(&tokens, &text, longest, &mut 0)?.unwrap_or(0);
         Ok(text[matched..].iter().rev().collect())
     }
 
     /// The first place where the pattern matches, taking as much as it can.
     fn find(&self, text: &[char], from: usize, steps: &mut usize) -> Result<Option<(usize, usize)>, Kind> {
         for start in from..=text.len() {
-            *steps = steps.saturating_add(self.tokens.len() + 1);
-            let quick = matches!((self.tokens.first(), text.get(start)), (Some(Token::Char(a)), b) if Some(a) != b);
-            if quick {
+            let first_differs =
+                matches!((self.tokens.first(), text.get(start)), (Some(Token::Char(a)), b) if Some(a) != b);
+            if first_differs {
                 continue;
             }
-            *steps = steps.saturating_add(self.tokens.len().saturating_mul(text.len() - start));
-            if *steps > MAX_STEPS {
-                return Err(Kind::PatternTooCostly);
-            }
-            if let Some(length) = self.match_prefix(&self.tokens, &text[start..], true) {
+            if let Some(length) = Self::match_prefix(&self.tokens, &text[start..], true, steps)? {
                 return Ok(Some((start, start + length)));
             }
         }

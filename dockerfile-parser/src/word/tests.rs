@@ -153,6 +153,8 @@ fn growth_is_limited() {
     assert!(expand("$a", '\\', &big).is_ok());
     let deep = format!("{}{}", "${a:-".repeat(100_000), "}".repeat(100_000));
     assert_eq!(expand(&deep, '\\', &lookup).unwrap_err().kind, WordErrorKind::TooDeep);
+    let many = |_: &str| Some("ab".repeat(100_000));
+    assert!(expand("${a//?c/x}", '\\', &many).is_ok());
     let costly = format!("${{a//{}b/c}}", "?*".repeat(2000));
     assert_eq!(expand(&costly, '\\', &big).unwrap_err().kind, WordErrorKind::PatternTooCostly);
 }
