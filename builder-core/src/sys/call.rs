@@ -145,8 +145,8 @@ pub(super) unsafe fn borrow(fd: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// Gives every signal its default action and blocks none. For a child before exec.
-pub(super) fn default_signals() {
+/// Gives every signal its default action.
+pub(super) fn default_actions() {
     // SAFETY: plain structures on the stack; numbers that have no changeable action are refused and ignored.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -154,6 +154,13 @@ pub(super) fn default_signals() {
         for signal in 1..=64 {
             libc::sigaction(signal, &raw const action, std::ptr::null_mut());
         }
+    }
+}
+
+/// Blocks no signal.
+pub(super) fn unblock_signals() {
+    // SAFETY: plain structures on the stack.
+    unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
@@ -304,8 +311,10 @@ pub(super) fn execute(program: &CStr, arguments: &Strings, environment: &Strings
 
 /// Ends this process without running any exit handler.
 pub(super) fn exit(code: c_int) -> ! {
-    // SAFETY: ends the process.
-    unsafe { libc::_exit(code) }
+    loop {
+        // SAFETY: ends the process. The raw call needs no symbol that the dynamic loader may not have bound yet.
+        unsafe { libc::syscall(libc::SYS_exit_group, code) };
+    }
 }
 
 /// Sets all group ids of the process (of its only thread).
@@ -354,18 +363,45 @@ pub(super) fn loopback_up() -> Result<(), Errno> {
 
 /// Waits for any child; `None` when none has ended yet. The status is as `wait(2)` gives it.
 pub(super) fn wait_any(block: bool) -> Result<Option<(libc::pid_t, c_int)>, Errno> {
-    let mut status = 0;
+    let mut status: c_int = 0;
+    let flags = if block { libc::__WALL } else { libc::WNOHANG | libc::__WALL };
     // SAFETY: the status is one int.
-    let pid = check(c_long::from(unsafe {
-        libc::waitpid(-1, &raw mut status, if block { libc::__WALL } else { libc::WNOHANG | libc::__WALL })
-    }))?;
+    let pid = check(unsafe { libc::syscall(libc::SYS_wait4, -1, &raw mut status, flags, 0usize) })?;
     Ok((pid != 0).then_some((pid as libc::pid_t, status)))
 }
 
 /// `kill(2)`.
 pub(super) fn kill(pid: libc::pid_t, signal: c_int) {
     // SAFETY: takes integers; a process that is gone is not an error to the callers.
-    unsafe { libc::kill(pid, signal) };
+    unsafe { libc::syscall(libc::SYS_kill, pid, signal) };
+}
+
+/// An address in the calling thread's own data.
+pub(super) fn thread_data() -> usize {
+    // SAFETY: gives the address of the thread's error number.
+    unsafe { libc::__errno_location() }.addr()
+}
+
+/// Turns private anonymous memory into zeroes that take no space.
+///
+/// # Safety
+/// Nothing may use the memory any more.
+pub(super) unsafe fn discard(start: usize, end: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_madvise, start, end - start, libc::MADV_DONTNEED) };
+}
+
+/// Leaves the caller's session keyring for a new, empty one.
+pub(super) fn new_session_keyring() {
+    const JOIN_SESSION_KEYRING: c_int = 1;
+    // SAFETY: no name is given. Kernels without keys have nothing to leave.
+    unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0usize) };
+}
+
+/// Names the process as tools show it.
+pub(super) fn set_name(name: &CStr) {
+    // SAFETY: the name is NUL-terminated.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
 /// Overwrites this process's copy of its command line and environment, which others can read under `/proc`.

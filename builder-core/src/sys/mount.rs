@@ -4,15 +4,17 @@
 //! attaches it inside the step's own mount namespace, so nothing is ever mounted on the host and closing the
 //! descriptor takes everything back. Paths are resolved once, to a descriptor, and never again.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::call;
@@ -22,6 +24,12 @@ use crate::tree::TreePath;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MountError {
+    /// The mounts of a thread could not be made its own.
+    #[error("cannot create a mount namespace")]
+    Namespace {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A path that a mount needs could not be opened.
     #[error("cannot open `{path}` for a mount")]
     Open {
@@ -74,6 +82,12 @@ pub enum MountError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl MountError {
+    fn is_invalid_argument(&self) -> bool {
+        matches!(self, Self::Create { source, .. } if source.raw_os_error() == Some(libc::EINVAL))
+    }
 }
 
 /// The layers of an overlay mount. Always mounted with `userxattr`, so root and rootless share one form on disk.
@@ -139,11 +153,9 @@ pub fn overlay(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, 
         return bind(only, restrictions.with_read_only(true));
     }
     match overlay_by_layer(layers, restrictions) {
-        // Before 6.5 the layers cannot be given one at a time.
-        Err(MountError::Create { option, source, .. })
-            if option.starts_with("lowerdir+") && source.raw_os_error() == Some(libc::EINVAL) =>
-        {
-            overlay_classic(layers, restrictions)
+        // Before 6.5 the layers cannot be given one at a time; some kernels say so only at the end.
+        Err(error @ MountError::Create { .. }) if error.is_invalid_argument() => {
+            overlay_classic(layers, restrictions).map_err(|_| error)
         }
         result => result,
     }
@@ -170,31 +182,33 @@ fn overlay_by_layer(layers: &Overlay, restrictions: Restrictions) -> Result<Owne
 
 /// The overlay made by `mount(2)` in a mount namespace of its own, so that it is never visible.
 fn overlay_classic(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
-    let mut descriptors = Vec::new();
-    let mut name = |path: &Path| {
-        let directory = open_path(path)?;
-        let name = descriptor_path(directory.as_fd());
-        descriptors.push(directory);
-        Ok::<_, MountError>(name)
-    };
-    let lower = layers.lower.iter().map(|layer| name(layer)).collect::<Result<Vec<_>, _>>()?.join(":");
-    let mut options = format!("lowerdir={lower},index=off,userxattr");
-    let mut target = layers.lower.first().cloned().unwrap_or_default();
-    if let Some(writable) = &layers.writable {
-        let (upper, work) = (name(&writable.upper)?, name(&writable.work)?);
-        options.push_str(&format!(",upperdir={upper},workdir={work},volatile"));
-        target.clone_from(&writable.upper);
-    }
+    let target = layers.writable.as_ref().map(|writable| &writable.upper).or(layers.lower.first());
+    let target = target.cloned().unwrap_or_default();
     let mount = in_private_namespace(|| {
-        rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), Some(&*to_c_string(&options)?))?;
+        // The layers are opened here because they must belong to this namespace's copies of the mounts.
+        let mut opened = Vec::new();
+        let mut name = |path: &Path| {
+            let directory = open_path(path)?;
+            let name = descriptor_path(directory.as_fd());
+            opened.push(directory);
+            Ok::<_, MountError>(name)
+        };
+        let lower = layers.lower.iter().map(|layer| name(layer)).collect::<Result<Vec<_>, _>>()?.join(":");
+        let mut options = format!("lowerdir={lower},index=off,userxattr");
+        if let Some(writable) = &layers.writable {
+            let (upper, work) = (name(&writable.upper)?, name(&writable.work)?);
+            options.push_str(&format!(",upperdir={upper},workdir={work},volatile"));
+        }
+        let failed = |error: Errno| MountError::Create {
+            file_system: "overlay",
+            option: options.clone(),
+            message: String::new(),
+            source: error.into(),
+        };
+        let data = CString::new(options.as_str()).map_err(|_| failed(Errno::INVAL))?;
+        rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), Some(&*data)).map_err(failed)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        Ok(open_tree(CWD, &target, flags)?)
-    })
-    .map_err(|source| MountError::Create {
-        file_system: "overlay",
-        option: options.clone(),
-        message: String::new(),
-        source,
+        open_tree(CWD, &target, flags).map_err(failed)
     })?;
     call::restrict(mount.as_fd(), restrictions.flags(), false)
         .map_err(|error| MountError::Attributes { path: target.clone(), source: error.into() })?;
@@ -202,17 +216,17 @@ fn overlay_classic(layers: &Overlay, restrictions: Restrictions) -> Result<Owned
 }
 
 /// Runs `work` on a thread that has a mount namespace of its own.
-fn in_private_namespace<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+fn in_private_namespace<T: Send>(work: impl FnOnce() -> Result<T, MountError> + Send) -> Result<T, MountError> {
+    let failed = |source| MountError::Namespace { source };
     let run = || {
-        call::unshare_thread_mounts()?;
-        rustix::mount::mount_change(
-            "/",
-            rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
-        )?;
+        call::unshare_thread_mounts().map_err(|error| failed(error.into()))?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).map_err(|error| failed(error.into()))?;
         work()
     };
     std::thread::scope(|scope| {
-        scope.spawn(run).join().unwrap_or_else(|_| Err(io::Error::other("the thread that mounts panicked")))
+        let thread = scope.spawn(run);
+        thread.join().unwrap_or_else(|_| Err(failed(io::Error::other("the thread that mounts panicked"))))
     })
 }
 
@@ -251,7 +265,7 @@ pub(super) fn bind_descriptor(
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let (mount, recursive) = match clone(flags) {
         // In a user namespace a folder with mounts of the host below it can only be cloned with them.
-        Err(rustix::io::Errno::INVAL) => (clone(flags | OpenTreeFlags::AT_RECURSIVE), true),
+        Err(Errno::INVAL) => (clone(flags | OpenTreeFlags::AT_RECURSIVE), true),
         result => (result, false),
     };
     let mount = mount.map_err(|error| MountError::Bind { path: path.into(), source: error.into() })?;
@@ -327,10 +341,6 @@ pub(super) fn descriptor_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn to_c_string(text: &str) -> io::Result<std::ffi::CString> {
-    std::ffi::CString::new(text).map_err(io::Error::from)
-}
-
 /// A file system that is being configured.
 pub(super) struct FileSystem {
     kind: &'static str,
@@ -362,7 +372,7 @@ impl FileSystem {
             .map_err(|error| self.refused("mount".into(), error))
     }
 
-    fn refused(&self, option: String, error: rustix::io::Errno) -> MountError {
+    fn refused(&self, option: String, error: Errno) -> MountError {
         MountError::Create { file_system: self.kind, option, message: self.message(), source: error.into() }
     }
 
@@ -381,5 +391,52 @@ impl FileSystem {
             text.push_str(line.trim_end().get(2..).unwrap_or_default());
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ways to mount layers give the same tree, and neither is seen outside.
+    #[test]
+    fn layers_one_by_one_and_in_one_option() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: mounting needs root");
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let make = |name: &str| {
+            let path = folder.path().join(name);
+            rustix::fs::mkdir(&path, Mode::RWXU).expect("a folder");
+            path
+        };
+        let write = |path: PathBuf, text: &str| {
+            let flags = OFlags::CREATE | OFlags::WRONLY;
+            let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).expect("a file");
+            rustix::io::write(file, text.as_bytes()).expect("its content");
+        };
+        let lower = vec![make("top"), make("bottom")];
+        for layer in &lower {
+            write(layer.join("a"), &layer.to_string_lossy());
+        }
+        write(lower[1].join("b"), "");
+        for (i, mount) in [overlay_by_layer, overlay_classic].into_iter().enumerate() {
+            let writable = WritableLayer { upper: make(&format!("upper-{i}")), work: make(&format!("work-{i}")) };
+            for writable in [None, Some(writable)] {
+                let layers = Overlay { lower: lower.clone(), writable: writable.clone() };
+                let mounted = mount(&layers, Restrictions::PLAIN).expect("an overlay");
+                let file = rustix::fs::openat(&mounted, "a", OFlags::RDONLY, Mode::empty()).expect("the file");
+                let mut text = String::new();
+                io::Read::read_to_string(&mut File::from(file), &mut text).expect("its content");
+                assert_eq!(Path::new(&text), lower[0]);
+                let made = rustix::fs::mkdirat(&mounted, "made", Mode::RWXU);
+                assert_eq!(made.is_ok(), writable.is_some());
+                if let Some(writable) = writable {
+                    assert!(rustix::fs::stat(writable.upper.join("made")).is_ok());
+                    assert!(rustix::fs::stat(writable.upper.join("b")).is_err(), "nothing is mounted here");
+                }
+            }
+        }
     }
 }

@@ -30,6 +30,9 @@ const NAMESPACE_FILE: &str = "dev/rbuild-network";
 /// The most that is kept of what pasta says when it fails.
 const MESSAGE_LIMIT: u64 = 4096;
 
+/// It takes a few milliseconds; a host that is this slow is stuck.
+const START_TIMEOUT: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 10, tv_nsec: 0 };
+
 /// A private network could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -167,6 +170,14 @@ fn connect(program: &Path, namespace: &OwnedFd) -> Result<Running, NetworkError>
     let ((mut ready, stdout), (messages, stderr)) = (pipe()?, pipe()?);
     let pasta = spawn(spec, Stdio::Descriptors { stdin: None, stdout: stdout.into(), stderr: stderr.into() })
         .map_err(failed)?;
+    match wait_readable(&ready) {
+        Ok(true) => {}
+        Ok(false) => {
+            let message = format!("no answer in {} s", START_TIMEOUT.tv_sec);
+            return Err(NetworkError::Connect { program: program.into(), message });
+        }
+        Err(source) => return Err(failed(SandboxError::Wait { source })),
+    }
     if matches!(ready.read(&mut [0; 32]), Ok(length) if length > 0) {
         return Ok(pasta);
     }
@@ -177,6 +188,17 @@ fn connect(program: &Path, namespace: &OwnedFd) -> Result<Running, NetworkError>
     let message = lines.collect::<Vec<_>>().join("; ");
     let message = if message.is_empty() { format!("it ended with status {}", exit.code()) } else { message };
     Err(NetworkError::Connect { program: program.into(), message })
+}
+
+/// Whether there is something to read (or the end) before the time is up.
+fn wait_readable(stream: &io::PipeReader) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    loop {
+        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&START_TIMEOUT)) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result? > 0),
+        }
+    }
 }
 
 /// Where the host says who resolves names.

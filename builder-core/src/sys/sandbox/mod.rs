@@ -30,9 +30,13 @@ use super::mount::Overlay;
 use crate::tree::TreePath;
 
 mod child;
+mod command;
 mod devices;
 mod error;
 mod filter;
+mod memory;
+mod mounts;
+mod placing;
 mod plan;
 mod running;
 

@@ -222,3 +222,9 @@ impl Drop for Running {
         let _ = self.reap();
     }
 }
+
+/// A step can be waited for on one thread and killed from another.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Running>();
+};
