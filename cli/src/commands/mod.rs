@@ -1,5 +1,6 @@
 //! One module for each command; none of them reads the environment or the arguments.
 
+mod build;
 mod client;
 mod completions;
 mod doctor;
@@ -33,10 +34,7 @@ pub(crate) fn dispatch(cli: &Cli, environment: &Environment) -> Result<u8, Failu
     let global_args = cli.global.merged(&cli.command.global());
     let global = || GlobalSettings::new(&global_args, environment);
     match &cli.command {
-        Command::Build(args) => {
-            crate::settings::BuildSettings::new(args, environment)?;
-            return Err(Failure::new(Kind::Internal, "this command waits for its part of the core"));
-        }
+        Command::Build(args) => return build::run(args, &global()?, environment),
         Command::Push(args) => push::run(args, &global()?, environment)?,
         Command::Images(args) => images::run(args, &global()?, environment)?,
         Command::Rmi(args) => rmi::run(args, &global()?)?,

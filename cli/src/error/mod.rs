@@ -10,6 +10,7 @@
 //! | 70 | a fault in rbuild itself |
 //! | 130, 143 | stopped by SIGINT or SIGTERM |
 
+mod build;
 mod render;
 
 use std::error::Error;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 use crate::output::Source;
 use crate::settings::UsageError;
 
+pub(crate) use build::{of_build, of_diagnostic};
 pub(crate) use render::{Look, render};
 
 /// The exit status of a fault in rbuild itself (`EX_SOFTWARE`).

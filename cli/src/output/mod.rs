@@ -67,7 +67,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn take(&mut self, event: &Event) {
+    /// Takes note of an event.
+    pub(crate) fn take(&mut self, event: &Event) {
         match event {
             Event::Planned { steps } => self.steps.clone_from(steps),
             Event::Output { step, line, .. } => {

@@ -88,32 +88,6 @@ pub(crate) enum Call {
     },
 }
 
-/// What an annotation is put on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AnnotationTarget {
-    /// The manifest.
-    Manifest,
-    /// The index.
-    Index,
-    /// The descriptor of the manifest in an index.
-    ManifestDescriptor,
-    /// The descriptor of the index in a layout.
-    IndexDescriptor,
-}
-
-/// A name and a value on a part of the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Annotation {
-    /// The part.
-    pub(crate) target: AnnotationTarget,
-    /// Only for this platform's.
-    pub(crate) platform: Option<Platform>,
-    /// The name.
-    pub(crate) key: String,
-    /// The value.
-    pub(crate) value: String,
-}
-
 /// A whole build as meant.
 #[derive(Debug, Clone)]
 pub(crate) struct BuildSettings {
@@ -127,7 +101,6 @@ pub(crate) struct BuildSettings {
     pub(crate) named_contexts: BTreeMap<String, NamedContext>,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) annotations: Vec<Annotation>,
     pub(crate) secrets: Vec<Secret>,
     pub(crate) ssh: Vec<SshForward>,
     pub(crate) network: Network,
@@ -138,7 +111,6 @@ pub(crate) struct BuildSettings {
     pub(crate) allow_insecure: bool,
     pub(crate) shm_size_bytes: Option<u64>,
     pub(crate) ulimits: Vec<Ulimit>,
-    pub(crate) cgroup_parent: Option<String>,
     pub(crate) isolation: Isolation,
     pub(crate) jobs: Option<usize>,
     pub(crate) no_cache: NoCache,
@@ -182,7 +154,6 @@ impl BuildSettings {
                 .collect::<Result<_, _>>()?,
             platforms: platforms(&args.platform, environment)?,
             labels: labels(&args.label)?,
-            annotations: annotations(&args.annotation)?,
             secrets: args.secret.iter().map(|value| secret(value, environment)).collect::<Result<_, _>>()?,
             ssh: args.ssh.iter().map(|value| ssh(value, environment)).collect::<Result<_, _>>()?,
             network: network(args.network.as_deref().unwrap_or_default())?,
@@ -191,18 +162,17 @@ impl BuildSettings {
             allow_insecure,
             shm_size_bytes: args.shm_size.as_deref().map(|value| size_bytes("--shm-size", value)).transpose()?,
             ulimits: args.ulimit.iter().map(|value| ulimit(value)).collect::<Result<_, _>>()?,
-            cgroup_parent: args.cgroup_parent.clone(),
             isolation: isolation(args.isolation.as_deref())?,
             jobs: args.jobs.map(std::num::NonZeroUsize::get),
             no_cache: no_cache(args)?,
             pull: args.pull == Some(true),
-            outputs,
             iidfile: args.iidfile.as_deref().map(|path| absolute(path, environment)),
             metadata_file: args.metadata_file.as_deref().map(|path| absolute(path, environment)),
             quiet,
             progress: Progress::new(args.progress.as_deref(), quiet, environment)?,
             call: call(args)?,
-            warnings: warnings(args)?,
+            warnings: [warnings(args)?, warnings_of_outputs(&outputs)].concat(),
+            outputs,
             context,
         })
     }
@@ -365,35 +335,28 @@ fn labels(values: &[String]) -> Result<BTreeMap<String, String>, UsageError> {
         .collect()
 }
 
-fn annotations(values: &[String]) -> Result<Vec<Annotation>, UsageError> {
-    let mut annotations = Vec::new();
+/// Checks that annotations are well-formed: `[TYPE[PLATFORM]:]NAME=VALUE`.
+fn check_annotations(values: &[String]) -> Result<(), UsageError> {
     for value in values.iter().filter(|value| !value.is_empty()) {
         let wrong =
             |reason: &str| UsageError::value("--annotation", value, reason).hint("write `[TYPE[PLATFORM]:]NAME=VALUE`");
-        let (key, text) = value.split_once('=').ok_or_else(|| wrong("`=` is missing"))?;
-        let (targets, key) = key.split_once(':').unwrap_or(("manifest", key));
+        let (key, _) = value.split_once('=').ok_or_else(|| wrong("`=` is missing"))?;
+        let (targets, _) = key.split_once(':').unwrap_or(("manifest", key));
         for target in targets.split(',') {
             let (target, platform) = match target.strip_suffix(']').and_then(|target| target.split_once('[')) {
                 Some((target, platform)) => (target, Some(platform)),
                 None => (target, None),
             };
-            let target = match target {
-                "manifest" => AnnotationTarget::Manifest,
-                "index" => AnnotationTarget::Index,
-                "manifest-descriptor" => AnnotationTarget::ManifestDescriptor,
-                "index-descriptor" => AnnotationTarget::IndexDescriptor,
-                _ => {
-                    return Err(wrong(&format!("unknown type `{target}`"))
-                        .hint("types are manifest, index, manifest-descriptor and index-descriptor"));
-                }
-            };
-            let platform = platform
-                .map(|text| text.parse().map_err(|error: rbuild_core::oci::PlatformError| wrong(&error.to_string())))
-                .transpose()?;
-            annotations.push(Annotation { target, platform, key: key.to_owned(), value: text.to_owned() });
+            if !["manifest", "index", "manifest-descriptor", "index-descriptor"].contains(&target) {
+                return Err(wrong(&format!("unknown type `{target}`"))
+                    .hint("types are manifest, index, manifest-descriptor and index-descriptor"));
+            }
+            if let Some(platform) = platform {
+                platform.parse::<Platform>().map_err(|error| wrong(&error.to_string()))?;
+            }
         }
     }
-    Ok(annotations)
+    Ok(())
 }
 
 /// Reads `--allow`: whether the host's network and steps without limits are allowed.
@@ -466,7 +429,14 @@ fn warnings(args: &BuildArgs) -> Result<Vec<String>, UsageError> {
     }
     let mut warnings: Vec<String> =
         args.ignored.used().into_iter().map(|flag| format!("`{flag}` has no effect")).collect();
-    for (flag, used) in [("--cache-from", !args.cache_from.is_empty()), ("--cache-to", !args.cache_to.is_empty())] {
+    check_annotations(&args.annotation)?;
+    let not_yet = [
+        ("--cache-from", !args.cache_from.is_empty()),
+        ("--cache-to", !args.cache_to.is_empty()),
+        ("--annotation", !args.annotation.is_empty()),
+        ("--cgroup-parent", args.cgroup_parent.is_some()),
+    ];
+    for (flag, used) in not_yet {
         if used {
             warnings.push(format!("`{flag}` is not supported yet and has no effect"));
         }
@@ -483,6 +453,22 @@ fn warnings(args: &BuildArgs) -> Result<Vec<String>, UsageError> {
         }
     }
     Ok(warnings)
+}
+
+/// Says of each attribute of an output that is accepted and does nothing that it does nothing.
+fn warnings_of_outputs(outputs: &[Output]) -> Vec<String> {
+    let has_effect = |key: &str, value: &str| match key {
+        "name" | "compression" | "compression-level" | "rewrite-timestamp" => true,
+        // These ask for what is done anyway.
+        "oci-mediatypes" | "store" | "unpack" => matches!(value, "true" | "1" | "t"),
+        "force-compression" | "platform-split" | "push-by-digest" | "registry.insecure" => value == "false",
+        _ => false,
+    };
+    let attributes = outputs.iter().flat_map(|output| &output.attributes);
+    attributes
+        .filter(|(key, value)| !has_effect(key, value))
+        .map(|(key, value)| format!("`{key}={value}` of `--output` is not supported yet and has no effect"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -600,6 +586,8 @@ mod tests {
         let warnings = settings(&["--squash", "--memory", "1g", "--cache-to", "x", "--sbom=true"]).unwrap().warnings;
         assert_eq!(warnings.len(), 4, "{warnings:?}");
         assert!(settings(&["--provenance=false", "--sbom=false"]).unwrap().warnings.is_empty());
+        let outputs = settings(&["-o", "type=oci,dest=a,compression=zstd,mode=x"]).unwrap().warnings;
+        assert_eq!(outputs, ["`mode=x` of `--output` is not supported yet and has no effect"]);
     }
 
     #[test]
@@ -610,13 +598,14 @@ mod tests {
     }
 
     #[test]
-    fn annotations_name_their_target() {
-        let all = settings(&["--annotation", "index,manifest[linux/amd64]:a=b=c", "--annotation", "d=e"])
-            .unwrap()
-            .annotations;
-        assert_eq!(all.len(), 3);
-        assert_eq!((all[0].target, all[0].key.as_str(), all[0].value.as_str()), (AnnotationTarget::Index, "a", "b=c"));
-        assert!(all[1].platform.is_some());
-        assert_eq!(all[2].target, AnnotationTarget::Manifest);
+    fn annotations_are_checked() {
+        for (value, reason) in
+            [("a", "`=` is missing"), ("layer:a=b", "unknown type `layer`"), ("manifest[linux/]:a=b", "--annotation")]
+        {
+            let error = settings(&["--annotation", value]).unwrap_err().message;
+            assert!(error.contains(reason), "{value}: {error}");
+        }
+        let warnings = settings(&["--annotation", "index,manifest[linux/amd64]:a=b=c"]).unwrap().warnings;
+        assert_eq!(warnings, ["`--annotation` is not supported yet and has no effect"]);
     }
 }

@@ -12,14 +12,10 @@ use std::path::{Path, PathBuf};
 
 use crate::args::GlobalArgs;
 
-pub(crate) use build::{
-    Annotation, AnnotationTarget, BuildSettings, Call, Context, DockerfileFrom, NamedContext, NoCache,
-};
+pub(crate) use build::{BuildSettings, Call, Context, DockerfileFrom, NamedContext, NoCache};
 pub(crate) use environment::Environment;
 pub(crate) use output::{Destination, Output, OutputKind};
-pub(crate) use values::{
-    HostEntry, HostName, Isolation, Network, Secret, SecretFrom, SshForward, Ulimit, add_host, isolation, network,
-};
+pub(crate) use values::{HostName, Isolation, Network, Secret, SecretFrom};
 
 /// A command line that cannot be meant, or contradicts itself.
 #[derive(Debug, thiserror::Error)]

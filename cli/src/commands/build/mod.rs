@@ -1,0 +1,76 @@
+//! `rbuild build`: settings to the core's options, the build, and what is told and written afterwards.
+
+mod inputs;
+mod options;
+mod report;
+
+use std::sync::Arc;
+
+use rbuild_core::progress::{Event, EventSink, Events, Warning};
+use rbuild_core::{Cancel, build};
+
+use super::{namespace, stored};
+use crate::args::BuildArgs;
+use crate::error::{Failure, Kind, of_build};
+use crate::output::{Display, Style};
+use crate::settings::{BuildSettings, Call, Environment, GlobalSettings};
+use crate::signals::Stop;
+
+/// Builds; gives the exit status.
+pub(super) fn run(args: &BuildArgs, global: &GlobalSettings, environment: &Environment) -> Result<u8, Failure> {
+    let settings = BuildSettings::new(args, environment)?;
+    if let Call::Check { json, ignore_status } = settings.call {
+        todo!("{json} {ignore_status}");
+    }
+    // Before the first thread: a process with several cannot enter a user namespace.
+    let refusal = namespace::enter(environment)?;
+    let stop = Stop::listen()?;
+    let display = Arc::new(Display::new(settings.progress, Style::of(global, environment)));
+    for message in &settings.warnings {
+        display.event(Event::Warning(warning(message)));
+    }
+    let result = build_image(&settings, global, environment, &stop, &display);
+    display.finish();
+    let result = result.map_err(|failure| stop.failure().unwrap_or_else(|| explained(failure, refusal)));
+    match &result {
+        Err(failure) if display.json("error", failure.to_json()) => Ok(failure.status()),
+        _ => result.map(|()| 0),
+    }
+}
+
+/// Adds why there is no user namespace to a failure that may come of it.
+fn explained(mut failure: Failure, refusal: Option<Failure>) -> Failure {
+    let machine = matches!(failure.kind, Kind::Build | Kind::Environment);
+    if let (Some(refusal), Some(problem)) = (refusal.filter(|_| machine), failure.problems.last_mut()) {
+        for cause in refusal.problems {
+            problem.hints.push(format!("this machine gives RUN steps no namespaces: {}", cause.message));
+            problem.hints.extend(cause.hints);
+        }
+    }
+    failure
+}
+
+fn warning(message: &str) -> Warning {
+    Warning { rule: String::new(), message: message.to_owned(), help: String::new(), span: None }
+}
+
+fn build_image(
+    settings: &BuildSettings,
+    global: &GlobalSettings,
+    environment: &Environment,
+    stop: &Stop,
+    display: &Arc<Display>,
+) -> Result<(), Failure> {
+    let events: Events = display.clone();
+    let store = stored::open(global)?;
+    let inputs = inputs::read(settings, &store, environment)?;
+    if let Some(source) = inputs.source() {
+        display.set_source(&source);
+    }
+    let outputs = options::Outputs::plan(settings, &store)?;
+    let options = options::of(settings, global, environment, &inputs, &outputs, stop, &events)?;
+    let cancel = Cancel::from_flag(stop.flag());
+    let built = build(&options, events, &cancel).map_err(|error| of_build(&error, display))?;
+    outputs.deliver(environment)?;
+    report::write(settings, &options, &built, display)
+}
