@@ -2,9 +2,6 @@
 //! what is finished moves up into the scroll-back, cached steps in one line together.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -38,34 +35,6 @@ pub(super) struct Tty {
     cached: Option<(StepId, usize)>,
     status: ProgressBar,
     ended: usize,
-    ticker: Option<Ticker>,
-}
-
-/// A thread that keeps the status line moving while no event comes.
-struct Ticker {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Ticker {
-    fn start(bar: ProgressBar) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            while !seen.load(Ordering::Relaxed) {
-                bar.tick();
-                std::thread::park_timeout(TICK);
-            }
-        });
-        Self { stop, thread }
-    }
-
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
-        // A panic of the ticker would only have stopped the clock.
-        let _ = self.thread.join();
-    }
 }
 
 fn template(text: &str, style: Style) -> ProgressStyle {
@@ -79,7 +48,7 @@ impl Tty {
         let status =
             screen.add(ProgressBar::new_spinner().with_style(template("{spinner} {elapsed:>4} {wide_msg}", style)));
         status.set_message("planning");
-        let ticker = Some(Ticker::start(status.clone()));
+        status.enable_steady_tick(TICK);
         Self {
             style,
             source: None,
@@ -92,7 +61,6 @@ impl Tty {
             cached: None,
             status,
             ended: 0,
-            ticker,
         }
     }
 
@@ -111,17 +79,11 @@ impl Tty {
             Event::Note(note) if self.style.verbose => self.print(&format!("note: {}", visible(note))),
             _ => {}
         }
-        for running in self.running.values() {
-            running.head.tick();
-        }
         self.update_status();
     }
 
     /// Takes everything live off the screen.
     pub(super) fn finish(&mut self) {
-        if let Some(ticker) = self.ticker.take() {
-            ticker.stop();
-        }
         self.tell_cached();
         for (_, running) in std::mem::take(&mut self.running) {
             self.remove(&running);
@@ -156,6 +118,7 @@ impl Tty {
             self.screen.insert_before(&self.status, ProgressBar::new_spinner().with_style(self.head_style.clone()));
         let reason = miss.map(|miss| self.style.paint("2", &format!("  ({})", visible(miss)))).unwrap_or_default();
         head.set_message(format!("{}{reason}", self.style.paint("1", &self.title(step))));
+        head.enable_steady_tick(TICK);
         self.running.insert(step, Running { head, tail: Vec::new(), lines: VecDeque::new() });
     }
 

@@ -24,11 +24,14 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// The Dockerfile where it is known already.
+    /// The Dockerfile as far as messages about it need it; the build reads it by itself.
     pub(super) fn source(&self) -> Option<Source> {
-        match &self.dockerfile {
-            DockerfileInput::Text { name, text, .. } => Some(Source::new(name, text)),
-            DockerfileInput::InContext(_) => None,
+        match (&self.dockerfile, &self.context) {
+            (DockerfileInput::Text { name, text, .. }, _) => Some(Source::new(name, text)),
+            (DockerfileInput::InContext(None), ContextInput::Directory(folder)) => ["Dockerfile", "dockerfile"]
+                .iter()
+                .find_map(|name| Some(Source::new(name, &fs::read_to_string(folder.join(name)).ok()?))),
+            (DockerfileInput::InContext(_), _) => None,
         }
     }
 }
