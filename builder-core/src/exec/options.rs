@@ -11,6 +11,10 @@ use crate::plan::NetworkChoice;
 use crate::reference::Reference;
 use crate::registry::Options as ClientOptions;
 
+/// Where programs of this machine are looked for unless the caller says otherwise.
+pub(super) const DEFAULT_PROGRAM_PATH: [&str; 6] =
+    ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
+
 /// Where the build context comes from.
 #[derive(Debug, Clone)]
 pub enum ContextInput {
@@ -240,9 +244,7 @@ impl BuildOptions {
             isolation: Isolation::default(),
             shm_size: None,
             ulimits: Vec::new(),
-            program_path: ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"]
-                .map(PathBuf::from)
-                .to_vec(),
+            program_path: DEFAULT_PROGRAM_PATH.map(PathBuf::from).to_vec(),
             strict: false,
         }
     }

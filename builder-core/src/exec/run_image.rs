@@ -8,12 +8,11 @@ use std::sync::Arc;
 use super::bases::Base;
 use super::host_files::{self, DnsOptions, Loopback};
 use super::layers::Layers;
-use super::options::Cancel;
+use super::options::{Cancel, DEFAULT_PROGRAM_PATH};
 use crate::error::{BuildError, During};
 use crate::image;
-use crate::oci::Platform;
+use crate::oci::{Descriptor, Platform};
 use crate::plan::NetworkChoice;
-use crate::reference::Reference;
 use crate::snapshot::{MountKind, MountPoint, mount_point_layer};
 use crate::store::Store;
 use crate::sys::mount::{Overlay, WritableLayer};
@@ -26,8 +25,8 @@ use crate::tree::{FollowLast, TreePath, lookup_user, resolve};
 pub struct RunImageOptions {
     /// The store's folder.
     pub store: PathBuf,
-    /// The image: a name in the store.
-    pub image: Reference,
+    /// The image's manifest or index, in the store.
+    pub image: Descriptor,
     /// Arguments in place of the image's CMD; empty for the CMD.
     pub command: Vec<String>,
     /// A program in place of the image's ENTRYPOINT; an empty text for none.
@@ -46,6 +45,26 @@ pub struct RunImageOptions {
     pub terminal: Option<(u16, u16)>,
     /// Folders to find programs of this machine in.
     pub program_path: Vec<PathBuf>,
+}
+
+impl RunImageOptions {
+    /// Options for an image's own command, with no standard input and no terminal.
+    #[must_use]
+    pub fn new(store: impl Into<PathBuf>, image: Descriptor) -> Self {
+        Self {
+            store: store.into(),
+            image,
+            command: Vec::new(),
+            entrypoint: None,
+            env: Vec::new(),
+            volumes: Vec::new(),
+            working_dir: None,
+            user: None,
+            network: NetworkChoice::Default,
+            terminal: None,
+            program_path: DEFAULT_PROGRAM_PATH.map(PathBuf::from).to_vec(),
+        }
+    }
 }
 
 /// A command that runs in an image. Dropping it ends the command and throws its tree away.
@@ -168,15 +187,8 @@ pub fn run_image(
 }
 
 fn find(store: &Store, layers: &Layers, options: &RunImageOptions) -> Result<Base, BuildError> {
-    let name = options.image.familiar();
-    let action = || format!("load the image `{name}`");
-    let Some(descriptor) = store.resolve_tag(&options.image.to_string()).during(action)? else {
-        return Err(BuildError::usage(
-            format!("there is no image `{name}` in the store"),
-            "`rbuild images` lists what there is; build one with `rbuild -t NAME .`",
-        ));
-    };
-    let image = image::load_image(store, &descriptor, &Platform::host()).during(action)?;
+    let action = || format!("load the image `{}`", options.image.digest);
+    let image = image::load_image(store, &options.image, &Platform::host()).during(action)?;
     Ok(super::bases::from_image(layers, image, &super::layers::Origin::Store))
 }
 

@@ -223,9 +223,6 @@ pub(crate) struct RunArgs {
     /// default, host or none
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub(crate) network: String,
-    /// Add a line to /etc/hosts
-    #[arg(long, value_name = "NAME:IP")]
-    pub(crate) add_host: Vec<String>,
     /// Give the command our standard input
     #[arg(short, long)]
     pub(crate) interactive: bool,
@@ -235,9 +232,6 @@ pub(crate) struct RunArgs {
     /// Accepted: what the command writes is always thrown away
     #[arg(long)]
     pub(crate) rm: bool,
-    /// How the command is kept apart: auto, or chroot where namespaces are not to be had
-    #[arg(long, value_name = "KIND")]
-    pub(crate) isolation: Option<String>,
     /// The image, by name or digest
     #[arg(value_name = "REF")]
     pub(crate) reference: String,

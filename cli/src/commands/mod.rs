@@ -11,6 +11,7 @@ mod man;
 mod namespace;
 mod push;
 mod rmi;
+mod run;
 mod stored;
 
 use std::io::{self, Write};
@@ -43,9 +44,7 @@ pub(crate) fn dispatch(cli: &Cli, environment: &Environment) -> Result<u8, Failu
         Command::Completions(args) => completions::run(args)?,
         Command::Man(args) => man::run(args)?,
         Command::Doctor(args) => return doctor::run(args, &global()?, environment),
-        Command::Run(_) => {
-            return Err(Failure::new(Kind::Internal, "this command waits for its part of the core"));
-        }
+        Command::Run(args) => return run::run(args, &global()?, environment),
     }
     Ok(0)
 }

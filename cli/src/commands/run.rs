@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rbuild_core::exec::{Cancel, RunImageOptions, run_image};
+use rbuild_core::oci::Descriptor;
 use rbuild_core::plan::NetworkChoice;
 use rbuild_core::sys::pty;
-use rbuild_core::{Cancel, RunImageOptions, run_image};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr};
 
 use super::{namespace, stored};
@@ -28,13 +29,13 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Runs the command; gives its exit status.
 pub(super) fn run(args: &RunArgs, global: &GlobalSettings, environment: &Environment) -> Result<u8, Failure> {
-    let mut options = options(args, global, environment)?;
     if let Some(refusal) = namespace::enter(environment)? {
         return Err(refusal);
     }
     let store = stored::open(global)?;
     let found = stored::find(&store, &args.reference)?;
-    options.image = found.into_iter().next().map(|image| image.descriptor).expect("a search that finds nothing is an error");
+    let image = found.into_iter().next().expect("a search that finds nothing is an error").descriptor;
+    let mut options = options(args, global, environment, image)?;
     let own_terminal = environment.stdin_is_terminal && environment.stdout_is_terminal;
     if args.tty {
         let size = tcgetwinsize(rustix::stdio::stdout()).ok().map(|size| (size.ws_row, size.ws_col));
@@ -64,8 +65,13 @@ fn own(stream: impl AsFd) -> Result<OwnedFd, Failure> {
     cloned.map_err(|error| Failure::caused(Kind::Environment, "cannot use the standard streams", &error))
 }
 
-fn options(args: &RunArgs, global: &GlobalSettings, environment: &Environment) -> Result<RunImageOptions, Failure> {
-    let mut options = RunImageOptions::new(&global.root);
+fn options(
+    args: &RunArgs,
+    global: &GlobalSettings,
+    environment: &Environment,
+    image: Descriptor,
+) -> Result<RunImageOptions, Failure> {
+    let mut options = RunImageOptions::new(&global.root, image);
     options.command = args
         .command
         .iter()
@@ -99,7 +105,8 @@ fn variable(value: &str, environment: &Environment) -> Option<(String, String)> 
 
 /// Reads `-v SOURCE:TARGET[:ro]`.
 fn volume(value: &str, environment: &Environment) -> Result<(PathBuf, String, bool), UsageError> {
-    let wrong = |reason: &str| UsageError::value("--volume", value, reason).hint("write `SOURCE:TARGET` or `SOURCE:TARGET:ro`");
+    let wrong =
+        |reason: &str| UsageError::value("--volume", value, reason).hint("write `SOURCE:TARGET` or `SOURCE:TARGET:ro`");
     let mut parts = value.split(':');
     let (source, target) = match (parts.next(), parts.next()) {
         (Some(source), Some(target)) if !source.is_empty() && target.starts_with('/') => (source, target),

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use rbuild_core::{BuildError, ErrorKind};
+use rbuild_core::error::{BuildError, ErrorKind};
 use rbuild_dockerfile::{Diagnostic, Severity};
 
 use super::{Failure, Kind, Place, Problem, causes, is_environment};
@@ -11,6 +11,11 @@ use crate::output::{Display, Source, Tally};
 /// Tells a build's error with what its display has seen.
 pub(crate) fn of_build(error: &BuildError, display: &Display) -> Failure {
     failure(error, &display.tally())
+}
+
+/// Tells an error of the core that belongs to no build.
+pub(crate) fn of_core(error: &BuildError) -> Failure {
+    failure(error, &Tally::default())
 }
 
 fn failure(error: &BuildError, tally: &Tally) -> Failure {
@@ -68,7 +73,7 @@ pub(crate) fn of_diagnostic(diagnostic: &Diagnostic, source: Option<&Source>) ->
 mod tests {
     use std::time::Duration;
 
-    use rbuild_core::FailedStep;
+    use rbuild_core::error::FailedStep;
     use rbuild_core::progress::{Event, StepEnd, StepId, StepInfo, Stream};
 
     use super::*;

@@ -116,7 +116,10 @@ impl Tally {
 fn title(step: &StepInfo) -> String {
     let mut place: Vec<String> = Vec::new();
     place.extend(step.platform.as_ref().map(ToString::to_string));
-    place.extend(Some(step.stage.clone()).filter(|stage| !stage.is_empty()));
+    place.extend(Some(&step.stage).filter(|stage| !stage.is_empty()).map(|stage| {
+        // A bare number would be read as a count.
+        if stage.bytes().all(|byte| byte.is_ascii_digit()) { format!("stage-{stage}") } else { stage.clone() }
+    }));
     place.extend(step.position.map(|(position, all)| format!("{position}/{all}")));
     let name = visible(&step.name);
     if place.is_empty() { name } else { format!("[{}] {name}", visible(&place.join(" "))) }

@@ -15,7 +15,7 @@ use crate::args::GlobalArgs;
 pub(crate) use build::{BuildSettings, Call, Context, DockerfileFrom, NamedContext, NoCache};
 pub(crate) use environment::Environment;
 pub(crate) use output::{Destination, Output, OutputKind};
-pub(crate) use values::{HostName, Isolation, Network, Secret, SecretFrom};
+pub(crate) use values::{HostName, Isolation, Network, Secret, SecretFrom, network};
 
 /// A command line that cannot be meant, or contradicts itself.
 #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use rbuild_core::exec::{ContextInput, DockerfileInput};
 use rbuild_core::store::{Store, TempDir};
-use rbuild_core::{ContextInput, DockerfileInput};
 
 use crate::error::{Failure, Kind};
 use crate::output::Source;

@@ -6,8 +6,8 @@ mod report;
 
 use std::sync::Arc;
 
+use rbuild_core::exec::{Cancel, build};
 use rbuild_core::progress::{Event, EventSink, Events, Warning};
-use rbuild_core::{Cancel, build};
 
 use super::{namespace, stored};
 use crate::args::BuildArgs;
@@ -20,7 +20,8 @@ use crate::signals::Stop;
 pub(super) fn run(args: &BuildArgs, global: &GlobalSettings, environment: &Environment) -> Result<u8, Failure> {
     let settings = BuildSettings::new(args, environment)?;
     if let Call::Check { json, ignore_status } = settings.call {
-        todo!("{json} {ignore_status}");
+        let _ = (json, ignore_status);
+        return Err(Failure::new(Kind::Usage, "checks are not in this version yet"));
     }
     // Before the first thread: a process with several cannot enter a user namespace.
     let refusal = namespace::enter(environment)?;

@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use rbuild_core::exec::{BuildOptions, Isolation, NamedContext, NoCache, Output, OutputKind, Secret, SshSource};
 use rbuild_core::layer::Compression;
 use rbuild_core::plan::NetworkChoice;
 use rbuild_core::progress::Events;
 use rbuild_core::reference::Reference;
 use rbuild_core::store::{Store, TempDir};
-use rbuild_core::{BuildOptions, Isolation, NamedContext, NoCache, Output, OutputKind, Secret, SshSource};
 
 use super::inputs::Inputs;
 use crate::commands::client;
@@ -198,13 +198,13 @@ impl Outputs {
                 (settings::OutputKind::Image | settings::OutputKind::CacheOnly, _) => continue,
             };
             let destination = match &output.destination {
-                Some(Destination::Path(path)) => rbuild_core::Destination::Path(path.clone()),
-                Some(Destination::Stdout) => rbuild_core::Destination::Stdout,
+                Some(Destination::Path(path)) => rbuild_core::exec::Destination::Path(path.clone()),
+                Some(Destination::Stdout) => rbuild_core::exec::Destination::Stdout,
                 None => {
                     let folder = store.temp_dir("load").map_err(|error| Failure::of(Kind::Environment, &error))?;
                     let path = folder.path().join("image.tar");
                     planned.load = Some((folder, path.clone()));
-                    rbuild_core::Destination::Path(path)
+                    rbuild_core::exec::Destination::Path(path)
                 }
             };
             planned.outputs.push(Output { kind, destination });

@@ -3,13 +3,17 @@
 use std::fs;
 use std::path::Path;
 
-use rbuild_core::{BuildOptions, BuildResult};
-use serde_json::json;
+use rbuild_core::exec::{BuildOptions, BuildResult};
+use rbuild_core::reference::Reference;
+use serde_json::{Value, json};
 
 use crate::commands::print_data;
 use crate::error::{Failure, Kind};
 use crate::output::{Display, count, duration};
 use crate::settings::{BuildSettings, Destination, OutputKind};
+
+/// How many digits of a digest are enough to name an image.
+const SHORT_DIGEST: usize = 12;
 
 /// Writes `--iidfile` and `--metadata-file`, prints the digest or the summary.
 pub(super) fn write(
@@ -18,39 +22,36 @@ pub(super) fn write(
     built: &BuildResult,
     display: &Display,
 ) -> Result<(), Failure> {
-    let digest = built.manifest.digest.to_string();
-    if let Some(path) = &settings.iidfile {
+    let digest = built.manifest.as_ref().map(|manifest| manifest.digest.to_string());
+    if let (Some(path), Some(digest)) = (&settings.iidfile, &digest) {
         write_file(path, digest.as_bytes())?;
     }
     if let Some(path) = &settings.metadata_file {
         write_file(path, format!("{:#}\n", metadata(options, built)).as_bytes())?;
     }
-    if settings.quiet {
+    if let (true, Some(digest)) = (settings.quiet, &digest) {
         print_data(format!("{digest}\n").as_bytes())?;
     }
     let (steps, cached) = display.tally().counts();
-    let names: Vec<String> = options.tags.iter().map(|tag| tag.familiar()).collect();
+    let names: Vec<String> = options.tags.iter().map(Reference::familiar).collect();
     let finished = json!({
-        "tags": names, "manifest": digest, "config": built.config.to_string(),
+        "tags": names, "manifest": digest, "config": config_digest(built),
         "steps": steps, "cached": cached, "seconds": display.elapsed().as_secs_f64(),
     });
     if !display.json("finished", finished) {
-        display.say(&summary(settings, &names, &digest, (steps, cached), display));
+        let head = format!("in {} ({}, {cached} cached)", duration(display.elapsed()), count(steps, "step"));
+        display.say(&summary(settings, &names, digest.as_deref(), &head));
     }
     Ok(())
 }
 
+fn config_digest(built: &BuildResult) -> Option<String> {
+    built.images.first().and_then(|image| image.config_digest).map(|digest| digest.to_string())
+}
+
 /// The last lines of a build: what it is called, where it is, how to run it.
-fn summary(
-    settings: &BuildSettings,
-    names: &[String],
-    digest: &str,
-    steps: (usize, usize),
-    display: &Display,
-) -> Vec<String> {
-    let (steps, cached) = steps;
-    let mut lines =
-        vec![format!("built {digest} in {} ({}, {cached} cached)", duration(display.elapsed()), count(steps, "step"))];
+fn summary(settings: &BuildSettings, names: &[String], digest: Option<&str>, head: &str) -> Vec<String> {
+    let mut lines = vec![format!("built {} {head}", digest.unwrap_or("the files"))];
     let pushed = settings.outputs.iter().any(|output| output.push);
     lines.extend(names.iter().map(|name| format!("{} {name}", if pushed { "pushed" } else { "named" })));
     for output in &settings.outputs {
@@ -61,20 +62,24 @@ fn summary(
             (None, _) => {}
         }
     }
-    let name =
-        names.first().cloned().unwrap_or_else(|| digest.trim_start_matches("sha256:").chars().take(12).collect());
-    lines.push(format!("run it with: rbuild run {name}"));
+    let short = digest.map(|digest| digest.trim_start_matches("sha256:").chars().take(SHORT_DIGEST).collect());
+    if let Some(name) = short.map(|short| names.first().cloned().unwrap_or(short)) {
+        lines.push(format!("run it with: rbuild run {name}"));
+    }
     lines
 }
 
 /// The facts of `--metadata-file`, with buildx's names.
-fn metadata(options: &BuildOptions, built: &BuildResult) -> serde_json::Value {
+fn metadata(options: &BuildOptions, built: &BuildResult) -> Value {
     let names: Vec<String> = options.tags.iter().map(ToString::to_string).collect();
-    let mut facts = json!({
-        "containerimage.digest": built.manifest.digest.to_string(),
-        "containerimage.config.digest": built.config.to_string(),
-        "containerimage.descriptor": built.manifest,
-    });
+    let mut facts = json!({});
+    if let Some(manifest) = &built.manifest {
+        facts["containerimage.digest"] = json!(manifest.digest.to_string());
+        facts["containerimage.descriptor"] = json!(manifest);
+    }
+    if let Some(config) = config_digest(built) {
+        facts["containerimage.config.digest"] = json!(config);
+    }
     if !names.is_empty() {
         facts["image.name"] = json!(names.join(","));
     }
