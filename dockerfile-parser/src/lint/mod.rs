@@ -1,6 +1,6 @@
 //! The linter: BuildKit's 22 rules under their own names, and some more of rbuild's.
 //!
-//! Rules are functions over an [`Evaluation`] of the file, one file each, listed in [`RULES`]. BuildKit's rules that
+//! Rules are functions over an evaluation of the file, one file each, listed in [`RULES`]. BuildKit's rules that
 //! look at instructions in order ([`Phase::Build`]) see only the stages that the target needs; those that look at
 //! the text ([`Phase::Parse`]) and at the stages as a whole ([`Phase::Stages`]) see all of the file. A syntax error
 //! hides what BuildKit would not have come to.
