@@ -216,8 +216,13 @@ fn read_member<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<Member>,
         Some(time) => time,
         None => Timestamp::from_seconds(i64::try_from(header.mtime().map_err(damaged)?).unwrap_or(0)),
     };
+    let mode = match node {
+        // Linux has no other mode for links.
+        MemberKind::Node(Node::Symlink { .. }) => 0o777,
+        _ => header.mode().map_err(damaged)? & 0o7777,
+    };
     let metadata = Metadata {
-        mode: header.mode().map_err(damaged)? & 0o7777,
+        mode,
         uid: owner(extensions.uid, header.uid())?,
         gid: owner(extensions.gid, header.gid())?,
         modified,

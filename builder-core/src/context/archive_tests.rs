@@ -100,7 +100,7 @@ fn members_keep_what_they_are() {
             "dir out 0755 0:0",
             "dir out/d 0700 12:34",
             "file out/d/f F 4750 56:78",
-            "link out/l d 0644 0:0",
+            "link out/l d 0777 0:0",
             "dir out/made 0755 0:0",
             "dir out/made/by 0755 0:0",
             "file out/made/by/g G 0644 9:0",
@@ -167,7 +167,7 @@ fn names_and_links_stay_inside() {
         &["dir srv", "link up ../../srv", "file up/f F"],
         &["dir srv"],
         "/out",
-        &["dir out 0755 0:0", "dir out/srv 0755 0:0", "file out/srv/f F 0644 0:0", "link out/up ../../srv 0644 0:0"],
+        &["dir out 0755 0:0", "dir out/srv 0755 0:0", "file out/srv/f F 0644 0:0", "link out/up ../../srv 0777 0:0"],
     );
     check(
         &["dir run", "dir var", "link var/run /run", "file var/run/f F"],
@@ -178,7 +178,7 @@ fn names_and_links_stay_inside() {
             "dir out/run 0755 0:0",
             "file out/run/f F 0644 0:0",
             "dir out/var 0755 0:0",
-            "link out/var/run /run 0644 0:0",
+            "link out/var/run /run 0777 0:0",
         ],
     );
     check(

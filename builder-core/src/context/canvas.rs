@@ -182,7 +182,14 @@ impl<'a> Canvas<'a> {
         self.apply_group_metadata();
         let mut above = BTreeSet::new();
         for path in self.placed.keys() {
-            above.extend(path.ancestors().filter(|ancestor| !self.placed.contains_key(ancestor)));
+            // A parent that was placed sees to those above it.
+            let mut parent = path.parent().filter(|parent| !parent.is_root());
+            while let Some(directory) = parent.take().filter(|directory| !self.placed.contains_key(directory)) {
+                let next = directory.parent().filter(|parent| !parent.is_root());
+                if above.insert(directory) {
+                    parent = next;
+                }
+            }
         }
         let mut changes = Vec::with_capacity(self.placed.len() + above.len());
         for path in above {

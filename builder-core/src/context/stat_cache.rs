@@ -111,7 +111,9 @@ impl StatCache {
         let matching = |known: &[u8]| (known[..STATUS] == tail[..STATUS]).then(|| digest_of(known));
         let position = self.starts.binary_search_by(|start| self.entry(*start).0.cmp(path));
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = news.recorded.get(path) {
+        if !news.recorded.is_empty()
+            && let Some(known) = news.recorded.get(path)
+        {
             return matching(known);
         }
         let start = self.starts[position.ok()?];
