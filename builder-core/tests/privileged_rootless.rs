@@ -24,10 +24,11 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 type Case = fn(&Path) -> Result<(), Box<dyn Error>>;
 
-const CASES: [(&str, Case); 4] = [
+const CASES: [(&str, Case); 5] = [
     ("rootless_steps", rootless),
     ("killed_rbuild_leaves_no_process", killed_namespaces),
     ("killed_rbuild_leaves_no_process_in_a_chroot", killed_chroot),
+    ("chroot_steps_of_a_container", container),
     ("a_trivial_step_is_quick", quick),
 ];
 
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
     }
     if let Some(folder) = role("--run-until-killed") {
         return finish("until killed", until_killed(&folder, arguments.iter().any(|a| a == "--chroot")));
+    }
+    if let Some(folder) = role("--as-container") {
+        return finish("as a container's root", as_container(&folder));
     }
     if arguments.iter().any(|a| a == "--list") {
         if !arguments.iter().any(|a| a == "--ignored") {
@@ -225,6 +229,50 @@ fn as_user(folder: &Path) -> Result<(), Box<dyn Error>> {
         }
     }
     Ok(())
+}
+
+/// Docker's default capabilities, as setpriv names them.
+const CONTAINER: &str = "-all,+chown,+dac_override,+fsetid,+fowner,+mknod,+net_raw,+setgid,+setuid,+setfcap,+setpcap,\
+                         +net_bind_service,+sys_chroot,+kill,+audit_write";
+
+fn container(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let output = Command::new("setpriv")
+        .arg(format!("--bounding-set={CONTAINER}"))
+        .arg(std::env::current_exe()?)
+        .arg("--as-container")
+        .arg(folder)
+        .output();
+    let Ok(output) = output else {
+        println!("skipped: `setpriv` is not installed");
+        return Ok(());
+    };
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure(output.status.success(), &text)
+}
+
+/// What root of a default container does: no namespaces, a chroot.
+fn as_container(folder: &Path) -> Result<(), Box<dyn Error>> {
+    let entered = enter(SEARCH_PATH.as_ref())?;
+    ensure(entered == Entered::Root { own_mounts: false }, format!("{entered:?}"))?;
+    make_root(folder)?;
+    let mut spec =
+        SandboxSpec::new(RootMount::Directory(folder.join("lower")), process(&["sh", "-c", "echo $0; exit 5", "x"]));
+    let refused = spawn(spec_of(&folder.join("lower")), null_streams()?);
+    ensure(refused.is_err(), "namespaces without the privilege")?;
+    spec.isolation = Isolation::Chroot;
+    spec.network = NetworkMode::Host;
+    (spec.process.uid, spec.process.gid) = (7, 8);
+    let (exit, text) = run(spec)?;
+    ensure((exit, text.as_str()) == (Exit::Code(5), "x\n"), format!("{exit:?} {text}"))
+}
+
+fn spec_of(root: &Path) -> SandboxSpec {
+    SandboxSpec::new(RootMount::Directory(root.into()), process(&["true"]))
+}
+
+fn null_streams() -> Result<Stdio, Box<dyn Error>> {
+    let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    Ok(Stdio::Descriptors { stdin: None, stdout: null()?, stderr: null()? })
 }
 
 fn libc_file_type() -> u32 {
