@@ -551,3 +551,29 @@ fn nothing_stays_mounted() {
     assert_eq!(count(), before);
     assert!(Path::new("/proc/self/ns/mnt").exists());
 }
+
+/// Forks of other steps hold copies of each other's pipes for a moment; no step may wait for another because of it.
+#[test]
+fn many_steps_at_once() {
+    let slow = Root::new();
+    let (running, mut output) = start(slow.spec(&["sh", "-c", "echo up; sleep 1000"]));
+    let running = running.expect("it starts");
+    output.read_exact(&mut [0; 3]).expect("it is up");
+    std::thread::scope(|scope| {
+        for thread in 0..8u8 {
+            scope.spawn(move || {
+                let root = Root::new();
+                for step in 0..10u8 {
+                    let code = thread * 10 + step;
+                    let (exit, text) = run(root.spec(&["sh", "-c", &format!("echo {code}; exit {code}")]));
+                    assert_eq!((exit.expect("it runs"), text), (Exit::Code(code), format!("{code}\n")));
+                }
+            });
+        }
+    });
+    std::thread::scope(|scope| {
+        let end = scope.spawn(|| running.wait());
+        running.kill();
+        assert_eq!(end.join().expect("no panic").expect("killed"), Exit::Signal(9));
+    });
+}
