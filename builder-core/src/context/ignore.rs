@@ -51,6 +51,12 @@ impl IgnoreRules {
         self.patterns.is_empty()
     }
 
+    /// Whether a line makes an exception, so that an ignored folder may hold something that is kept.
+    #[must_use]
+    pub fn has_exceptions(&self) -> bool {
+        self.patterns.has_exceptions()
+    }
+
     /// Decides a path. An ignored directory may still hold entries that are kept; it then belongs to the context too.
     #[must_use]
     pub fn verdict(&self, path: &TreePath) -> Verdict {

@@ -74,6 +74,10 @@ impl PatternList {
         self.patterns.is_empty()
     }
 
+    pub(super) fn has_exceptions(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.exception)
+    }
+
     /// The line and the text of a pattern.
     pub(super) fn describe(&self, pattern: usize) -> (usize, &str) {
         (self.patterns[pattern].line, &self.patterns[pattern].text)

@@ -16,6 +16,7 @@ use super::scheduler::{Jobs, Results, run_all};
 use super::ssh_agent::{AgentSource, HostAgent};
 use super::stage::{StageResult, run_stage};
 use crate::context::ContextDir;
+use crate::context::IgnoreRules;
 use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::{Descriptor, Digest, ImageConfig, Platform};
 use crate::plan::{self, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source, StageIndex, StagePlan};
@@ -124,34 +125,9 @@ fn build_text(
         return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
     }
     check_syntax(&dockerfile)?;
-    let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
-    let jobs =
-        if options.jobs == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { options.jobs };
-    let mut build = Build {
-        options,
-        events,
-        cancel,
-        stop: Cancel::new(),
-        layers: Arc::new(Layers::new(store)),
-        bases: Bases::default(),
-        jobs: Jobs::new(jobs),
-        results: Results::new(),
-        identity: identity(options, name),
-        context,
-        plans: BTreeMap::new(),
-        first_steps: BTreeMap::new(),
-        exported: BTreeSet::new(),
-        platforms,
-        client: OnceLock::new(),
-        network: OnceLock::new(),
-        agents: Mutex::default(),
-        agent_folder: OnceLock::new(),
-        folders: Mutex::default(),
-        used_caches: Mutex::default(),
-        background: Mutex::default(),
-        host_bundle: OnceLock::new(),
-    };
+    let mut build = Build::new(options, events, cancel, store, context, name);
     let targets = build.plan(&dockerfile)?;
+    super::check::warn(&build, &dockerfile, &diagnostics)?;
     build.announce();
     let keys: Vec<StageKey> = build.plans.keys().copied().collect();
     let ran = run_all(&keys, &build.results, &build.stop, |key| run_stage(&build, key, &build.plans[key]));
@@ -200,6 +176,62 @@ impl From<PlanError> for BuildError {
 }
 
 impl<'o> Build<'o> {
+    /// A build of which nothing is done yet.
+    pub(crate) fn new(
+        options: &'o BuildOptions,
+        events: Events,
+        cancel: &'o Cancel,
+        store: Store,
+        context: Context,
+        name: &str,
+    ) -> Self {
+        let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
+        let jobs =
+            if options.jobs == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { options.jobs };
+        Self {
+            options,
+            events,
+            cancel,
+            stop: Cancel::new(),
+            layers: Arc::new(Layers::new(store)),
+            bases: Bases::default(),
+            jobs: Jobs::new(jobs),
+            results: Results::new(),
+            identity: identity(options, name),
+            context,
+            plans: BTreeMap::new(),
+            first_steps: BTreeMap::new(),
+            exported: BTreeSet::new(),
+            platforms,
+            client: OnceLock::new(),
+            network: OnceLock::new(),
+            agents: Mutex::default(),
+            agent_folder: OnceLock::new(),
+            folders: Mutex::default(),
+            used_caches: Mutex::default(),
+            background: Mutex::default(),
+            host_bundle: OnceLock::new(),
+        }
+    }
+
+    /// What planning is told for a platform.
+    pub(crate) fn plan_options(&self, platform: &Platform) -> PlanOptions {
+        PlanOptions {
+            build_args: self.options.build_args.clone(),
+            target: self.options.target.clone(),
+            platform: platform.clone(),
+            build_platform: Platform::host(),
+            named_contexts: self.options.named_contexts.keys().cloned().collect(),
+            labels: self.options.labels.clone(),
+            network: self.options.network,
+        }
+    }
+
+    /// The ignore rules of the build context, where it is a folder.
+    pub(crate) fn context_rules(&self) -> Option<&IgnoreRules> {
+        self.context.folder.as_ref().map(|(folder, _)| folder.rules())
+    }
+
     /// Plans every platform, fetching the configurations that this takes; gives the target of each.
     fn plan(&mut self, dockerfile: &Dockerfile) -> Result<Vec<StageKey>, BuildError> {
         let mut targets = Vec::new();
@@ -235,15 +267,7 @@ impl<'o> Build<'o> {
     }
 
     fn plan_platform(&self, dockerfile: &Dockerfile, platform: &Platform) -> Result<Plan, BuildError> {
-        let options = PlanOptions {
-            build_args: self.options.build_args.clone(),
-            target: self.options.target.clone(),
-            platform: platform.clone(),
-            build_platform: Platform::host(),
-            named_contexts: self.options.named_contexts.keys().cloned().collect(),
-            labels: self.options.labels.clone(),
-            network: self.options.network,
-        };
+        let options = self.plan_options(platform);
         loop {
             match plan::plan(dockerfile, &options, &self.bases.configs())? {
                 Outcome::Plan(plan) => return Ok(plan),

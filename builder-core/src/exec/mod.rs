@@ -6,6 +6,7 @@
 //! scheduler  who waits for whom
 //! stage      one stage, step by step: key, look up, do, record
 //! copy run   what a step does
+//! check      the linter's look at a Dockerfile
 //! layers     every layer that the build works with, in the form that is needed
 //! finish     configuration, manifest, names, outputs, push
 //! ```
@@ -13,6 +14,7 @@
 mod bases;
 mod build;
 mod ca;
+mod check;
 mod chroot;
 mod context;
 mod copy;
@@ -29,6 +31,7 @@ mod ssh_agent;
 mod stage;
 
 pub use build::{BuildResult, BuiltImage, build};
+pub use check::{CheckResult, check};
 pub use host_files::{ExtraHost, ExtraHostError};
 pub use options::{
     BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, Isolation, NamedContext, NoCache, Output,

@@ -10,7 +10,7 @@ use super::stage::{StageState, plan_stage};
 use super::step::{NetworkChoice, Source, StageIndex, StagePlan};
 use super::variables::Variables;
 use crate::oci::{ImageConfig, Platform};
-use crate::reference::Reference;
+use crate::reference::{Reference, ReferenceError};
 
 /// What planning depends on besides the Dockerfile.
 #[derive(Debug, Clone)]
@@ -154,17 +154,13 @@ impl Planner<'_> {
 
     /// A named context or an image.
     fn external(&self, name: &str, platform: &Platform, span: Span) -> Result<Source, PlanError> {
-        if let Some(context) = self.named_context(&format!("{name}::{platform}")).or_else(|| self.named_context(name)) {
-            return Ok(Source::Named(context));
-        }
-        let reference = Reference::parse(name).map_err(|e| {
+        external_source(&self.options.named_contexts, name, platform).map_err(|e| {
             let error = PlanError::new(format!("failed to parse stage name `{name}`: {e}"), span);
             match self.similar_stage(name) {
                 Some(similar) => error.with_help(format!("there is a stage named `{similar}`")),
                 None => error,
             }
-        })?;
-        Ok(Source::Image { reference: reference.to_string(), platform: platform.clone() })
+        })
     }
 
     fn similar_stage(&self, name: &str) -> Option<&str> {
@@ -172,17 +168,8 @@ impl Planner<'_> {
         rbuild_dockerfile::nearest(&name.to_lowercase(), names)
     }
 
-    /// The named context that a name stands for: names are compared as image names, `:latest` left out.
     fn named_context(&self, name: &str) -> Option<String> {
-        let plain = |text: &str| {
-            let text = text.to_lowercase();
-            Reference::parse(&text).map_or(text, |r| {
-                let familiar = r.familiar();
-                familiar.strip_suffix(":latest").map_or(familiar.clone(), str::to_owned)
-            })
-        };
-        let wanted = plain(name);
-        self.options.named_contexts.iter().find(|context| plain(context) == wanted).cloned()
+        named_context(&self.options.named_contexts, name)
     }
 
     /// The last stage of a name that stands before another.
@@ -373,8 +360,39 @@ fn stage_names(stages: &[Stage]) -> String {
         .join(", ")
 }
 
-/// The variables of FROM lines, and defaults of what stages declare: platforms, then global ARGs.
-fn global_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Variables, PlanError> {
+/// The named context or the image that a name stands for.
+pub(crate) fn external_source(
+    named_contexts: &BTreeSet<String>,
+    name: &str,
+    platform: &Platform,
+) -> Result<Source, ReferenceError> {
+    let for_platform = named_context(named_contexts, &format!("{name}::{platform}"));
+    if let Some(context) = for_platform.or_else(|| named_context(named_contexts, name)) {
+        return Ok(Source::Named(context));
+    }
+    let reference = Reference::parse(name)?;
+    Ok(Source::Image { reference: reference.to_string(), platform: platform.clone() })
+}
+
+/// The named context that a name stands for: names are compared as image names, `:latest` left out.
+fn named_context(named_contexts: &BTreeSet<String>, name: &str) -> Option<String> {
+    let plain = |text: &str| {
+        let text = text.to_lowercase();
+        Reference::parse(&text).map_or(text, |r| {
+            let familiar = r.familiar();
+            familiar.strip_suffix(":latest").map_or(familiar.clone(), str::to_owned)
+        })
+    };
+    let wanted = plain(name);
+    named_contexts.iter().find(|context| plain(context) == wanted).cloned()
+}
+
+/// The arguments that every FROM knows, such as `TARGETPLATFORM`, those that the user overrides included.
+pub(crate) fn predefined_args(options: &PlanOptions) -> BTreeMap<String, String> {
+    predefined_variables(options).iter().cloned().collect()
+}
+
+fn predefined_variables(options: &PlanOptions) -> Variables {
     let mut globals = Variables::default();
     let target_stage = options.target.clone().filter(|t| !t.is_empty()).unwrap_or_else(|| "default".to_owned());
     let mut platform = |prefix: &str, p: &Platform| {
@@ -392,6 +410,12 @@ fn global_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Va
             globals.set(name, value);
         }
     }
+    globals
+}
+
+/// The variables of FROM lines, and defaults of what stages declare: platforms, then global ARGs.
+fn global_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Variables, PlanError> {
+    let mut globals = predefined_variables(options);
     let declarations = dockerfile.global_arg_nodes().flat_map(|(_, arg)| &arg.declarations);
     for declaration in declarations {
         let name = &declaration.name.text;

@@ -6,7 +6,7 @@ mod report;
 
 use std::sync::Arc;
 
-use rbuild_core::exec::{Cancel, build};
+use rbuild_core::exec::{Cancel, build, check};
 use rbuild_core::progress::{Event, EventSink, Events, Warning};
 
 use super::{namespace, stored};
@@ -19,10 +19,6 @@ use crate::signals::Stop;
 /// Builds; gives the exit status.
 pub(super) fn run(args: &BuildArgs, global: &GlobalSettings, environment: &Environment) -> Result<u8, Failure> {
     let settings = BuildSettings::new(args, environment)?;
-    if let Call::Check { json, ignore_status } = settings.call {
-        let _ = (json, ignore_status);
-        return Err(Failure::new(Kind::Usage, "checks are not in this version yet"));
-    }
     // Before the first thread: a process with several cannot enter a user namespace.
     let refusal = namespace::enter(environment)?;
     let stop = Stop::listen()?;
@@ -35,7 +31,7 @@ pub(super) fn run(args: &BuildArgs, global: &GlobalSettings, environment: &Envir
     let result = result.map_err(|failure| stop.failure().unwrap_or_else(|| explained(failure, refusal)));
     match &result {
         Err(failure) if display.json("error", failure.to_json()) => Ok(failure.status()),
-        _ => result.map(|()| 0),
+        _ => result,
     }
 }
 
@@ -61,7 +57,7 @@ fn build_image(
     environment: &Environment,
     stop: &Stop,
     display: &Arc<Display>,
-) -> Result<(), Failure> {
+) -> Result<u8, Failure> {
     let events: Events = display.clone();
     let store = stored::open(global)?;
     let inputs = inputs::read(settings, &store, environment)?;
@@ -71,7 +67,12 @@ fn build_image(
     let outputs = options::Outputs::plan(settings, &store)?;
     let options = options::of(settings, global, environment, &inputs, &outputs, stop, &events)?;
     let cancel = Cancel::from_flag(stop.flag());
+    if let Call::Check { json, ignore_status } = settings.call {
+        let checked = check(&options, events, &cancel).map_err(|error| of_build(&error, display))?;
+        return report::checked(&checked, json, ignore_status);
+    }
     let built = build(&options, events, &cancel).map_err(|error| of_build(&error, display))?;
     outputs.deliver(environment)?;
-    report::write(settings, &options, &built, display)
+    report::write(settings, &options, &built, display)?;
+    Ok(0)
 }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use rbuild_core::exec::{BuildOptions, BuildResult};
+use rbuild_core::exec::{BuildOptions, BuildResult, CheckResult};
 use rbuild_core::reference::Reference;
+use rbuild_dockerfile::lint::{JsonReport, TextReport};
 use serde_json::{Value, json};
 
-use crate::commands::print_data;
+use crate::commands::{print_data, print_json};
 use crate::error::{Failure, Kind};
 use crate::output::{Display, count, duration};
 use crate::settings::{BuildSettings, Destination, OutputKind};
@@ -43,6 +44,19 @@ pub(super) fn write(
         display.say(&summary(settings, &names, digest.as_deref(), &head));
     }
     Ok(())
+}
+
+/// Prints what a check found; gives the exit status: 1 where something was found or the text is wrong.
+pub(super) fn checked(checked: &CheckResult, json: bool, ignore_status: bool) -> Result<u8, Failure> {
+    let CheckResult { name, dockerfile, outcome } = checked;
+    if json {
+        let report = JsonReport::new(outcome, dockerfile, name);
+        print_json(&serde_json::to_value(report).expect("a report has string keys only"))?;
+    } else {
+        print_data(TextReport { outcome, file: dockerfile, filename: name }.to_string().as_bytes())?;
+    }
+    let clean = outcome.warnings.is_empty() && outcome.error.is_none();
+    Ok(if clean || ignore_status { 0 } else { 1 })
 }
 
 fn config_digest(built: &BuildResult) -> Option<String> {

@@ -1,0 +1,157 @@
+//! Looking at a Dockerfile without building it, and the warnings of a build.
+
+use std::collections::BTreeSet;
+
+use rbuild_dockerfile::lint::{BaseFacts, BaseRequest, LintContext, LintOptions, LintOutcome, lint};
+use rbuild_dockerfile::{Diagnostics, Dockerfile};
+
+use super::bases::Resolved;
+use super::build::{Build, Fetcher};
+use super::context::DockerfileText;
+use super::options::{BuildOptions, Cancel};
+use crate::context::{IgnoreRules, Verdict};
+use crate::error::{BuildError, During};
+use crate::oci::{ImageConfig, Platform};
+use crate::plan;
+use crate::progress::{Event, Events, Warning};
+use crate::store::Store;
+use crate::tree::TreePath;
+
+/// The build argument that takes the place of the directive `# check=`.
+const CHECK_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// A Dockerfile that was looked at.
+#[derive(Debug)]
+pub struct CheckResult {
+    /// Its name.
+    pub name: String,
+    /// What it says.
+    pub dockerfile: Dockerfile,
+    /// What was found.
+    pub outcome: LintOutcome,
+}
+
+/// Whether base images that are not known yet are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// They are looked up; what can't be found stays unknown.
+    LookUp,
+    /// They stay unknown.
+    Leave,
+}
+
+/// Checks the Dockerfile of a build by the linter's rules. Nothing is built.
+///
+/// # Errors
+/// When the context or the Dockerfile can't be read, or a directive is wrong. Errors of the text are part of the result.
+pub fn check(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<CheckResult, BuildError> {
+    let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
+    let fetcher = Fetcher { store: &store, options };
+    let (context, DockerfileText { name, text }) = super::context::open(options, &store, &fetcher)?;
+    let (dockerfile, diagnostics) = rbuild_dockerfile::parse(&text);
+    let build = Build::new(options, events, cancel, store, context, &name);
+    match lint_build(&build, &dockerfile, &diagnostics, Unknown::LookUp) {
+        Ok(outcome) => Ok(CheckResult { name, dockerfile, outcome }),
+        Err(mut error) => {
+            error.dockerfile.get_or_insert((name, text));
+            Err(error)
+        }
+    }
+}
+
+/// Tells the linter's findings as warnings of a build.
+///
+/// # Errors
+/// When a directive is wrong, or asks that findings stop the build.
+pub(crate) fn warn(build: &Build<'_>, dockerfile: &Dockerfile, diagnostics: &Diagnostics) -> Result<(), BuildError> {
+    let outcome = lint_build(build, dockerfile, diagnostics, Unknown::Leave)?;
+    for found in outcome.warnings {
+        build.events.event(Event::Warning(Warning {
+            rule: found.rule.to_owned(),
+            message: found.detail,
+            help: found.description.to_owned(),
+            span: dockerfile.lines().line_span(found.lines.first).map(|span| span.range()),
+        }));
+    }
+    let asked = |options: LintOptions| options.error;
+    match outcome.error {
+        // Other faults are told better by the build itself.
+        Some(error) if asked(lint_options(build.options, dockerfile)?) && error.lines.is_none() => {
+            Err(BuildError::plan(error.message, "", None))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn lint_options(options: &BuildOptions, dockerfile: &Dockerfile) -> Result<LintOptions, BuildError> {
+    let directive = dockerfile.directives.check.as_ref();
+    let (text, span) = match (options.build_args.get(CHECK_ARG), directive) {
+        (Some(text), _) => (text.as_str(), None),
+        (None, Some(directive)) => (directive.value.as_str(), Some(directive.span.range())),
+        (None, None) => ("", None),
+    };
+    LintOptions::parse(text).map_err(|error| BuildError::plan(format!("cannot read `check={text}`: {error}"), "", span))
+}
+
+fn lint_build(
+    build: &Build<'_>,
+    dockerfile: &Dockerfile,
+    diagnostics: &Diagnostics,
+    unknown: Unknown,
+) -> Result<LintOutcome, BuildError> {
+    let options = build.plan_options(&build.target_platform());
+    let base = |request: &BaseRequest<'_>| base_facts(build, &options.named_contexts, request, unknown);
+    let rules = build.context_rules().filter(|rules| !rules.is_empty() && !rules.has_exceptions());
+    let ignored = |path: &str| rules.is_some_and(|rules| is_ignored(rules, path));
+    let context = LintContext {
+        predefined_args: plan::predefined_args(&options),
+        target: options.target.as_deref(),
+        all_stages: options.target.is_none() && unknown == Unknown::LookUp,
+        target_platform: &options.platform.to_string(),
+        named_contexts: options.named_contexts.iter().map(|name| name.to_lowercase()).collect(),
+        base: &base,
+        ignored: rules.is_some().then_some(&ignored as &dyn Fn(&str) -> bool),
+        options: lint_options(build.options, dockerfile)?,
+        ..LintContext::new(&options.build_args)
+    };
+    Ok(lint(dockerfile, diagnostics, &context))
+}
+
+/// Whether the rules leave out a path or the folder that it is in.
+fn is_ignored(rules: &IgnoreRules, path: &str) -> bool {
+    rules.verdict(&TreePath::clean(path.as_bytes())) != Verdict::Kept
+}
+
+fn base_facts(
+    build: &Build<'_>,
+    named_contexts: &BTreeSet<String>,
+    request: &BaseRequest<'_>,
+    unknown: Unknown,
+) -> Option<BaseFacts> {
+    let platform: Platform = match request.platform {
+        Some(text) => text.parse().ok()?,
+        None => build.target_platform(),
+    };
+    let source = plan::external_source(named_contexts, request.name, &platform).ok()?;
+    if unknown == Unknown::LookUp {
+        build.bases.resolve_all(build, std::slice::from_ref(&source)).ok()?;
+    }
+    match build.bases.resolved(&source)? {
+        Resolved::Image(base) => Some(facts(&base.config)),
+        Resolved::Folder(_) => None,
+    }
+}
+
+fn facts(config: &ImageConfig) -> BaseFacts {
+    let variable = |text: &String| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    let platform = config.platform();
+    BaseFacts {
+        env: config.config.env.iter().map(variable).collect(),
+        shell: config.config.shell.clone(),
+        onbuild: config.config.on_build.clone(),
+        platform: (!platform.os.is_empty()).then(|| platform.to_string()),
+    }
+}
