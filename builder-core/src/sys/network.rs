@@ -236,31 +236,24 @@ pub enum ResolverView {
     Host,
     /// One of its own, where loopback is not the host's.
     Private {
-        /// Asked when the host has no other servers; see [`DNS_FORWARD`].
+        /// Leads to the host's first server; see [`DNS_FORWARD`].
         forward: IpAddr,
     },
 }
 
-/// The `resolv.conf` of a step. On a network of its own the servers on loopback are left out.
+/// The `resolv.conf` of a step. On a network of its own the forwarding address comes first, and the host's servers on
+/// loopback are left out.
 #[must_use]
 pub fn resolv_conf(host: &[u8], view: ResolverView) -> Vec<u8> {
     let ResolverView::Private { forward } = view else { return host.to_vec() };
     let text = String::from_utf8_lossy(host);
-    let mut lines = Vec::new();
-    let mut servers = 0;
-    for line in text.lines() {
-        match name_server(line) {
-            Some(server) if is_loopback(server) => continue,
-            Some(_) => servers += 1,
-            None => {}
-        }
-        lines.push(line.to_owned());
+    // First, because older versions of pasta answer in this address's name also for the server behind it.
+    let mut result = format!("nameserver {forward}\n");
+    for line in text.lines().filter(|line| !name_server(line).is_some_and(is_loopback)) {
+        result.push_str(line);
+        result.push('\n');
     }
-    if servers == 0 {
-        lines.push(format!("nameserver {forward}"));
-    }
-    lines.push(String::new());
-    lines.join("\n").into_bytes()
+    result.into_bytes()
 }
 
 fn name_server(line: &str) -> Option<&str> {
@@ -301,15 +294,13 @@ mod tests {
         let view = ResolverView::Private { forward: DNS_FORWARD };
         let cases = [
             ("nameserver 192.0.2.1\nsearch a.example\n", "nameserver 192.0.2.1\nsearch a.example\n"),
-            ("nameserver 127.0.0.1\n", "nameserver 169.254.1.1\n"),
-            (
-                "# x\nnameserver ::1\nnameserver fe80::1%eth0\noptions edns0\n",
-                "# x\noptions edns0\nnameserver 169.254.1.1\n",
-            ),
+            ("nameserver 127.0.0.1\n", ""),
+            ("# x\nnameserver ::1\nnameserver fe80::1%eth0\noptions edns0", "# x\noptions edns0\n"),
             ("nameserver 127.0.0.53\nnameserver 2001:db8::1\n", "nameserver 2001:db8::1\n"),
-            ("", "nameserver 169.254.1.1\n"),
+            ("", ""),
         ];
         for (host, want) in cases {
+            let want = format!("nameserver 169.254.1.1\n{want}");
             assert_eq!(String::from_utf8_lossy(&resolv_conf(host.as_bytes(), view)), want);
             assert_eq!(resolv_conf(host.as_bytes(), ResolverView::Host), host.as_bytes());
         }
