@@ -21,8 +21,6 @@ use crate::tree::TreeView;
 pub(crate) struct Base {
     pub(crate) config: ImageConfig,
     pub(crate) stack: Vec<StackLayer>,
-    /// What explanations call its contents.
-    pub(crate) digest: String,
 }
 
 /// What a source turned out to be.
@@ -128,7 +126,7 @@ pub(crate) fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base
             StackLayer { diff_id, base_blob: Some(blob.clone()) }
         })
         .collect();
-    Base { config: image.config, stack, digest: image.descriptor.digest.to_string() }
+    Base { config: image.config, stack }
 }
 
 /// Finds an image: one that was built or pulled into the store, else in its registry.

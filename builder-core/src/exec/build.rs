@@ -9,7 +9,7 @@ use rbuild_dockerfile::Dockerfile;
 use super::bases::{Bases, Resolved};
 use super::context::{Context, DockerfileText};
 use super::finish;
-use super::host_files::{ExtraHost, names_only_systemd_stub};
+use super::host_files::{ExtraHost, resolv_conf};
 use super::layers::{Layers, StackLayer, lock};
 use super::options::{BuildOptions, Cancel, OutputKind, SshSource};
 use super::scheduler::{Jobs, Results, run_all};
@@ -64,6 +64,8 @@ pub(crate) struct Build<'o> {
     pub(crate) cancel: &'o Cancel,
     /// Set when one step failed, so that the others stop.
     pub(crate) stop: Cancel,
+    /// `SOURCE_DATE_EPOCH`: seconds.
+    pub(crate) epoch: Option<i64>,
     pub(crate) layers: Arc<Layers>,
     pub(crate) bases: Bases,
     pub(crate) jobs: Jobs,
@@ -71,6 +73,7 @@ pub(crate) struct Build<'o> {
     /// Names this Dockerfile in this place, to find its last build by.
     pub(crate) identity: String,
     context: Context,
+    epoch_text: Option<String>,
     plans: BTreeMap<StageKey, StagePlan>,
     first_steps: BTreeMap<StageKey, usize>,
     exported: BTreeSet<StageKey>,
@@ -127,6 +130,7 @@ fn build_text(
     check_syntax(&dockerfile)?;
     let mut build = Build::new(options, events, cancel, store, context, name);
     let targets = build.plan(&dockerfile)?;
+    build.epoch = build.source_date_epoch()?;
     super::check::warn(&build, &dockerfile, &diagnostics)?;
     build.announce();
     let keys: Vec<StageKey> = build.plans.keys().copied().collect();
@@ -193,12 +197,14 @@ impl<'o> Build<'o> {
             events,
             cancel,
             stop: Cancel::new(),
+            epoch: options.epoch,
             layers: Arc::new(Layers::new(store)),
             bases: Bases::default(),
             jobs: Jobs::new(jobs),
             results: Results::new(),
             identity: identity(options, name),
             context,
+            epoch_text: None,
             plans: BTreeMap::new(),
             first_steps: BTreeMap::new(),
             exported: BTreeSet::new(),
@@ -239,6 +245,7 @@ impl<'o> Build<'o> {
         for number in 0..self.platforms.len() {
             let plan = self.plan_platform(dockerfile, &self.platforms[number].clone())?;
             targets.push(StageKey { platform: number, stage: plan.target });
+            self.epoch_text.clone_from(&plan.source_date_epoch);
             let args: BTreeSet<String> = plan.unused_args.iter().cloned().collect();
             unused = Some(unused.map_or(args.clone(), |before| before.intersection(&args).cloned().collect()));
             for stage in plan.stages {
@@ -275,6 +282,22 @@ impl<'o> Build<'o> {
             }
             self.check_cancelled()?;
         }
+    }
+
+    /// The time that SOURCE_DATE_EPOCH names: the caller's, or that of the build argument or global ARG.
+    fn source_date_epoch(&self) -> Result<Option<i64>, BuildError> {
+        if self.options.epoch.is_some() {
+            return Ok(self.options.epoch);
+        }
+        let Some(text) = self.epoch_text.as_deref().map(str::trim).filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|_| {
+            BuildError::usage(
+                format!("SOURCE_DATE_EPOCH is `{text}`, which is no time"),
+                "give it as a number of seconds since 1970-01-01 00:00 UTC",
+            )
+        })
     }
 
     /// Tells all steps, numbered.
@@ -326,17 +349,17 @@ impl<'o> Build<'o> {
 
     /// The time of what is made now: seconds since the epoch.
     pub(crate) fn now(&self) -> i64 {
-        self.options.epoch.unwrap_or(self.options.now)
+        self.epoch.unwrap_or(self.options.now)
     }
 
     /// The latest time that a file may have.
     pub(crate) fn file_epoch(&self) -> Option<i64> {
-        self.options.epoch.filter(|_| self.options.rewrite_timestamps)
+        self.epoch.filter(|_| self.options.rewrite_timestamps)
     }
 
     /// Writes a time as the configuration has it (RFC 3339).
     pub(crate) fn timestamp(&self, recorded: i64) -> String {
-        let seconds = self.options.epoch.unwrap_or(recorded);
+        let seconds = self.epoch.unwrap_or(recorded);
         jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
     }
 
@@ -448,14 +471,9 @@ impl<'o> Build<'o> {
         }
     }
 
-    /// The host's resolver configuration, as a command with that network can use it.
-    pub(crate) fn host_resolv_conf(&self, choice: NetworkChoice) -> String {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let host = read("/etc/resolv.conf");
-        if self.has_own_network(choice) && names_only_systemd_stub(&host) {
-            return read(super::host_files::SYSTEMD_RESOLV_CONF);
-        }
-        host
+    /// What `/etc/resolv.conf` of a command with that network holds.
+    pub(crate) fn resolv_conf(&self, choice: NetworkChoice) -> Vec<u8> {
+        resolv_conf(self.has_own_network(choice))
     }
 
     pub(crate) fn extra_hosts(&self) -> Vec<ExtraHost> {
@@ -485,7 +503,7 @@ impl<'o> Build<'o> {
         let action = || format!("open the ssh agent `{id}`");
         let source = match &self.options.ssh[id] {
             SshSource::Agent(path) => AgentSource::Socket(path.clone()),
-            SshSource::Keys(paths) => AgentSource::Keys(paths.clone()),
+            SshSource::Keys(paths) => AgentSource::from_paths(paths, None).during(action)?,
         };
         let folder = match self.agent_folder.get() {
             Some(folder) => folder,

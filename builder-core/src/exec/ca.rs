@@ -23,7 +23,7 @@ use rustls_pki_types::pem::PemObject;
 use crate::tree::{FollowLast, Node, TreeError, TreePath, TreeView, read_small, resolve};
 
 /// The folder in the step's `/dev` that holds the files.
-pub const AUTHORITY_FOLDER: &str = "/dev/.rbuild";
+pub(super) const AUTHORITY_FOLDER: &str = "/dev/.rbuild";
 
 const BUNDLE: &str = "/dev/.rbuild/ca.crt";
 const EXTRA: &str = "/dev/.rbuild/extra.crt";
@@ -73,7 +73,7 @@ const BUNDLE_VARIABLES: [&str; 18] = [
 /// Authorities could not be made available to a step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AuthorityError {
+pub(super) enum AuthorityError {
     /// What was given holds no certificate.
     #[error("the certificate authorities hold no certificate in PEM form")]
     NoCertificate,
@@ -89,7 +89,7 @@ pub enum AuthorityError {
 }
 
 /// What is known of a step before its authorities are made.
-pub struct AuthorityRequest<'a> {
+pub(super) struct AuthorityRequest<'a> {
     /// The given authorities, in PEM form. Whatever else the text holds is left out.
     pub given: &'a [u8],
     /// The host's own bundle, in PEM form, for images that have none.
@@ -102,7 +102,7 @@ pub struct AuthorityRequest<'a> {
 
 /// What a step gets for its authorities.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authorities {
+pub(super) struct Authorities {
     /// Files for [`AUTHORITY_FOLDER`], by name. All of them readable by everyone (0644, the folder 0755).
     pub files: Vec<(&'static str, Vec<u8>)>,
     /// Variables to set, in addition to or in place of those of the same name.
@@ -116,7 +116,7 @@ pub struct Authorities {
 ///
 /// # Errors
 /// When `given` holds no certificate or a damaged one, or the tree can't be read.
-pub fn authorities(request: &AuthorityRequest<'_>) -> Result<Authorities, AuthorityError> {
+pub(super) fn authorities(request: &AuthorityRequest<'_>) -> Result<Authorities, AuthorityError> {
     let given = certificates(request.given)?;
     if given.is_empty() {
         return Err(AuthorityError::NoCertificate);

@@ -74,7 +74,7 @@ fn finished_config(build: &Build<'_>, result: &StageResult) -> ImageConfig {
     let own = |entry: &History| entry.comment == crate::plan::HISTORY_COMMENT;
     for entry in &mut config.history {
         if entry.created.is_none() && own(entry) {
-            let time = if build.options.epoch.is_some() {
+            let time = if build.epoch.is_some() {
                 build.timestamp(0)
             } else {
                 last.clone().unwrap_or_else(|| fallback.clone())
@@ -85,7 +85,7 @@ fn finished_config(build: &Build<'_>, result: &StageResult) -> ImageConfig {
             last.clone_from(&entry.created);
         }
     }
-    config.created = if build.options.epoch.is_some() { Some(build.timestamp(0)) } else { last.or(config.created) };
+    config.created = if build.epoch.is_some() { Some(build.timestamp(0)) } else { last.or(config.created) };
     config
 }
 
@@ -123,7 +123,7 @@ fn write_output(
             let format =
                 if output.kind == OutputKind::DockerArchive { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
             let names = build.options.tags.iter().map(ToString::to_string).collect();
-            let modified_seconds = build.options.epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0);
+            let modified_seconds = build.epoch.and_then(|epoch| u64::try_from(epoch).ok()).unwrap_or(0);
             let options = ArchiveOptions { format, names, modified_seconds, ..ArchiveOptions::default() };
             match &output.destination {
                 Destination::Path(path) if output.kind == OutputKind::OciLayout => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
 
 use super::ca::{AUTHORITY_FOLDER, AuthorityRequest, authorities};
-use super::host_files::{self, DnsOptions, Loopback};
+use super::host_files;
 use super::layers::StackLayer;
 use super::materialize::{part_of, rebase, single};
 use super::options::Secret;
@@ -195,14 +195,9 @@ impl StageRun<'_, '_> {
         below: &MergedTree,
         environment: &mut Vec<(String, String)>,
     ) -> Result<Vec<Wanted>, BuildError> {
-        let loopback = if self.build.has_own_network(run.network) { Loopback::Own } else { Loopback::Hosts };
         let mut wanted = vec![
             file("/etc/hosts", host_files::hosts(&run.hostname, &self.build.extra_hosts()).into_bytes()),
-            file(
-                "/etc/resolv.conf",
-                host_files::resolv_conf(&self.build.host_resolv_conf(run.network), &DnsOptions::default(), loopback)
-                    .into_bytes(),
-            ),
+            file("/etc/resolv.conf", self.build.resolv_conf(run.network)),
         ];
         if run.network == NetworkChoice::None {
             wanted.truncate(1);
@@ -342,6 +337,10 @@ impl StageRun<'_, '_> {
             if mount.required {
                 return Err(BuildError::failed(format!("mount the secret `{id}`"), "it is required and was not given")
                     .with_help(format!("hand it over with --secret id={id},src=FILE")));
+            }
+            if let Some(name) = &mount.env {
+                environment.retain(|(n, _)| n != name);
+                environment.push((name.clone(), String::new()));
             }
             return Ok(None);
         };

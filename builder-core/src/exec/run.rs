@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -25,7 +25,7 @@ use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::{
     self, Exit, NetworkMode, Process, ResourceLimit, RootMount, SandboxError, SandboxSpec, SecurityMode, Stdio,
 };
-use crate::tree::{FollowLast, MergedTree, TreePath, User, lookup_user, resolve};
+use crate::tree::{FollowLast, MergedTree, User, lookup_user, resolve};
 
 /// How many of a command's last lines an error shows.
 const LAST_LINES: usize = 20;
@@ -320,13 +320,6 @@ fn pass_on(build: &Build<'_>, id: StepId, end: OwnedFd, stream: Stream, last: &M
         }
         build.events.event(Event::Output { step: id, stream, line: line.clone() });
     }
-}
-
-/// The bytes of a path as the sandbox wants them.
-pub(crate) fn os_string(path: &TreePath) -> OsString {
-    let mut bytes = b"/".to_vec();
-    bytes.extend_from_slice(path.as_bytes());
-    OsString::from_vec(bytes)
 }
 
 /// Shares what keeps mounts alive.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::bases::Base;
-use super::host_files::{self, DnsOptions, Loopback};
+use super::host_files;
 use super::layers::Layers;
 use super::options::{Cancel, DEFAULT_PROGRAM_PATH};
 use crate::error::{BuildError, During};
@@ -218,14 +218,20 @@ fn mounts(
     lower: &mut Vec<PathBuf>,
 ) -> Result<Vec<Mount>, BuildError> {
     let action = || "make the mounts".to_owned();
-    let in_memory = |text: String| MountSource::SecretFile { bytes: text.into_bytes(), mode: 0o644, uid: 0, gid: 0 };
-    let mut wanted =
-        vec![(TreePath::clean(b"etc/hosts"), MountKind::File, in_memory(host_files::hosts("rbuild", &[])), true)];
+    let in_memory = |bytes: Vec<u8>| MountSource::SecretFile { bytes, mode: 0o644, uid: 0, gid: 0 };
+    let mut wanted = vec![(
+        TreePath::clean(b"etc/hosts"),
+        MountKind::File,
+        in_memory(host_files::hosts("rbuild", &[]).into_bytes()),
+        true,
+    )];
     if options.network != NetworkChoice::None {
-        let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let loopback = if network.is_some() { Loopback::Own } else { Loopback::Hosts };
-        let text = host_files::resolv_conf(&host, &DnsOptions::default(), loopback);
-        wanted.push((TreePath::clean(b"etc/resolv.conf"), MountKind::File, in_memory(text), true));
+        wanted.push((
+            TreePath::clean(b"etc/resolv.conf"),
+            MountKind::File,
+            in_memory(host_files::resolv_conf(network.is_some())),
+            true,
+        ));
     }
     for (source, target, read_only) in &options.volumes {
         let directory = std::fs::metadata(source).during(|| format!("mount `{}`", source.display()))?.is_dir();

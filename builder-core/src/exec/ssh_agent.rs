@@ -41,7 +41,7 @@ const SIGN_RESPONSE: u8 = 14;
 /// An agent could not be made available to a step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SshError {
+pub(super) enum SshError {
     /// Nothing says which agent is meant.
     #[error("no ssh agent to forward: neither a socket nor a key was given, and there is no agent of the user's")]
     NoAgent,
@@ -91,7 +91,7 @@ fn error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> SshError {
 
 /// Which keys an id of `--ssh` stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AgentSource {
+pub(super) enum AgentSource {
     /// Those of the agent that listens on a socket.
     Socket(PathBuf),
     /// Those in files.
@@ -104,7 +104,7 @@ impl AgentSource {
     ///
     /// # Errors
     /// When a path can't be looked at, when a socket is mixed with keys, or when there is no agent.
-    pub fn from_paths(paths: &[PathBuf], own_agent: Option<&Path>) -> Result<Self, SshError> {
+    pub(super) fn from_paths(paths: &[PathBuf], own_agent: Option<&Path>) -> Result<Self, SshError> {
         if paths.is_empty() {
             return own_agent.map(|path| Self::Socket(path.to_path_buf())).ok_or(SshError::NoAgent);
         }
@@ -123,7 +123,7 @@ impl AgentSource {
 
 /// An agent to forward to, alive as long as this value.
 #[derive(Debug)]
-pub struct HostAgent {
+pub(super) struct HostAgent {
     socket: PathBuf,
     /// The agent that holds the key files' keys, and its folder.
     private: Option<(Child, tempfile::TempDir)>,
@@ -135,7 +135,7 @@ impl HostAgent {
     ///
     /// # Errors
     /// When a program is missing or a key is refused (one with a passphrase is).
-    pub fn open(source: &AgentSource, folder: &Path, search_path: &OsStr) -> Result<Self, SshError> {
+    pub(super) fn open(source: &AgentSource, folder: &Path, search_path: &OsStr) -> Result<Self, SshError> {
         match source {
             AgentSource::Socket(path) => Ok(Self { socket: path.clone(), private: None }),
             AgentSource::Keys(keys) => Self::start(keys, folder, search_path),
@@ -214,7 +214,7 @@ impl HostAgent {
     ///
     /// # Errors
     /// When the socket can't be made.
-    pub fn forward(&self, folder: &Path, owner: SocketOwner) -> Result<AgentSocket, SshError> {
+    pub(super) fn forward(&self, folder: &Path, owner: SocketOwner) -> Result<AgentSocket, SshError> {
         AgentSocket::open(self.socket.clone(), folder, owner)
     }
 }
@@ -230,7 +230,7 @@ impl Drop for HostAgent {
 
 /// Who may use a step's socket, as the step sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SocketOwner {
+pub(super) struct SocketOwner {
     /// The user.
     pub uid: u32,
     /// The group.
@@ -247,7 +247,7 @@ impl Default for SocketOwner {
 
 /// A step's socket. Dropping it ends all connections and removes the socket.
 #[derive(Debug)]
-pub struct AgentSocket {
+pub(super) struct AgentSocket {
     path: PathBuf,
     _folder: tempfile::TempDir,
     connections: Arc<Connections>,
@@ -259,7 +259,7 @@ pub struct AgentSocket {
 impl AgentSocket {
     /// Where the socket is: to be mounted into the step.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 

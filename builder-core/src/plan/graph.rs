@@ -38,6 +38,8 @@ pub struct Plan {
     pub stages: Vec<StagePlan>,
     /// The one whose image is wanted.
     pub target: StageIndex,
+    /// `SOURCE_DATE_EPOCH` as a build argument or a global ARG has it.
+    pub source_date_epoch: Option<String>,
     /// Build arguments that nothing declares.
     pub unused_args: Vec<String>,
 }
@@ -63,6 +65,8 @@ pub fn plan(
 ) -> Result<Outcome, PlanError> {
     let globals = global_variables(dockerfile, options)?;
     let target = find_target(dockerfile, options)?;
+    let given = options.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
+    let source_date_epoch = given.or_else(|| globals.value("SOURCE_DATE_EPOCH")).map(str::to_owned);
     let mut planner = Planner {
         dockerfile,
         options,
@@ -86,7 +90,16 @@ pub fn plan(
         stage.config.config.labels.extend(options.labels.clone());
     }
     let unused_args = unused_args(dockerfile, options);
-    Ok(Outcome::Plan(Plan { stages, target, unused_args }))
+    Ok(Outcome::Plan(Plan { stages, target, source_date_epoch, unused_args }))
+}
+
+/// Whether upper and lower case differ in a stage's name.
+///
+/// COMPAT(buildkit): they do in FROM, against names in lower case, and do not in `--from`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Case {
+    Exact,
+    Any,
 }
 
 /// The first line of a stage, expanded.
@@ -141,7 +154,7 @@ impl Planner<'_> {
         if base_name == "scratch" {
             return Ok(Head { base: Source::Scratch, platform: wanted });
         }
-        if let Some(earlier) = self.earlier_stage(&base_name, index) {
+        if let Some(earlier) = self.earlier_stage(&base_name, index, Case::Exact) {
             let platform = match &self.heads.get(earlier.0) {
                 Some(Ok(head)) => head.platform.clone(),
                 _ => wanted,
@@ -173,8 +186,8 @@ impl Planner<'_> {
     }
 
     /// The last stage of a name that stands before another.
-    fn earlier_stage(&self, name: &str, before: usize) -> Option<StageIndex> {
-        let name = name.to_lowercase();
+    fn earlier_stage(&self, name: &str, before: usize, case: Case) -> Option<StageIndex> {
+        let name = if case == Case::Exact { name.to_owned() } else { name.to_lowercase() };
         self.dockerfile.stages[..before].iter().rposition(|s| s.name.as_deref() == Some(&name)).map(StageIndex)
     }
 
@@ -209,7 +222,7 @@ impl Planner<'_> {
         if let Some(context) = self.named_context(name) {
             return Ok(Source::Named(context));
         }
-        if let Some(stage) = self.earlier_stage(name, within.0) {
+        if let Some(stage) = self.earlier_stage(name, within.0, Case::Any) {
             return Ok(Source::Stage(stage));
         }
         let own = self.dockerfile.stages[within.0].name.as_deref() == Some(&name.to_lowercase());

@@ -1,5 +1,6 @@
 //! RUN: the command, its environment and its mounts, decided.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,10 +48,7 @@ impl Walk<'_> {
         let args = &self.options.build_args;
         let action = Run {
             env: self.state.variables.iter().cloned().collect(),
-            proxy_env: PROXY_ARGS
-                .iter()
-                .filter_map(|name| Some(((*name).to_owned(), args.get(*name)?.clone())))
-                .collect(),
+            proxy_env: proxies(args),
             working_dir: self.working_dir(),
             user: self.state.plan.config.config.user.clone(),
             mounts,
@@ -77,6 +75,18 @@ impl Walk<'_> {
         self.step(format!("RUN {}", command.replace('\n', " ")), span, Action::Run(Box::new(action)), history);
         Ok(())
     }
+}
+
+/// The proxy variables: each in upper and lower case, whichever of the two was given.
+fn proxies(args: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    PROXY_ARGS
+        .iter()
+        .filter_map(|name| {
+            let other = if name.starts_with(char::is_uppercase) { name.to_lowercase() } else { name.to_uppercase() };
+            let value = args.get(*name).or_else(|| args.get(&other))?;
+            Some(((*name).to_owned(), value.clone()))
+        })
+        .collect()
 }
 
 /// Splits `name[,required]`.

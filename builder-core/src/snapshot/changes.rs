@@ -125,7 +125,7 @@ impl Comparison<'_> {
             }
         }
         let mut changes: Vec<Change> = all.gone.into_iter().map(whiteout).collect();
-        changes.append(&mut self.file_changes(all.files)?);
+        changes.append(&mut self.file_changes(all.files));
         add_directories(&mut changes, all.directories);
         sort_changes(&mut changes);
         Ok(changes)
@@ -234,21 +234,9 @@ impl Comparison<'_> {
     }
 
     /// The changes of everything but directories, with names of one file as links.
-    fn file_changes(&self, mut files: Vec<(Status, Verdict)>) -> Result<Vec<Change>, SnapshotError> {
+    fn file_changes(&self, mut files: Vec<(Status, Verdict)>) -> Vec<Change> {
         files.sort_unstable_by(|(a, _), (b, _)| a.entry.path.cmp(&b.entry.path));
-        let mut groups: HashMap<Inode, Vec<usize>> = HashMap::new();
-        for (index, (status, _)) in files.iter().enumerate() {
-            if status.is_linked() {
-                groups.entry(status.inode).or_default().push(index);
-            }
-        }
-        for group in groups.values().filter(|group| group.len() > 1) {
-            let changed = group.iter().any(|&index| files[index].1 == Verdict::Changed);
-            // A layer can't link to what is below it, so all names of a file are repeated when one of them is new.
-            if changed || !self.were_linked(group.iter().map(|&index| &files[index].0.entry.path))? {
-                group.iter().for_each(|&index| files[index].1 = Verdict::Changed);
-            }
-        }
+        // COMPAT(buildkit): a new name for a file of a layer below is a file of its own; the old name is no change.
         let mut first_names: HashMap<Inode, TreePath> = HashMap::new();
         let mut changes = Vec::new();
         for (status, _) in files.into_iter().filter(|(_, verdict)| *verdict == Verdict::Changed) {
@@ -263,21 +251,7 @@ impl Comparison<'_> {
             let content = self.content(&status.entry);
             changes.push(Change { entry: status.entry, content });
         }
-        Ok(changes)
-    }
-
-    fn were_linked<'p>(&self, mut paths: impl Iterator<Item = &'p TreePath>) -> Result<bool, TreeError> {
-        let Some(first) = paths.next() else { return Ok(true) };
-        let id = self.before.link_id(first)?;
-        if id.is_none() {
-            return Ok(false);
-        }
-        for path in paths {
-            if self.before.link_id(path)? != id {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        changes
     }
 
     fn content(&self, entry: &Entry) -> Content {

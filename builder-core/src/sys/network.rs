@@ -274,17 +274,6 @@ fn is_loopback(server: &str) -> bool {
     }
 }
 
-/// The `hosts` file of a step, in BuildKit's form: loopback, then the extra names in the order given.
-#[must_use]
-pub fn hosts_file(hostname: &str, extra: &[(String, IpAddr)]) -> String {
-    let hostname = if hostname.is_empty() { "buildkitsandbox" } else { hostname };
-    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (name, address) in extra {
-        text.push_str(&format!("{address}\t{name}\n"));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,12 +293,5 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&resolv_conf(host.as_bytes(), view)), want);
             assert_eq!(resolv_conf(host.as_bytes(), ResolverView::Host), host.as_bytes());
         }
-    }
-
-    #[test]
-    fn hosts_as_buildkit_writes_them() {
-        let extra = [("registry".to_owned(), IpAddr::from([10, 0, 0, 7]))];
-        let want = "127.0.0.1\tlocalhost builder\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tregistry\n";
-        assert_eq!(hosts_file("builder", &extra), want);
     }
 }

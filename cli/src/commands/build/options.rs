@@ -59,7 +59,7 @@ pub(super) fn of(
     options.push = settings.outputs.iter().any(|output| output.push);
     options.compression = outputs.compression;
     options.rewrite_timestamps = outputs.rewrite_timestamps.unwrap_or(options.rewrite_timestamps);
-    options.epoch = settings.build_args.get("SOURCE_DATE_EPOCH").and_then(|epoch| epoch.parse().ok());
+
     let since_epoch = environment.now.duration_since(UNIX_EPOCH).unwrap_or_default();
     options.now = i64::try_from(since_epoch.as_secs()).unwrap_or_default();
     options.certificate_authorities = authorities.map(Arc::from);
