@@ -69,7 +69,7 @@ pub(crate) fn warn(build: &Build<'_>, dockerfile: &Dockerfile, diagnostics: &Dia
         build.events.event(Event::Warning(Warning {
             rule: found.rule.to_owned(),
             message: found.detail,
-            help: found.description.to_owned(),
+            help: String::new(),
             span: dockerfile.lines().line_span(found.lines.first).map(|span| span.range()),
         }));
     }

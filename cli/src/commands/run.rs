@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rbuild_core::error::BuildError;
 use rbuild_core::exec::{Cancel, RunImageOptions, run_image};
 use rbuild_core::oci::Descriptor;
 use rbuild_core::plan::NetworkChoice;
 use rbuild_core::sys::pty;
+use rbuild_core::sys::sandbox::SandboxError;
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr};
 
 use super::{namespace, stored};
@@ -56,8 +58,18 @@ pub(super) fn run(args: &RunArgs, global: &GlobalSettings, environment: &Environ
     match (ended, stop.signal()) {
         (_, Some(signal)) => Ok(u8::try_from(128 + signal).unwrap_or(1)),
         (Ok(status), None) => Ok(status),
-        (Err(error), None) => Err(of_core(&error)),
+        (Err(error), None) => Err(failure(&error)),
     }
+}
+
+/// A command that could not be started has the status that a shell gives: 127 for no such program, 126 for no program.
+fn failure(error: &BuildError) -> Failure {
+    let mut failure = of_core(error);
+    let sandbox = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<SandboxError>());
+    if let Some(status) = sandbox.and_then(SandboxError::exit_code) {
+        failure.kind = Kind::Started(status);
+    }
+    failure
 }
 
 fn own(stream: impl AsFd) -> Result<OwnedFd, Failure> {

@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Build,
     /// A command's that ended with this status.
     Command(i32),
+    /// A command's that could not be started; the status is rbuild's own.
+    Started(u8),
     /// The machine's.
     Environment,
     /// rbuild's.
@@ -50,7 +52,7 @@ impl Kind {
         match self {
             Self::Usage => "usage",
             Self::Build => "build",
-            Self::Command(_) => "command",
+            Self::Command(_) | Self::Started(_) => "command",
             Self::Environment => "environment",
             Self::Internal => "internal",
             Self::Cancelled(_) => "cancelled",
@@ -62,6 +64,7 @@ impl Kind {
             Self::Usage => 2,
             Self::Build => 1,
             Self::Command(status) => u8::try_from(status).ok().filter(|status| (1..=125).contains(status)).unwrap_or(1),
+            Self::Started(status) => status,
             Self::Environment => 3,
             Self::Internal => INTERNAL_STATUS,
             Self::Cancelled(signal) => u8::try_from(128 + signal).unwrap_or(1),
@@ -229,6 +232,7 @@ mod tests {
             (Kind::Command(127), 1),
             (Kind::Command(137), 1),
             (Kind::Command(0), 1),
+            (Kind::Started(127), 127),
             (Kind::Environment, 3),
             (Kind::Internal, 70),
             (Kind::Cancelled(2), 130),

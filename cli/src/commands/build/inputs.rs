@@ -106,7 +106,8 @@ fn text_of_stdin(bytes: Vec<u8>) -> Result<DockerfileInput, Failure> {
 fn file(path: &Path, environment: &Environment) -> Result<DockerfileInput, Failure> {
     let name = path.strip_prefix(&environment.current_dir).unwrap_or(path).display().to_string();
     let failed = |error: io::Error| {
-        Failure::caused(Kind::Build, format!("cannot read the Dockerfile `{name}`"), &error).hint(near(path))
+        let kind = if error.kind() == io::ErrorKind::NotFound { Kind::Usage } else { Kind::Build };
+        Failure::caused(kind, format!("cannot read the Dockerfile `{name}`"), &error).hint(near(path))
     };
     let bytes = read_limited(File::open(path).map_err(failed)?, &name)?;
     let mut ignore_path = path.as_os_str().to_owned();
