@@ -9,7 +9,7 @@ use snapbox::{assert_data_eq, str};
 fn rbuild(root: &tempfile::TempDir, words: &[&str]) -> snapbox::cmd::OutputAssert {
     Command::new(snapbox::cmd::cargo_bin!("rbuild"))
         .env_clear()
-        .env("RBUILD_ROOT", root.path())
+        .env("RBUILD_ROOT", root.path().join("store"))
         .current_dir(root.path())
         .args(words)
         .assert()
@@ -189,4 +189,135 @@ caused by: [..]
 hint: name another folder with `--root DIR` or RBUILD_ROOT
 
 "#]]);
+}
+
+/// A context with these files.
+fn context(root: &tempfile::TempDir, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        std::fs::write(root.path().join(name), text).expect("the folder for temporary files can be written");
+    }
+}
+
+#[test]
+fn build_tells_its_steps_and_how_to_run_the_image() {
+    let root = store();
+    context(&root, &[("Dockerfile", "FROM scratch\nCOPY a.txt /\n"), ("a.txt", "a\n")]);
+    rbuild(&root, &["-t", "app", "."]).success().stdout_eq("").stderr_eq(str![[r#"
+#1 [stage-0 1/1] COPY a.txt /
+#1 DONE [..]s
+built sha256:[..] in [..]s (1 step, 0 cached)
+named app:latest
+run it with: rbuild run app:latest
+
+"#]]);
+    rbuild(&root, &["-t", "app", "."]).success().stdout_eq("").stderr_eq(str![[r#"
+#1 [stage-0 1/1] COPY a.txt /
+#1 CACHED
+built sha256:[..] in [..]s (1 step, 1 cached)
+named app:latest
+run it with: rbuild run app:latest
+
+"#]]);
+    rbuild(&root, &["images"]).success().stdout_eq(str![[r#"
+IMAGE       DIGEST [..]
+app:latest  sha256:[..]
+
+"#]]);
+    rbuild(&root, &["history", "app"]).success().stdout_eq(str![[r#"
+CREATED[..]
+[..]COPY a.txt / # buildkit
+
+"#]]);
+    rbuild(&root, &["rmi", "app"]).success().stdout_eq("app:latest\n");
+}
+
+#[test]
+fn digest_is_the_same_wherever_it_is_told() {
+    let root = store();
+    context(&root, &[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let words = ["-q", "-t", "app", "--iidfile", "id", "--metadata-file", "facts", "."];
+    let ran = rbuild(&root, &words).success().stderr_eq("");
+    let printed = String::from_utf8_lossy(&ran.get_output().stdout).trim().to_owned();
+    let read = |name: &str| std::fs::read_to_string(root.path().join(name)).expect("the build wrote it");
+    assert_eq!(read("id"), printed);
+    let facts: serde_json::Value = serde_json::from_str(&read("facts")).expect("facts are JSON");
+    assert_eq!(facts["containerimage.digest"], printed.as_str());
+    assert_eq!(facts["image.name"], "docker.io/library/app:latest");
+    rbuild(&root, &["images", "-q"]).success().stdout_eq(format!("{printed}\n"));
+    // By its digest the image is found without its name.
+    rbuild(&root, &["rmi", "app"]).success();
+    rbuild(&root, &["inspect", &printed[7..19]]).success().stdout_eq(str![[r#"
+[
+  {
+...
+    "references": []
+  }
+]
+
+"#]]);
+}
+
+#[test]
+fn every_error_of_the_text_is_told_with_its_line() {
+    let root = store();
+    context(&root, &[("Dockerfile", "FROM scratch\nRUNN x\nCOPY\n")]);
+    rbuild(&root, &["."]).code(1).stdout_eq("").stderr_eq(str![[r#"
+error[unknown-instruction]: line 2: unknown instruction: RUNN
+ --> Dockerfile:2:1
+  |
+2 | RUNN x
+  | ^^^^
+hint: did you mean `RUN`?
+
+error[missing-destination]: line 3: [..]
+ --> Dockerfile:3:1
+  |
+3 | COPY
+  | ^^^^
+
+"#]]);
+}
+
+#[test]
+fn raw_json_ends_with_the_outcome() {
+    let root = store();
+    context(&root, &[("Dockerfile", "FROM scratch\nLABEL a=b\n"), ("bad", "FROM scratch\nCOPY gone /\n")]);
+    let last = |words: &[&str], status| -> serde_json::Value {
+        let ran = rbuild(&root, words).code(status).stdout_eq("");
+        let lines = String::from_utf8_lossy(&ran.get_output().stderr).into_owned();
+        let objects: Vec<_> =
+            lines.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+        objects.last().cloned().unwrap_or_default()
+    };
+    let finished = last(&["--progress=rawjson", "."], 0);
+    assert_eq!((&finished["event"], &finished["steps"]), (&"finished".into(), &0.into()));
+    let error = last(&["--progress=rawjson", "-f", "bad", "."], 1);
+    assert_eq!((&error["event"], &error["kind"], &error["status"]), (&"error".into(), &"build".into(), &1.into()));
+    assert_eq!(error["problems"][0]["place"]["line"], 2);
+}
+
+#[test]
+fn check_looks_and_builds_nothing() {
+    let root = store();
+    context(&root, &[("Dockerfile", "FROM scratch\nENV a b\n")]);
+    rbuild(&root, &["--check", "."]).code(1).stderr_eq("").stdout_eq(str![[r#"
+Check complete, 1 warning has been found!
+
+WARNING: LegacyKeyValueFormat - [..]
+...
+"#]]);
+    let ran = rbuild(&root, &["--call=check,format=json,ignorestatus", "."]).success();
+    let report: serde_json::Value = serde_json::from_slice(&ran.get_output().stdout).expect("the report is JSON");
+    assert_eq!(report["warnings"][0]["ruleName"], "LegacyKeyValueFormat");
+    assert_eq!(report["warnings"][0]["location"]["ranges"][0]["start"]["line"], 2);
+    rbuild(&root, &["images"]).success().stdout_eq("IMAGE  DIGEST  PLATFORM  CREATED  SIZE\n");
+}
+
+#[test]
+fn secrets_never_reach_a_message() {
+    let root = store();
+    context(&root, &[("Dockerfile", "FROM scratch\nCOPY gone /\n"), ("token", "hunter2")]);
+    let ran = rbuild(&root, &["-v", "--secret", "id=t,src=token", "."]).code(1);
+    let output = ran.get_output();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("hunter2"));
 }
