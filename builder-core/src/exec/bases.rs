@@ -180,6 +180,29 @@ fn checked(build: &Build<'_>, reference: &Reference, platform: &Platform, base: 
     base
 }
 
+/// The configuration of a source that is on this machine already; nothing is fetched for it.
+pub(crate) fn known_config(build: &Build<'_>, source: &Source) -> Option<ImageConfig> {
+    let of_store = |text: &str, platform: &Platform| {
+        let store = build.layers.store();
+        let reference = Reference::parse(text).ok()?;
+        let built = store.resolve_tag(&reference.to_string()).ok()?;
+        let built = built.and_then(|descriptor| image::load_image(store, &descriptor, platform).ok());
+        built.or_else(|| pulled_before(store, &reference, platform)).map(|image| image.config)
+    };
+    match source {
+        Source::Image { reference, platform } => of_store(reference, platform),
+        Source::Named(name) => match build.options.named_contexts.get(name)? {
+            NamedContext::Image(text) => of_store(text, &build.target_platform()),
+            NamedContext::Layout { .. } => match resolve_named(build, name).ok()? {
+                Resolved::Image(base) => Some(base.config.clone()),
+                Resolved::Folder(_) => None,
+            },
+            NamedContext::Directory(_) | NamedContext::Remote(_) => None,
+        },
+        Source::Scratch | Source::Context | Source::Stage(_) => None,
+    }
+}
+
 fn note_name(reference: &Reference, platform: &Platform) -> String {
     format!("{reference} {platform}")
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use rbuild_dockerfile::lint::{BaseFacts, BaseRequest, LintContext, LintOptions, LintOutcome, lint};
+use rbuild_dockerfile::lint::{
+    BaseFacts, BaseRequest, LintContext, LintOptions, LintOutcome, LintWarning, RuleGroup, lint,
+};
 use rbuild_dockerfile::{Diagnostics, Dockerfile};
 
-use super::bases::Resolved;
+use super::bases::{self, Resolved};
 use super::build::{Build, Fetcher};
 use super::context::DockerfileText;
 use super::options::{BuildOptions, Cancel};
@@ -31,26 +33,63 @@ pub struct CheckResult {
     pub outcome: LintOutcome,
 }
 
-/// Whether base images that are not known yet are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unknown {
-    /// They are looked up; what can't be found stays unknown.
-    LookUp,
-    /// They stay unknown.
-    Leave,
+/// Which rules are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RuleSet {
+    /// BuildKit's: what other builders report too, and no more.
+    #[default]
+    BuildKit,
+    /// rbuild's own as well.
+    All,
+}
+
+/// Where the configurations of base images come from. Rules that need one say nothing where it is not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BaseLookup {
+    /// From this machine, else from registries.
+    #[default]
+    Anywhere,
+    /// From this machine alone.
+    Local,
+}
+
+/// How a Dockerfile is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CheckOptions {
+    /// By which rules.
+    pub rules: RuleSet,
+    /// With which base images.
+    pub bases: BaseLookup,
+}
+
+/// Rules of rbuild's own that a build tells too: what they report ends in files that are not what was meant.
+const TOLD_BY_BUILDS: [&str; 2] = ["CopySeveralSourcesToFile", "HeredocWithoutErrexit"];
+
+/// What the linter is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    /// A check: every stage counts where no target is given.
+    Check(CheckOptions),
+    /// The warnings of a build, whose bases are known.
+    Build,
 }
 
 /// Checks the Dockerfile of a build by the linter's rules. Nothing is built.
 ///
 /// # Errors
 /// When the context or the Dockerfile can't be read, or a directive is wrong. Errors of the text are part of the result.
-pub fn check(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<CheckResult, BuildError> {
+pub fn check(
+    options: &BuildOptions,
+    check_options: CheckOptions,
+    events: Events,
+    cancel: &Cancel,
+) -> Result<CheckResult, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let fetcher = Fetcher { store: &store, options };
     let (context, DockerfileText { name, text }) = super::context::open(options, &store, &fetcher)?;
     let (dockerfile, diagnostics) = rbuild_dockerfile::parse(&text);
     let build = Build::new(options, events, cancel, store, context, &name);
-    match lint_build(&build, &dockerfile, &diagnostics, Unknown::LookUp) {
+    match lint_build(&build, &dockerfile, &diagnostics, Look::Check(check_options)) {
         Ok(outcome) => Ok(CheckResult { name, dockerfile, outcome }),
         Err(mut error) => {
             error.dockerfile.get_or_insert((name, text));
@@ -64,8 +103,9 @@ pub fn check(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<
 /// # Errors
 /// When a directive is wrong, or asks that findings stop the build.
 pub(crate) fn warn(build: &Build<'_>, dockerfile: &Dockerfile, diagnostics: &Diagnostics) -> Result<(), BuildError> {
-    let outcome = lint_build(build, dockerfile, diagnostics, Unknown::Leave)?;
-    for found in outcome.warnings {
+    let outcome = lint_build(build, dockerfile, diagnostics, Look::Build)?;
+    let told = |found: &LintWarning| found.group == RuleGroup::BuildKit || TOLD_BY_BUILDS.contains(&found.rule);
+    for found in outcome.warnings.into_iter().filter(told) {
         build.events.event(Event::Warning(Warning {
             rule: found.rule.to_owned(),
             message: found.detail,
@@ -97,21 +137,22 @@ fn lint_build(
     build: &Build<'_>,
     dockerfile: &Dockerfile,
     diagnostics: &Diagnostics,
-    unknown: Unknown,
+    look: Look,
 ) -> Result<LintOutcome, BuildError> {
     let options = build.plan_options(&build.target_platform());
-    let base = |request: &BaseRequest<'_>| base_facts(build, &options.named_contexts, request, unknown);
+    let own_rules = !matches!(look, Look::Check(CheckOptions { rules: RuleSet::BuildKit, .. }));
+    let base = |request: &BaseRequest<'_>| base_facts(build, &options.named_contexts, request, look);
     let rules = build.context_rules().filter(|rules| !rules.is_empty() && !rules.has_exceptions());
     let ignored = |path: &str| rules.is_some_and(|rules| is_ignored(rules, path));
     let context = LintContext {
         predefined_args: plan::predefined_args(&options),
         target: options.target.as_deref(),
-        all_stages: options.target.is_none() && unknown == Unknown::LookUp,
+        all_stages: options.target.is_none() && matches!(look, Look::Check(_)),
         target_platform: &options.platform.to_string(),
         named_contexts: options.named_contexts.iter().map(|name| name.to_lowercase()).collect(),
         base: &base,
         ignored: rules.is_some().then_some(&ignored as &dyn Fn(&str) -> bool),
-        options: lint_options(build.options, dockerfile)?,
+        options: LintOptions { own_rules, ..lint_options(build.options, dockerfile)? },
         ..LintContext::new(&options.build_args)
     };
     Ok(lint(dockerfile, diagnostics, &context))
@@ -126,15 +167,21 @@ fn base_facts(
     build: &Build<'_>,
     named_contexts: &BTreeSet<String>,
     request: &BaseRequest<'_>,
-    unknown: Unknown,
+    look: Look,
 ) -> Option<BaseFacts> {
     let platform: Platform = match request.platform {
         Some(text) => text.parse().ok()?,
         None => build.target_platform(),
     };
     let source = plan::external_source(named_contexts, request.name, &platform).ok()?;
-    if unknown == Unknown::LookUp {
-        build.bases.resolve_all(build, std::slice::from_ref(&source)).ok()?;
+    match look {
+        Look::Check(CheckOptions { bases: BaseLookup::Local, .. }) => {
+            return bases::known_config(build, &source).as_ref().map(facts);
+        }
+        Look::Check(CheckOptions { bases: BaseLookup::Anywhere, .. }) => {
+            build.bases.resolve_all(build, std::slice::from_ref(&source)).ok()?;
+        }
+        Look::Build => {}
     }
     match build.bases.resolved(&source)? {
         Resolved::Image(base) => Some(facts(&base.config)),

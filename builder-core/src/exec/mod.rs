@@ -31,7 +31,7 @@ mod ssh_agent;
 mod stage;
 
 pub use build::{BuildResult, BuiltImage, build};
-pub use check::{CheckResult, check};
+pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
 pub use host_files::{ExtraHost, ExtraHostError};
 pub use options::{
     BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, Isolation, NamedContext, NoCache, Output,

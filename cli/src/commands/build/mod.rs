@@ -6,7 +6,7 @@ mod report;
 
 use std::sync::Arc;
 
-use rbuild_core::exec::{Cancel, build, check};
+use rbuild_core::exec::{Cancel, CheckOptions, build, check};
 use rbuild_core::progress::{Event, EventSink, Events, Warning};
 
 use super::{namespace, stored};
@@ -68,7 +68,7 @@ fn build_image(
     let options = options::of(settings, global, environment, &inputs, &outputs, stop, &events)?;
     let cancel = Cancel::from_flag(stop.flag());
     if let Call::Check { json, ignore_status } = settings.call {
-        let checked = check(&options, events, &cancel).map_err(|error| of_build(&error, display))?;
+        let checked = check(&options, CheckOptions::default(), events, &cancel).map_err(|error| of_build(&error, display))?;
         return report::checked(&checked, json, ignore_status);
     }
     let built = build(&options, events, &cancel).map_err(|error| of_build(&error, display))?;
