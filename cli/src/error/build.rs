@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use rbuild_core::error::{BuildError, ErrorKind};
-use rbuild_dockerfile::{Diagnostic, Severity};
+use rbuild_dockerfile::{Diagnostic, Diagnostics, Severity};
 
 use super::{Failure, Kind, Place, Problem, causes, is_environment};
 use crate::output::{Display, Source, Tally};
@@ -45,6 +45,12 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
         _ => Kind::Build,
     };
     Failure { kind, problems: vec![problem] }
+}
+
+/// Tells the errors of a text that was parsed without being built.
+pub(crate) fn of_diagnostics(diagnostics: &Diagnostics, source: &Source) -> Failure {
+    let list: Vec<_> = diagnostics.iter().cloned().collect();
+    parse_failure(&list, Some(source))
 }
 
 /// All errors of the text, in its order; warnings were told as events.

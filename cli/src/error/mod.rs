@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::output::Source;
 use crate::settings::UsageError;
 
-pub(crate) use build::{of_build, of_core};
+pub(crate) use build::{of_build, of_core, of_diagnostics};
 pub(crate) use render::{Look, render};
 
 /// The exit status of a fault in rbuild itself (`EX_SOFTWARE`).

@@ -86,6 +86,16 @@ pub(crate) enum Call {
         /// Whether findings leave the exit status 0.
         ignore_status: bool,
     },
+    /// What a build takes is printed: arguments, secrets, agents.
+    Outline {
+        /// Whether it is printed as JSON.
+        json: bool,
+    },
+    /// The stages that can be built are printed.
+    Targets {
+        /// Whether they are printed as JSON.
+        json: bool,
+    },
 }
 
 /// A whole build as meant.
@@ -414,8 +424,10 @@ fn call(args: &BuildArgs) -> Result<Call, UsageError> {
     match method.strip_prefix("method=").unwrap_or(&method) {
         "" | "build" => Ok(Call::Build),
         "check" | "lint" => Ok(Call::Check { json, ignore_status }),
+        "outline" => Ok(Call::Outline { json }),
+        "targets" => Ok(Call::Targets { json }),
         other => Err(UsageError::value("--call", value, &format!("there is no method `{other}`"))
-            .hint("methods are build and check")),
+            .hint("methods are build, check, outline and targets")),
     }
 }
 

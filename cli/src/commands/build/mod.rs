@@ -1,18 +1,19 @@
 //! `rbuild build`: settings to the core's options, the build, and what is told and written afterwards.
 
+mod calls;
 mod inputs;
 mod options;
 mod report;
 
 use std::sync::Arc;
 
-use rbuild_core::exec::{Cancel, CheckOptions, build, check};
+use rbuild_core::exec::{BaseLookup, BuildOptions, Cancel, CheckOptions, CheckResult, RuleSet, build, check};
 use rbuild_core::progress::{Event, EventSink, Events, Warning};
 
 use super::{namespace, stored};
 use crate::args::BuildArgs;
-use crate::error::{Failure, Kind, of_build};
-use crate::output::{Display, Style};
+use crate::error::{Failure, Kind, of_build, of_diagnostics};
+use crate::output::{Display, Source, Style};
 use crate::settings::{BuildSettings, Call, Environment, GlobalSettings};
 use crate::signals::Stop;
 
@@ -51,6 +52,25 @@ fn warning(message: &str) -> Warning {
     Warning { rule: String::new(), message: message.to_owned(), help: String::new(), span: None }
 }
 
+/// Prints what was asked for in place of a build; gives the exit status.
+fn call(call: Call, checked: &CheckResult, options: &BuildOptions) -> Result<u8, Failure> {
+    let file = &checked.dockerfile;
+    if let Call::Check { json, ignore_status } = call {
+        return report::checked(checked, json, ignore_status);
+    }
+    let (_, diagnostics) = rbuild_dockerfile::parse(file.source());
+    if diagnostics.has_errors() {
+        let source = Source::new(&checked.name, file.source());
+        return Err(of_diagnostics(&diagnostics, &source));
+    }
+    match call {
+        Call::Outline { json } => calls::outline(file, options, json)?,
+        Call::Targets { json } => calls::targets(file, json)?,
+        Call::Build | Call::Check { .. } => unreachable!("builds and checks are done elsewhere"),
+    }
+    Ok(0)
+}
+
 fn build_image(
     settings: &BuildSettings,
     global: &GlobalSettings,
@@ -67,9 +87,12 @@ fn build_image(
     let outputs = options::Outputs::plan(settings, &store)?;
     let options = options::of(settings, global, environment, &inputs, &outputs, stop, &events)?;
     let cancel = Cancel::from_flag(stop.flag());
-    if let Call::Check { json, ignore_status } = settings.call {
-        let checked = check(&options, CheckOptions::default(), events, &cancel).map_err(|error| of_build(&error, display))?;
-        return report::checked(&checked, json, ignore_status);
+    if settings.call != Call::Build {
+        // What can be read off the text alone asks no registry.
+        let asks = matches!(settings.call, Call::Check { .. });
+        let bases = if asks { BaseLookup::Anywhere } else { BaseLookup::Local };
+        let checked = check(&options, CheckOptions { rules: RuleSet::BuildKit, bases }, events, &cancel);
+        return call(settings.call, &checked.map_err(|error| of_build(&error, display))?, &options);
     }
     let built = build(&options, events, &cancel).map_err(|error| of_build(&error, display))?;
     outputs.deliver(environment)?;
