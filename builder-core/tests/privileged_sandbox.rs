@@ -352,6 +352,32 @@ fn mounts_of_every_kind() {
     assert!(matches!(run(spec).0, Err(SandboxError::Mount { .. })), "`out` leads to the folder itself");
 }
 
+/// Mounts whose source must be attached before it can be cloned must not keep the old root reachable.
+#[test]
+fn nothing_of_the_old_root_is_left() {
+    let root = Root::new();
+    fs::create_dir(root.lower().join("mnt")).expect("a folder");
+    for name in ["mnt/file", "mnt/secret"] {
+        fs::write(root.lower().join(name), "").expect("a mount point");
+    }
+    let script = "for p in /.. /dev/.. /proc/..; do stat -c %d:%i $p; done | sort -u | wc -l; stat -c %d:%i / /..; \
+                  awk '$5 == \"/\"' /proc/self/mountinfo | wc -l; grep -c ' - \\(ext4\\|xfs\\|btrfs\\|fuse\\) ' /proc/self/mountinfo";
+    let mut spec = root.spec(&["sh", "-c", script]);
+    let secret = |text: &str| MountSource::SecretFile { bytes: text.as_bytes().to_vec(), mode: 0o400, uid: 0, gid: 0 };
+    spec.mounts = vec![
+        mount("mnt/file", secret("one"), true),
+        mount("mnt/secret", secret("two"), true),
+        mount("dev/mine", secret("three"), true),
+    ];
+    let (exit, text) = run(spec);
+    let _ = exit.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert_eq!(lines[1], lines[2], "/ and /.. are one: {text}");
+    assert_eq!(lines[3], "1", "one mount at /: {text}");
+    assert_eq!(lines[4], "0", "no disk of the host: {text}");
+}
+
 #[test]
 fn mount_points_are_never_links() {
     for name in ["proc", "sys", "dev"] {

@@ -12,7 +12,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 use super::command::{COMMAND_REPORT, command};
 use super::error::Stage;
 use super::memory;
-use super::placing::{attach, before, change_root, make_read_only, mask};
+use super::placing::{attach, before, change_root, clear_away, make_read_only, mask};
 use super::plan::Plan;
 use crate::sys::call;
 
@@ -90,6 +90,7 @@ fn prepare(plan: &mut Plan, chroot: bool) -> Result<(), Failure> {
     for (i, step) in plan.before.iter().enumerate() {
         before(&mut plan.slots, step, i)?;
     }
+    clear_away(plan)?;
     change_root(plan)?;
     for i in 0..plan.attach.len() {
         attach(plan, i)?;

@@ -84,6 +84,17 @@ fn move_to(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, path: &CStr) -> Res
     rustix::mount::move_mount(mount, c"", directory, path, flags)
 }
 
+/// Takes away what [`before`] attached to be cloned. It lies on the old root, and a pivot takes one mount along only:
+/// what is on top of it would stay, and the old root below that.
+pub(super) fn clear_away(plan: &Plan) -> Result<(), Failure> {
+    for step in &plan.before {
+        if matches!(step, Before::Aside { .. }) {
+            rustix::mount::unmount(c"/", UnmountFlags::DETACH).at(Stage::StageMount, 0)?;
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn change_root(plan: &Plan) -> Result<(), Failure> {
     // SAFETY: the root's descriptor is open until the process starts its loop.
     let root = unsafe { call::borrow(plan.root) };
@@ -92,7 +103,16 @@ pub(super) fn change_root(plan: &Plan) -> Result<(), Failure> {
     // The old root ends up on top of the new one, where the working directory is, and goes with all it carries.
     rustix::process::pivot_root(c".", c".").at(Stage::PivotRoot, 0)?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH).at(Stage::DetachOldRoot, 0)?;
-    rustix::process::chdir(c"/").at(Stage::PivotRoot, 0)
+    rustix::process::chdir(c"/").at(Stage::PivotRoot, 0)?;
+    // The parent of the root is the root, unless something is still mounted over it.
+    let (root, parent) = (status(c"/").at(Stage::DetachOldRoot, 1)?, status(c"/..").at(Stage::DetachOldRoot, 1)?);
+    if root == parent { Ok(()) } else { Err(Failure { stage: Stage::DetachOldRoot, error: Errno::BUSY, index: 2 }) }
+}
+
+/// The device and inode that a path leads to.
+fn status(path: &CStr) -> Result<(u64, u64), Errno> {
+    let status = rustix::fs::statat(CWD, path, rustix::fs::AtFlags::empty())?;
+    Ok((status.st_dev, status.st_ino))
 }
 
 pub(super) fn attach(plan: &Plan, index: usize) -> Result<(), Failure> {
