@@ -1,15 +1,13 @@
 //! Changes written as a tar stream, in chunks.
 
-use std::fs::File;
-use std::io::{self, Read};
-
 use tar::EntryType;
 
 use super::border::{BIG_FILE, LARGEST, ends_before};
+use super::content::ContentReader;
 use super::header::{LARGEST_DEVICE, Member, pad, write_end, write_header};
 use super::pax::is_kept;
 use super::{LayerError, OPAQUE_MARK, WHITEOUT_PREFIX};
-use crate::tree::{Change, Content, ContentDigest, Entry, Metadata, Node, Tree, TreeEntry, TreePath};
+use crate::tree::{Change, ContentDigest, Entry, Metadata, Node, Tree, TreeEntry, TreePath};
 
 /// Writes the archive of sorted changes; `chunk` takes each full chunk and gives back an empty buffer.
 pub(super) fn write_archive(
@@ -151,72 +149,6 @@ fn metadata_of<'a>(changes: &'a [Change], path: &TreePath, target: &TreePath) ->
         Some(file) if target < path && matches!(file.node, Node::File { .. }) => Ok(&file.metadata),
         _ => Err(refuse(path, "it is a hard link to what is no earlier file of the same layer")),
     }
-}
-
-/// Reads exactly as many bytes as the entry says, and notices when there are more.
-struct ContentReader<'a> {
-    path: &'a TreePath,
-    size: u64,
-    source: Source<'a>,
-}
-
-enum Source<'a> {
-    Bytes(&'a [u8]),
-    File(File),
-}
-
-impl<'a> ContentReader<'a> {
-    fn open(change: &'a Change, size: u64) -> Result<Self, LayerError> {
-        let path = &change.entry.path;
-        let source = match &change.content {
-            Content::None => Source::Bytes(&[]),
-            Content::Bytes(bytes) => Source::Bytes(bytes),
-            Content::Source(content) => Source::File(
-                content.open().map_err(|source| LayerError::ReadContent { path: path.to_string(), source })?,
-            ),
-        };
-        if let Source::Bytes(bytes) = source
-            && bytes.len() as u64 != size
-        {
-            return Err(changed(path, size, bytes.len().to_string()));
-        }
-        Ok(Self { path, size, source })
-    }
-
-    /// Fills `buffer`; `left` bytes of the file are to follow.
-    fn fill(&mut self, buffer: &mut [u8], left: u64) -> Result<(), LayerError> {
-        match &mut self.source {
-            Source::Bytes(bytes) => {
-                let (now, later) = bytes.split_at(buffer.len());
-                buffer.copy_from_slice(now);
-                *bytes = later;
-                Ok(())
-            }
-            Source::File(file) => {
-                let error = |source| LayerError::ReadContent { path: self.path.to_string(), source };
-                let mut filled = 0;
-                while filled < buffer.len() {
-                    match file.read(&mut buffer[filled..]) {
-                        Ok(0) => {
-                            let found = self.size - left - (buffer.len() - filled) as u64;
-                            return Err(changed(self.path, self.size, found.to_string()));
-                        }
-                        Ok(count) => filled += count,
-                        Err(source) if source.kind() == io::ErrorKind::Interrupted => {}
-                        Err(source) => return Err(error(source)),
-                    }
-                }
-                if left == 0 && file.read(&mut [0]).map_err(error)? > 0 {
-                    return Err(changed(self.path, self.size, "more".to_owned()));
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-fn changed(path: &TreePath, expected: u64, found: String) -> LayerError {
-    LayerError::ContentSize { path: path.to_string(), expected, found }
 }
 
 fn directory_name(path: &[u8]) -> Vec<u8> {

@@ -17,6 +17,7 @@ mod archive;
 mod blob;
 mod border;
 mod compression;
+mod content;
 mod disk;
 mod encode;
 mod error;

@@ -299,6 +299,9 @@ fn split(path: &[u8]) -> Result<Parted, &'static str> {
 }
 
 #[cfg(test)]
+#[path = "apply_tests.rs"]
+mod apply_tests;
+#[cfg(test)]
 #[path = "hostile_tests.rs"]
 mod hostile_tests;
 #[cfg(test)]

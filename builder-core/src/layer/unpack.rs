@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 use super::LayerError;
+use super::content::ContentReader;
 use super::disk::DiskWriter;
 use super::read::write_special;
-use crate::tree::{Change, Content, Metadata, Node, TreePath};
+use crate::tree::{Change, Metadata, Node, TreePath};
+
+const BUFFER: usize = 256 << 10;
 
 /// Writes sorted changes into `root`, an existing empty folder, in the form that overlayfs takes as a lower directory.
 ///
@@ -19,6 +22,7 @@ use crate::tree::{Change, Content, Metadata, Node, TreePath};
 /// When a file can't be read or changed its size, or the folder can't be written. What it then holds is of no use.
 pub fn unpack_changes(changes: &[Change], root: &Path) -> Result<(), LayerError> {
     let mut disk = DiskWriter::open(root)?;
+    let mut buffer = vec![0; BUFFER];
     let implied = Metadata { mode: 0o755, ..Metadata::default() };
     let mut directories: BTreeMap<TreePath, (bool, &Metadata)> =
         BTreeMap::from([(TreePath::root(), (false, &implied))]);
@@ -33,7 +37,9 @@ pub fn unpack_changes(changes: &[Change], root: &Path) -> Result<(), LayerError>
                 disk.directory(path)?;
                 directories.insert(path.clone(), (*opaque, &entry.metadata));
             }
-            Node::File { size } => disk.file(path, &entry.metadata, |file| write_content(change, *size, file))?,
+            Node::File { size } => {
+                disk.file(path, &entry.metadata, |file| write_content(change, *size, &mut buffer, file))?;
+            }
             Node::HardLink { target } => disk.hard_link(path, target)?,
             node => write_special(&mut disk, path, node, &entry.metadata)?,
         }
@@ -44,24 +50,18 @@ pub fn unpack_changes(changes: &[Change], root: &Path) -> Result<(), LayerError>
     Ok(())
 }
 
-fn write_content(change: &Change, size: u64, file: &mut File) -> Result<(), LayerError> {
+fn write_content(change: &Change, size: u64, buffer: &mut [u8], file: &mut File) -> Result<(), LayerError> {
     let path = || change.entry.path.to_string();
-    let write_error = |source| LayerError::Unpack { action: "write", path: path(), source };
-    let found = match &change.content {
-        Content::None => 0,
-        Content::Bytes(bytes) => {
-            file.write_all(bytes).map_err(write_error)?;
-            bytes.len() as u64
+    let mut reader = ContentReader::open(change, size)?;
+    let mut left = size;
+    loop {
+        let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        left -= length as u64;
+        reader.fill(&mut buffer[..length], left)?;
+        let written = file.write_all(&buffer[..length]);
+        written.map_err(|source| LayerError::Unpack { action: "write", path: path(), source })?;
+        if left == 0 {
+            return Ok(());
         }
-        Content::Source(source) => {
-            let source = source.open().map_err(|source| LayerError::ReadContent { path: path(), source })?;
-            // One byte more tells a file that has grown.
-            io::copy(&mut source.take(size.saturating_add(1)), file).map_err(write_error)?
-        }
-    };
-    if found == size {
-        return Ok(());
     }
-    let found = if found > size { "more".to_owned() } else { found.to_string() };
-    Err(LayerError::ContentSize { path: path(), expected: size, found })
 }

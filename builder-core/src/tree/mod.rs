@@ -9,6 +9,7 @@ mod flatten;
 mod merged;
 mod path;
 mod record;
+mod record_entry;
 mod resolve;
 mod view;
 

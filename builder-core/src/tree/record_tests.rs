@@ -1,5 +1,5 @@
 use super::*;
-use crate::tree::Timestamp;
+use crate::tree::{Metadata, Timestamp};
 
 fn entry(path: &str, node: Node) -> TreeEntry {
     let metadata = Metadata {
