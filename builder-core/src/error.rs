@@ -17,6 +17,8 @@ pub struct BuildError {
     pub kind: ErrorKind,
     /// The step it went wrong in.
     pub step: Option<FailedStep>,
+    /// The bytes of the Dockerfile that it belongs to, where no step says so.
+    pub place: Option<Range<usize>>,
     /// The Dockerfile's path and text, once it was read.
     pub dockerfile: Option<(String, String)>,
 }
@@ -131,6 +133,13 @@ impl BuildError {
         self
     }
 
+    /// Says which bytes of the Dockerfile an error belongs to, unless that is known already.
+    #[must_use]
+    pub fn at(mut self, place: Range<usize>) -> Self {
+        self.place.get_or_insert(place);
+        self
+    }
+
     /// What to do about it; empty where nothing is known.
     #[must_use]
     pub fn help(&self) -> &str {
@@ -148,14 +157,14 @@ impl BuildError {
     pub fn span(&self) -> Option<Range<usize>> {
         match &self.kind {
             ErrorKind::Plan { span: Some(span), .. } => Some(span.clone()),
-            _ => self.step.as_ref().and_then(|step| step.span.clone()),
+            _ => self.step.as_ref().and_then(|step| step.span.clone()).or_else(|| self.place.clone()),
         }
     }
 }
 
 impl From<ErrorKind> for BuildError {
     fn from(kind: ErrorKind) -> Self {
-        Self { kind, step: None, dockerfile: None }
+        Self { kind, step: None, place: None, dockerfile: None }
     }
 }
 

@@ -9,7 +9,7 @@ use super::options::NamedContext;
 use crate::error::{BuildError, During};
 use crate::image::{self, Image, LayoutImage, LayoutSource};
 use crate::oci::{Descriptor, ImageConfig, Platform};
-use crate::plan::Source;
+use crate::plan::{Needed, Source};
 use crate::progress::{Event, Warning};
 use crate::reference::Reference;
 use crate::registry::{Client, PulledImage};
@@ -41,16 +41,26 @@ impl Bases {
         lock(&self.resolved).get(source).cloned()
     }
 
-    /// Looks up several sources at the same time.
-    pub(crate) fn resolve_all(&self, build: &Build<'_>, sources: &[Source]) -> Result<(), BuildError> {
-        in_parallel(sources, |source| {
-            if self.resolved(source).is_none() {
-                let resolved = resolve(build, source)?;
-                lock(&self.resolved).insert(source.clone(), resolved);
+    /// Looks up several sources at the same time. A failure points at the place that names the source.
+    pub(crate) fn resolve_all(&self, build: &Build<'_>, needed: &[Needed]) -> Result<(), BuildError> {
+        in_parallel(needed, |needed| {
+            if self.resolved(&needed.source).is_none() {
+                let resolved = resolve(build, &needed.source).map_err(|error| error.at(needed.span.range()))?;
+                lock(&self.resolved).insert(needed.source.clone(), resolved);
             }
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// Looks up a source that nothing depends on; gives none where that fails.
+    pub(crate) fn try_resolve(&self, build: &Build<'_>, source: &Source) -> Option<Resolved> {
+        if let Some(resolved) = self.resolved(source) {
+            return Some(resolved);
+        }
+        let resolved = resolve(build, source).ok()?;
+        lock(&self.resolved).insert(source.clone(), resolved.clone());
+        Some(resolved)
     }
 
     /// The configurations that planning needs; a folder has an empty one.

@@ -278,7 +278,7 @@ impl<'o> Build<'o> {
         loop {
             match plan::plan(dockerfile, &options, &self.bases.configs())? {
                 Outcome::Plan(plan) => return Ok(plan),
-                Outcome::Needs(sources) => self.bases.resolve_all(self, &sources)?,
+                Outcome::Needs(needed) => self.bases.resolve_all(self, &needed)?,
             }
             self.check_cancelled()?;
         }

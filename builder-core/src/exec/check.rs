@@ -174,16 +174,14 @@ fn base_facts(
         None => build.target_platform(),
     };
     let source = plan::external_source(named_contexts, request.name, &platform).ok()?;
-    match look {
+    let resolved = match look {
         Look::Check(CheckOptions { bases: BaseLookup::Local, .. }) => {
             return bases::known_config(build, &source).as_ref().map(facts);
         }
-        Look::Check(CheckOptions { bases: BaseLookup::Anywhere, .. }) => {
-            build.bases.resolve_all(build, std::slice::from_ref(&source)).ok()?;
-        }
-        Look::Build => {}
-    }
-    match build.bases.resolved(&source)? {
+        Look::Check(CheckOptions { bases: BaseLookup::Anywhere, .. }) => build.bases.try_resolve(build, &source),
+        Look::Build => build.bases.resolved(&source),
+    };
+    match resolved? {
         Resolved::Image(base) => Some(facts(&base.config)),
         Resolved::Folder(_) => None,
     }

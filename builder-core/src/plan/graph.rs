@@ -50,7 +50,7 @@ pub enum Outcome {
     /// It is done.
     Plan(Plan),
     /// It needs the configurations of these sources; a source without any (a folder) is answered with an empty one.
-    Needs(Vec<Source>),
+    Needs(Vec<Needed>),
 }
 
 /// Plans the build of a target, given the configurations of bases known so far.
@@ -76,12 +76,13 @@ pub fn plan(
         done: BTreeMap::new(),
         order: Vec::new(),
         open: Vec::new(),
-        needs: BTreeSet::new(),
+        needs: BTreeMap::new(),
     };
     planner.heads = dockerfile.stages.iter().enumerate().map(|(i, s)| planner.head(i, s)).collect();
     planner.visit(target)?;
     if !planner.needs.is_empty() {
-        return Ok(Outcome::Needs(planner.needs.into_iter().collect()));
+        let needed = planner.needs.into_iter().map(|(source, span)| Needed { source, span });
+        return Ok(Outcome::Needs(needed.collect()));
     }
     let mut done = planner.done;
     let mut stages: Vec<StagePlan> =
@@ -102,6 +103,15 @@ enum Case {
     Any,
 }
 
+/// A source whose configuration planning needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    /// The source.
+    pub source: Source,
+    /// The bytes of the Dockerfile that first name it.
+    pub span: Span,
+}
+
 /// The first line of a stage, expanded.
 struct Head {
     base: Source,
@@ -118,7 +128,7 @@ struct Planner<'a> {
     done: BTreeMap<StageIndex, Option<StageState>>,
     order: Vec<StageIndex>,
     open: Vec<StageIndex>,
-    needs: BTreeSet<Source>,
+    needs: BTreeMap<Source, Span>,
 }
 
 impl Planner<'_> {
@@ -247,7 +257,8 @@ impl Planner<'_> {
         let head = self.heads[index.0].as_ref().map_err(Clone::clone)?;
         let (base, platform) = (head.base.clone(), head.platform.clone());
         self.visit_uses_without_base(index, &platform)?;
-        let state = self.state_of_base(&base, &platform)?;
+        let span = self.dockerfile.stages[index.0].base.span;
+        let state = self.state_of_base(&base, &platform, span)?;
         let state = match state {
             Some(state) => Some(self.plan_one(index, &base, platform, state)?),
             None => None,
@@ -268,7 +279,7 @@ impl Planner<'_> {
             for (name, span) in source_names(node.instruction.as_ref()) {
                 // A wrong name is reported in its turn, when the stage is planned.
                 if let Ok(source) = self.copy_source(&name, index, platform, span) {
-                    self.visit_source(&source)?;
+                    self.visit_source(&source, span)?;
                 }
             }
         }
@@ -281,12 +292,12 @@ impl Planner<'_> {
         name.and_then(|name| self.named_context(name)).as_deref() == Some(context)
     }
 
-    fn visit_source(&mut self, source: &Source) -> Result<(), PlanError> {
+    fn visit_source(&mut self, source: &Source, span: Span) -> Result<(), PlanError> {
         match source {
             Source::Stage(stage) => self.visit(*stage),
             Source::Image { .. } | Source::Named(_) => {
                 if !self.configs.contains_key(source) {
-                    self.needs.insert(source.clone());
+                    self.needs.entry(source.clone()).or_insert(span);
                 }
                 Ok(())
             }
@@ -295,8 +306,13 @@ impl Planner<'_> {
     }
 
     /// The state that a stage begins with; `None` where the base's configuration is not known yet.
-    fn state_of_base(&mut self, base: &Source, platform: &Platform) -> Result<Option<StageState>, PlanError> {
-        self.visit_source(base)?;
+    fn state_of_base(
+        &mut self,
+        base: &Source,
+        platform: &Platform,
+        span: Span,
+    ) -> Result<Option<StageState>, PlanError> {
+        self.visit_source(base, span)?;
         Ok(match base {
             Source::Stage(stage) => self.done.get(stage).and_then(Option::as_ref).map(StageState::child),
             Source::Scratch => Some(StageState::scratch(platform)),
@@ -329,7 +345,7 @@ impl Planner<'_> {
         // Triggers of the base may use stages and images that the stage itself does not name.
         let sources: Vec<Source> = state.plan.sources().cloned().collect();
         for source in &sources {
-            self.visit_source(source)?;
+            self.visit_source(source, stage.base.span)?;
         }
         Ok(state)
     }

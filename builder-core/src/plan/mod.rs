@@ -16,7 +16,7 @@ mod step;
 mod variables;
 
 pub use error::PlanError;
-pub use graph::{Outcome, Plan, PlanOptions, plan};
+pub use graph::{Needed, Outcome, Plan, PlanOptions, plan};
 pub(crate) use graph::{external_source, predefined_args};
 pub use stage::HISTORY_COMMENT;
 pub use step::{Action, Add, Copy, CopySource, NetworkChoice, Run, Source, StageIndex, StagePlan, Step};

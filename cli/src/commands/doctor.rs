@@ -14,7 +14,7 @@ use crate::settings::{Environment, GlobalSettings};
 
 /// Looks and tells; the exit status is 0 where RUN steps can be kept apart by namespaces, 3 where they cannot.
 pub(super) fn run(args: &DoctorArgs, global: &GlobalSettings, environment: &Environment) -> Result<u8, Failure> {
-    let refusal = namespace::enter(environment)?;
+    let refusal = namespace::enter(environment)?.refusal;
     fs::create_dir_all(&global.root).map_err(|error| {
         Failure::caused(
             Kind::Environment,

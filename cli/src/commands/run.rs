@@ -31,7 +31,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Runs the command; gives its exit status.
 pub(super) fn run(args: &RunArgs, global: &GlobalSettings, environment: &Environment) -> Result<u8, Failure> {
-    if let Some(refusal) = namespace::enter(environment)? {
+    if let Some(refusal) = namespace::enter(environment)?.refusal {
         return Err(refusal);
     }
     let store = stored::open(global)?;

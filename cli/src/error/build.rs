@@ -103,7 +103,7 @@ mod tests {
 
     fn error(kind: ErrorKind) -> BuildError {
         let step = FailedStep { name: "RUN make".to_owned(), stage: "app".to_owned(), span: Some(17..25) };
-        BuildError { kind, step: Some(step), dockerfile: Some(("Dockerfile".to_owned(), TEXT.to_owned())) }
+        BuildError { kind, step: Some(step), place: None, dockerfile: Some(("Dockerfile".to_owned(), TEXT.to_owned())) }
     }
 
     #[test]

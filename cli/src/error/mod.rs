@@ -196,6 +196,8 @@ pub(crate) fn causes(error: Option<&(dyn Error + 'static)>) -> Vec<String> {
     let mut next = error;
     while let Some(error) = next {
         let text = error.to_string();
+        // A prefix that the transport's library puts before the system's words.
+        let text = text.strip_prefix("io: ").map_or(text.clone(), str::to_owned);
         if !texts.iter().any(|before| before.ends_with(&text)) {
             texts.push(text);
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rbuild_core::exec::{BaseLookup, BuildOptions, Cancel, CheckOptions, CheckResult, RuleSet, build, check};
 use rbuild_core::progress::{Event, EventSink, Events, Warning};
 
+use super::namespace::Namespace;
 use super::{namespace, stored};
 use crate::args::BuildArgs;
 use crate::error::{Failure, Kind, of_build, of_diagnostics};
@@ -21,9 +22,10 @@ use crate::signals::Stop;
 pub(super) fn run(args: &BuildArgs, global: &GlobalSettings, environment: &Environment) -> Result<u8, Failure> {
     let settings = BuildSettings::new(args, environment)?;
     // Before the first thread: a process with several cannot enter a user namespace.
-    let refusal = namespace::enter(environment)?;
+    let Namespace { note, refusal } = namespace::enter(environment)?;
     let stop = Stop::listen()?;
     let display = Arc::new(Display::new(settings.progress, Style::of(global, environment)));
+    display.event(Event::Note(note));
     for message in &settings.warnings {
         display.event(Event::Warning(warning(message)));
     }
