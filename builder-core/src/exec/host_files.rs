@@ -67,7 +67,7 @@ mod tests {
     fn hosts_lists_loopback_and_extra_hosts() {
         let extra = [ExtraHost::parse("db:10.0.0.7").unwrap(), ExtraHost::parse("six=[::2]").unwrap()];
         assert_eq!(
-            hosts(DEFAULT_HOSTNAME, &extra),
+            hosts("buildkitsandbox", &extra),
             "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\n::2\tsix\n"
         );
     }

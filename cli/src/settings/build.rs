@@ -572,7 +572,7 @@ mod tests {
             (&["--no-cache", "--no-cache-filter", "a"][..], "cannot be used together"),
             (&["--push"], "without a name"),
             (&["--check", "--call", "build"], "cannot be used together"),
-            (&["--call", "outline"], "no method `outline`"),
+            (&["--call", "subrequests.describe"], "no method `subrequests.describe`"),
             (&["--network", "bridge"], "expected default, host or none"),
             (&["--allow", "everything"], "nothing of this name"),
             (&["--policy", "x"], "not supported"),
