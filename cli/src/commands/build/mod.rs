@@ -13,7 +13,7 @@ use rbuild_core::progress::{Event, EventSink, Events, Warning};
 use super::namespace::Namespace;
 use super::{namespace, stored};
 use crate::args::BuildArgs;
-use crate::error::{Failure, Kind, of_build, of_diagnostics};
+use crate::error::{Failure, Kind, Problem, of_build, of_diagnostics};
 use crate::output::{Display, Source, Style};
 use crate::settings::{BuildSettings, Call, Environment, GlobalSettings};
 use crate::signals::Stop;
@@ -41,7 +41,9 @@ pub(super) fn run(args: &BuildArgs, global: &GlobalSettings, environment: &Envir
 /// Adds why there is no user namespace to a failure that may come of it.
 fn explained(mut failure: Failure, refusal: Option<Failure>) -> Failure {
     let machine = matches!(failure.kind, Kind::Build | Kind::Environment);
-    if let (Some(refusal), Some(problem)) = (refusal.filter(|_| machine), failure.problems.last_mut()) {
+    let ran = |problem: &Problem| problem.step.as_ref().is_some_and(|step| step.contains("RUN "));
+    let problem = failure.problems.last_mut().filter(|problem| machine && ran(problem));
+    if let (Some(refusal), Some(problem)) = (refusal, problem) {
         for cause in refusal.problems {
             problem.hints.push(format!("this machine gives RUN steps no namespaces: {}", cause.message));
             problem.hints.extend(cause.hints);
@@ -94,9 +96,12 @@ fn build_image(
         let asks = matches!(settings.call, Call::Check { .. });
         let bases = if asks { BaseLookup::Anywhere } else { BaseLookup::Local };
         let checked = check(&options, CheckOptions { rules: RuleSet::BuildKit, bases }, events, &cancel);
+        display.finish();
         return call(settings.call, &checked.map_err(|error| of_build(&error, display))?, &options);
     }
     let built = build(&options, events, &cancel).map_err(|error| of_build(&error, display))?;
+    // What is printed from here on stands below what was drawn.
+    display.finish();
     outputs.deliver(environment)?;
     report::write(settings, &options, &built, display)?;
     Ok(0)
