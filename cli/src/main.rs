@@ -14,6 +14,7 @@ mod args;
 mod commands;
 mod error;
 mod output;
+mod rewrite;
 mod settings;
 mod signals;
 

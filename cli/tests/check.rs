@@ -147,3 +147,127 @@ hint: there is a stage `build`
     assert_eq!(outline["ssh"][0]["name"], "default");
     assert!(outline["secrets"].as_array().is_some_and(|list| list.len() == 1));
 }
+
+const CARELESS: &str = "from alpine:3 as Build
+MAINTAINER Ann
+ENV A some value
+COPY a b /x
+CMD run
+";
+
+#[test]
+fn check_points_at_what_it_finds() {
+    let folder = folder(&[("Dockerfile", "FROM alpine:3 AS Build\nCOPY a b /x\n")]);
+    rbuild(&folder, &["check"]).code(1).stderr_eq("").stdout_eq(str![[r#"
+warning[StageNameCasing]: the stage name `Build` should be lower-case
+ --> Dockerfile:1:1
+  |
+1 | FROM alpine:3 AS Build
+  | ^^^^^^^^^^^^^^^^^^^^^^
+  |
+  = help: https://docs.docker.com/go/dockerfile/rule/stage-name-casing/
+
+warning[CopySeveralSourcesToFile]: unless `/x` is a directory already, the last source of this COPY overwrites the others: write `/x/`
+ --> Dockerfile:2:1
+  |
+2 | COPY a b /x
+  | ^^^^^^^^^^^
+  |
+  = help: Several sources should go to a directory, written with a slash at its end: docs/rules/CopySeveralSourcesToFile.md
+
+2 warnings in Dockerfile; `rbuild check --fix` mends 2
+
+"#]]);
+    let clean = self::folder(&[("Dockerfile", "FROM scratch\n"), (".dockerignore", "secret\n")]);
+    rbuild(&clean, &["check", "."]).success().stdout_eq("nothing to report in Dockerfile\n");
+    fs::write(clean.path().join("other"), "FROM scratch\nADD secret /\n").expect("the folder can be written");
+    let found = rbuild(&clean, &["check", "other"]).code(1).get_output().stdout.clone();
+    assert!(String::from_utf8_lossy(&found).starts_with("warning[CopyIgnoredFile]"), "a file stands for its folder");
+    rbuild(&clean, &["check", "-f", "other", "--target=none"]).code(1).stdout_eq(str![[r#"
+error: target stage `none` could not be found
+
+1 error in other
+
+"#]]);
+}
+
+#[test]
+fn fix_mends_what_takes_no_decision() {
+    let folder = folder(&[("Dockerfile", CARELESS)]);
+    let report = rbuild(&folder, &["check", "--fix"]).code(1).get_output().stdout.clone();
+    let report = String::from_utf8_lossy(&report);
+    assert!(
+        report.contains("JSONArgsRecommended") && report.ends_with("1 warning in Dockerfile; 5 mended\n"),
+        "{report}"
+    );
+    snapbox::assert_data_eq!(
+        text_of(&folder, "Dockerfile"),
+        str![[r#"
+FROM alpine:3 AS build
+LABEL org.opencontainers.image.authors="Ann"
+ENV A="some value"
+COPY a b /x/
+CMD run
+
+"#]]
+    );
+    rbuild(&folder, &["check", "--fix", "-"]).code(1);
+}
+
+#[test]
+fn reports_for_programs_name_rules_and_places() {
+    let folder = folder(&[("my file", CARELESS)]);
+    let output = rbuild(&folder, &["check", "--format=sarif", "my file"]).code(1).get_output().stdout.clone();
+    let sarif: serde_json::Value = serde_json::from_slice(&output).expect("SARIF is JSON");
+    assert_eq!(sarif["version"], "2.1.0");
+    let results = sarif["runs"][0]["results"].as_array().expect("there are results");
+    let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array().expect("there are rules");
+    assert_eq!((results.len(), rules.len()), (6, 6));
+    let legacy = results.iter().find(|result| result["ruleId"] == "LegacyKeyValueFormat").expect("line 3 is legacy");
+    let place = &legacy["locations"][0]["physicalLocation"];
+    assert_eq!((&place["artifactLocation"]["uri"], &place["region"]["startLine"]), (&"my%20file".into(), &3.into()));
+    let change = &legacy["fixes"][0]["artifactChanges"][0]["replacements"][0];
+    assert_eq!(change["insertedContent"]["text"], "A=\"some value\"");
+    assert_eq!(change["deletedRegion"]["startColumn"], 5);
+    let output = rbuild(&folder, &["check", "--format=json", "my file"]).code(1).get_output().stdout.clone();
+    let report: serde_json::Value = serde_json::from_slice(&output).expect("the report is JSON");
+    assert_eq!(report["warnings"].as_array().map(Vec::len), Some(6));
+}
+
+#[test]
+fn sarif_has_syntax_errors_by_their_codes() {
+    let folder = folder(&[("Dockerfile", "FROM a\nFETCH b\nCOPY\n")]);
+    let output = rbuild(&folder, &["check", "--format=sarif"]).code(1).get_output().stdout.clone();
+    let sarif: serde_json::Value = serde_json::from_slice(&output).expect("SARIF is JSON");
+    let results = sarif["runs"][0]["results"].as_array().expect("there are results");
+    let codes: Vec<_> = results.iter().map(|result| (&result["ruleId"], &result["level"])).collect();
+    let error = serde_json::Value::from("error");
+    assert_eq!(codes, [(&"unknown-instruction".into(), &error), (&"missing-destination".into(), &error)]);
+}
+
+#[test]
+fn fmt_formats_in_place_and_on_standard_streams() {
+    let text = "from a  as b  \nrun c\n\n\n\nFROM b\n";
+    let formatted = "FROM a AS b\nRUN c\n\nFROM b\n";
+    let folder = folder(&[("Dockerfile", text), ("good", formatted)]);
+    rbuild(&folder, &["fmt", "--check", "Dockerfile", "good"]).code(1).stdout_eq("Dockerfile\n").stderr_eq("");
+    assert_eq!(text_of(&folder, "Dockerfile"), text);
+    rbuild(&folder, &["fmt"]).success().stdout_eq("").stderr_eq("");
+    assert_eq!(text_of(&folder, "Dockerfile"), formatted);
+    rbuild(&folder, &["fmt", "--check", "Dockerfile", "good"]).success();
+    Command::new(snapbox::cmd::cargo_bin!("rbuild"))
+        .args(["fmt", "-"])
+        .stdin(text)
+        .assert()
+        .success()
+        .stdout_eq(formatted);
+    fs::write(folder.path().join("bad"), "FROM a\nFETCH\n").expect("the folder can be written");
+    rbuild(&folder, &["fmt", "bad"]).code(1).stdout_eq("").stderr_eq(str![[r#"
+error[unknown-instruction]: line 2: unknown instruction: FETCH
+ --> bad:2:1
+  |
+2 | FETCH
+  | ^^^^^
+
+"#]]);
+}

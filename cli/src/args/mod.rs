@@ -4,6 +4,7 @@
 //! files or on other flags. [`crate::settings`] turns them into what is meant.
 
 mod build;
+mod check;
 mod short_form;
 
 use std::ffi::OsString;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use build::BuildArgs;
+pub(crate) use check::{CheckArgs, FormatArgs, ReportFormat};
 pub(crate) use short_form::expand;
 
 /// The whole command line.
@@ -86,6 +88,10 @@ pub(crate) enum Command {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b")]
     Build(Box<BuildArgs>),
+    /// Look for mistakes in a Dockerfile, and mend them
+    Check(CheckArgs),
+    /// Format Dockerfiles
+    Fmt(FormatArgs),
     /// Push an image to its registry
     Push(PushArgs),
     /// List the images that were built
@@ -111,6 +117,8 @@ impl Command {
     pub(crate) fn global(&self) -> GlobalArgs {
         match self {
             Self::Build(args) => args.global.clone(),
+            Self::Check(args) => args.global.clone(),
+            Self::Fmt(args) => args.global.clone(),
             Self::Push(args) => args.global.clone(),
             Self::Images(args) => args.global.clone(),
             Self::Rmi(args) => args.global.clone(),

@@ -1,9 +1,11 @@
 //! One module for each command; none of them reads the environment or the arguments.
 
 mod build;
+mod check;
 mod client;
 mod completions;
 mod doctor;
+mod fmt;
 mod history;
 mod images;
 mod inspect;
@@ -36,6 +38,8 @@ pub(crate) fn dispatch(cli: &Cli, environment: &Environment) -> Result<u8, Failu
     let global = || GlobalSettings::new(&global_args, environment);
     match &cli.command {
         Command::Build(args) => return build::run(args, &global()?, environment),
+        Command::Check(args) => return check::run(args, &global()?, environment),
+        Command::Fmt(args) => return fmt::run(args, environment),
         Command::Push(args) => push::run(args, &global()?, environment)?,
         Command::Images(args) => images::run(args, &global()?, environment)?,
         Command::Rmi(args) => rmi::run(args, &global()?)?,

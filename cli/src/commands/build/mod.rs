@@ -15,7 +15,7 @@ use super::{namespace, stored};
 use crate::args::BuildArgs;
 use crate::error::{Failure, Kind, Problem, of_build, of_diagnostics};
 use crate::output::{Display, Source, Style};
-use crate::settings::{BuildSettings, Call, Environment, GlobalSettings};
+use crate::settings::{BuildSettings, Call, Environment, GlobalSettings, Progress};
 use crate::signals::Stop;
 
 /// Builds; gives the exit status.
@@ -54,6 +54,23 @@ fn explained(mut failure: Failure, refusal: Option<Failure>) -> Failure {
 
 fn warning(message: &str) -> Warning {
     Warning { rule: String::new(), message: message.to_owned(), help: String::new(), span: None }
+}
+
+/// Looks at the Dockerfile of a build by all rules, with what this machine knows of base images.
+pub(super) fn look(
+    settings: &BuildSettings,
+    global: &GlobalSettings,
+    environment: &Environment,
+) -> Result<CheckResult, Failure> {
+    let stop = Stop::listen()?;
+    let display = Arc::new(Display::new(Progress::Quiet, Style::of(global, environment)));
+    let events: Events = display.clone();
+    let store = stored::open(global)?;
+    let inputs = inputs::read(settings, &store, environment)?;
+    let outputs = options::Outputs::plan(settings, &store)?;
+    let options = options::of(settings, global, environment, &inputs, &outputs, &stop, &events)?;
+    let wanted = CheckOptions { rules: RuleSet::All, bases: BaseLookup::Local };
+    check(&options, wanted, events, &Cancel::from_flag(stop.flag())).map_err(|error| of_build(&error, &display))
 }
 
 /// Prints what was asked for in place of a build; gives the exit status.
