@@ -3,6 +3,7 @@
 //! Environment variables and the clock are read once ([`Environment::of_process`]) and handed on as values.
 
 mod build;
+mod context;
 mod csv;
 mod environment;
 mod output;
@@ -12,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use crate::args::GlobalArgs;
 
-pub(crate) use build::{BuildSettings, Call, Context, DockerfileFrom, NamedContext, NoCache};
+pub(crate) use build::{BuildSettings, Call, NoCache};
+pub(crate) use context::{Context, DockerfileFrom, NamedContext};
 pub(crate) use environment::Environment;
 pub(crate) use output::{Destination, Output, OutputKind};
 pub(crate) use values::{HostName, Isolation, Network, Secret, SecretFrom, network};
