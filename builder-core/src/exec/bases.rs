@@ -45,7 +45,11 @@ impl Bases {
     pub(crate) fn resolve_all(&self, build: &Build<'_>, needed: &[Needed]) -> Result<(), BuildError> {
         in_parallel(needed, |needed| {
             if self.resolved(&needed.source).is_none() {
-                let resolved = resolve(build, &needed.source).map_err(|error| error.at(needed.span.range()))?;
+                let place = |error: BuildError| match needed.span {
+                    Some(span) => error.at(span.range()),
+                    None => error,
+                };
+                let resolved = resolve(build, &needed.source).map_err(place)?;
                 lock(&self.resolved).insert(needed.source.clone(), resolved);
             }
             Ok(())

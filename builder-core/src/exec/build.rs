@@ -19,7 +19,9 @@ use crate::context::ContextDir;
 use crate::context::IgnoreRules;
 use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::{Descriptor, Digest, ImageConfig, Platform};
-use crate::plan::{self, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source, StageIndex, StagePlan};
+use crate::plan::{
+    self, Needed, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source, StageIndex, StagePlan,
+};
 use crate::progress::{Event, Events, StepId, StepInfo, Warning};
 use crate::registry::Client;
 use crate::store::{Lease, Store};
@@ -132,16 +134,54 @@ fn build_text(
     let targets = build.plan(&dockerfile)?;
     build.epoch = build.source_date_epoch()?;
     super::check::warn(&build, &dockerfile, &diagnostics)?;
+    run_plan(build, &targets)
+}
+
+/// Builds an image from stages that the caller planned, each after those that it needs; the last one is the image.
+///
+/// What the options say of Dockerfiles (targets, build arguments, labels, platforms) has no part in it.
+///
+/// # Errors
+/// As [`build`], and when there is no stage.
+pub fn build_plan(
+    options: &BuildOptions,
+    stages: Vec<StagePlan>,
+    events: Events,
+    cancel: &Cancel,
+) -> Result<BuildResult, BuildError> {
+    let Some(last) = stages.last() else {
+        return Err(BuildError::usage("the plan has no stages", "plan at least one"));
+    };
+    let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
+    let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    let context = super::context::open_without_dockerfile(options, &store)?;
+    let target = StageKey { platform: 0, stage: last.index };
+    let mut build = Build::new(options, events, cancel, store, context, "");
+    build.platforms = vec![last.platform.clone()];
+    let mut sources: Vec<Source> =
+        stages.iter().flat_map(|stage| stage.sources().chain([&stage.base]).cloned()).collect();
+    sources.retain(|source| matches!(source, Source::Image { .. } | Source::Named(_)));
+    sources.sort();
+    sources.dedup();
+    let needed: Vec<Needed> = sources.into_iter().map(|source| Needed { source, span: None }).collect();
+    build.bases.resolve_all(&build, &needed)?;
+    build.plans = stages.into_iter().map(|stage| (StageKey { platform: 0, stage: stage.index }, stage)).collect();
+    build.mark_exported(&[target]);
+    run_plan(build, &[target])
+}
+
+/// Does what was planned.
+fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
     build.announce();
     let keys: Vec<StageKey> = build.plans.keys().copied().collect();
     let ran = run_all(&keys, &build.results, &build.stop, |key| run_stage(&build, key, &build.plans[key]));
     build.wait_for_background();
     build.write_stat_caches();
-    if cancel.is_cancelled() {
+    if build.cancel.is_cancelled() {
         return Err(BuildError::cancelled());
     }
     ran?;
-    finish::finish(&build, &targets)
+    finish::finish(&build, targets)
 }
 
 /// Names a Dockerfile in its place.
@@ -252,16 +292,7 @@ impl<'o> Build<'o> {
                 self.plans.insert(StageKey { platform: number, stage: stage.index }, stage);
             }
         }
-        for target in &targets {
-            let mut key = *target;
-            while self.exported.insert(key) {
-                let Some(Source::Stage(stage)) = self.plans.get(&key).map(|plan| plan.base.clone()) else { break };
-                key.stage = stage;
-            }
-        }
-        if !self.makes_image() {
-            self.exported.clear();
-        }
+        self.mark_exported(&targets);
         for name in unused.unwrap_or_default() {
             self.events.event(Event::Warning(Warning {
                 rule: "unused-build-arg".to_owned(),
@@ -298,6 +329,20 @@ impl<'o> Build<'o> {
                 "give it as a number of seconds since 1970-01-01 00:00 UTC",
             )
         })
+    }
+
+    /// Notes which stages' layers become part of an image.
+    fn mark_exported(&mut self, targets: &[StageKey]) {
+        if !self.makes_image() {
+            return;
+        }
+        for target in targets {
+            let mut key = *target;
+            while self.exported.insert(key) {
+                let Some(Source::Stage(stage)) = self.plans.get(&key).map(|plan| plan.base.clone()) else { break };
+                key.stage = stage;
+            }
+        }
     }
 
     /// Tells all steps, numbered.

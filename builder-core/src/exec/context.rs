@@ -74,6 +74,13 @@ pub(crate) fn open(
     }
 }
 
+/// Opens the context of a build that has no Dockerfile.
+pub(crate) fn open_without_dockerfile(options: &BuildOptions, store: &Store) -> Result<Context, BuildError> {
+    let text = DockerfileInput::Text { name: String::new(), text: String::new(), ignore: None };
+    let options = BuildOptions { dockerfile: text, ..options.clone() };
+    open(&options, store, &super::build::Fetcher { store, options: &options }).map(|(context, _)| context)
+}
+
 fn open_directory(options: &BuildOptions, store: &Store, path: &Path) -> Result<(Context, DockerfileText), BuildError> {
     let shown = path.display().to_string();
     let action = || format!("open the build context `{shown}`");

@@ -30,7 +30,7 @@ mod scheduler;
 mod ssh_agent;
 mod stage;
 
-pub use build::{BuildResult, BuiltImage, build};
+pub use build::{BuildResult, BuiltImage, build, build_plan};
 pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
 pub use host_files::{ExtraHost, ExtraHostError};
 pub use options::{

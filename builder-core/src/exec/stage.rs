@@ -68,9 +68,10 @@ pub(crate) fn run_stage(build: &Build<'_>, key: &StageKey, plan: &StagePlan) -> 
         })?;
         history[step.history].created = Some(build.timestamp(created));
     }
-    let base_history = std::mem::take(&mut config.history);
-    config = plan.config.clone();
-    config.history = base_history;
+    // A plan without a configuration of its own keeps the base's.
+    if !plan.config.os.is_empty() {
+        config = ImageConfig { history: std::mem::take(&mut config.history), ..plan.config.clone() };
+    }
     config.history.truncate(history_start);
     config.history.extend(history);
     config.rootfs.diff_ids = run.stack.iter().map(|layer| layer.diff_id).collect();

@@ -81,7 +81,7 @@ pub fn plan(
     planner.heads = dockerfile.stages.iter().enumerate().map(|(i, s)| planner.head(i, s)).collect();
     planner.visit(target)?;
     if !planner.needs.is_empty() {
-        let needed = planner.needs.into_iter().map(|(source, span)| Needed { source, span });
+        let needed = planner.needs.into_iter().map(|(source, span)| Needed { source, span: Some(span) });
         return Ok(Outcome::Needs(needed.collect()));
     }
     let mut done = planner.done;
@@ -108,8 +108,8 @@ enum Case {
 pub struct Needed {
     /// The source.
     pub source: Source,
-    /// The bytes of the Dockerfile that first name it.
-    pub span: Span,
+    /// The bytes of the Dockerfile that first name it; `None` for a plan without one.
+    pub span: Option<Span>,
 }
 
 /// The first line of a stage, expanded.

@@ -15,7 +15,7 @@ use super::step::{Action, NetworkChoice, Run, Source};
 use super::variables::PROXY_ARGS;
 
 /// The host name inside RUN where no build argument sets another.
-const HOSTNAME: &str = "buildkitsandbox";
+pub(super) const HOSTNAME: &str = "buildkitsandbox";
 
 /// The names that mounts are `from`, as written. A mount that does not parse is reported when its stage is planned.
 pub(super) fn mount_sources(run: &RunInstruction) -> Vec<(String, Span)> {

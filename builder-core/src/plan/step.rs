@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rbuild_dockerfile::chmod::ChmodSpec;
 use rbuild_dockerfile::mount::Mount;
 
+use super::run::HOSTNAME;
+use super::variables::DEFAULT_PATH;
 use crate::oci::{History, ImageConfig, Platform};
 
 /// The index of a stage in the Dockerfile, counted from 0.
@@ -191,6 +193,68 @@ pub struct StagePlan {
 }
 
 impl StagePlan {
+    /// Plans a stage by hand. With the configuration left as it is, the result keeps that of its base.
+    #[must_use]
+    pub fn new(index: StageIndex, base: Source, platform: Platform) -> Self {
+        Self {
+            index,
+            name: index.0.to_string(),
+            base,
+            platform,
+            steps: Vec::new(),
+            config: ImageConfig::default(),
+            history: Vec::new(),
+            declared_args: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a command, with an environment of nothing but `PATH`.
+    #[must_use]
+    pub fn run(self, argv: &[&str]) -> Self {
+        let run = Run {
+            argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            env: vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())],
+            proxy_env: Vec::new(),
+            working_dir: "/".to_owned(),
+            user: String::new(),
+            mounts: Vec::new(),
+            network: NetworkChoice::Default,
+            insecure: false,
+            devices: Vec::new(),
+            scripts: Vec::new(),
+            cache_namespace: String::new(),
+            hostname: HOSTNAME.to_owned(),
+        };
+        self.step(format!("RUN {}", argv.join(" ")), Action::Run(Box::new(run)))
+    }
+
+    /// Adds files of a tree; a destination that ends in a slash is a directory.
+    #[must_use]
+    pub fn copy(self, from: Source, paths: &[&str], destination: &str) -> Self {
+        let copy = Copy {
+            from,
+            sources: paths.iter().map(|&path| CopySource::Path(path.to_owned())).collect(),
+            destination: destination.to_owned(),
+            working_dir: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            chmod_text: None,
+            link: false,
+            parents: false,
+            excludes: Vec::new(),
+            add: None,
+        };
+        self.step(format!("COPY {} {destination}", paths.join(" ")), Action::Copy(Box::new(copy)))
+    }
+
+    /// Adds a step, and its entry in the history.
+    #[must_use]
+    pub fn step(mut self, name: String, action: Action) -> Self {
+        self.history.push(History { created_by: name.clone(), ..History::default() });
+        self.steps.push(Step { name, span: None, action, history: self.history.len() - 1 });
+        self
+    }
+
     /// The trees that the stage needs besides its base.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         self.steps.iter().flat_map(|step| -> Vec<&Source> {
