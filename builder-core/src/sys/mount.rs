@@ -149,6 +149,7 @@ impl Restrictions {
 /// # Errors
 /// When a layer cannot be opened, or the file system under `upper` cannot carry an overlay.
 pub fn overlay(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
+    let layers = &Overlay { lower: without_repetitions(&layers.lower), writable: layers.writable.clone() };
     if let ([only], None) = (layers.lower.as_slice(), &layers.writable) {
         return bind(only, restrictions.with_read_only(true));
     }
@@ -159,6 +160,13 @@ pub fn overlay(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, 
         }
         result => result,
     }
+}
+
+/// Every folder once, where it is topmost: what it says of a path there hides what it says of that path further down.
+/// The kernel refuses a folder that is named twice, and two steps that change nothing have the same layer.
+fn without_repetitions(lower: &[PathBuf]) -> Vec<PathBuf> {
+    let mut seen = std::collections::BTreeSet::new();
+    lower.iter().filter(|folder| seen.insert(folder.as_path())).cloned().collect()
 }
 
 fn overlay_by_layer(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {

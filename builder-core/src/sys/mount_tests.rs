@@ -41,3 +41,22 @@ fn layers_one_by_one_and_in_one_option() {
         }
     }
 }
+
+/// Steps that change nothing have the same layer, which the kernel takes only once.
+#[test]
+fn a_layer_may_be_there_twice() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: mounting needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [same, between, upper, work] = ["same", "between", "upper", "work"].map(|name| {
+        let path = folder.path().join(name);
+        rustix::fs::mkdir(&path, Mode::RWXU).expect("a folder");
+        path
+    });
+    let lower = vec![same.clone(), between.clone(), same.clone()];
+    assert_eq!(without_repetitions(&lower), [same, between]);
+    overlay(&Overlay { lower, writable: Some(WritableLayer { upper, work }) }, Restrictions::PLAIN)
+        .expect("an overlay");
+}

@@ -129,7 +129,7 @@ impl Plan {
                 let options = TmpfsOptions { size_bytes, mode, no_swap: false, restrictions: Restrictions::PLAIN };
                 let tmpfs = mount::tmpfs(options).map_err(failed)?;
                 write_files(&tmpfs, &files).map_err(failed)?;
-                call::restrict(tmpfs.as_fd(), limits.flags(), false).map_err(|error| {
+                restrict_when_written(tmpfs.as_fd(), limits).map_err(|error| {
                     failed(MountError::Attributes { path: target.clone().into(), source: error.into() })
                 })?;
                 self.slot(Some(tmpfs))?
@@ -249,6 +249,22 @@ fn write_files(tmpfs: &OwnedFd, files: &[TmpfsFile]) -> Result<(), MountError> {
         open().map_err(failed)?;
     }
     Ok(())
+}
+
+/// Restricts a tmpfs whose files were just written.
+///
+/// A step that another thread starts at this moment has a copy of every descriptor until its process closes them, so a
+/// file may still count as open for writing for a few milliseconds; the kernel then refuses to make its mount read-only.
+fn restrict_when_written(tmpfs: BorrowedFd<'_>, limits: Restrictions) -> Result<(), Errno> {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
+    const ATTEMPTS: usize = 5000;
+    for _ in 1..ATTEMPTS {
+        match call::restrict(tmpfs, limits.flags(), false) {
+            Err(Errno::BUSY) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    call::restrict(tmpfs, limits.flags(), false)
 }
 
 /// Names of the processors' folders in `/sys`.
