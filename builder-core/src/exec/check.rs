@@ -104,20 +104,23 @@ pub fn check(
 /// When a directive is wrong, or asks that findings stop the build.
 pub(crate) fn warn(build: &Build<'_>, dockerfile: &Dockerfile, diagnostics: &Diagnostics) -> Result<(), BuildError> {
     let outcome = lint_build(build, dockerfile, diagnostics, Look::Build)?;
-    let told = |found: &LintWarning| found.group == RuleGroup::BuildKit || TOLD_BY_BUILDS.contains(&found.rule);
-    for found in outcome.warnings.into_iter().filter(told) {
+    let place = |found: &LintWarning| dockerfile.lines().line_span(found.lines.first).map(|span| span.range());
+    let is_told = |found: &&LintWarning| found.group == RuleGroup::BuildKit || TOLD_BY_BUILDS.contains(&found.rule);
+    for found in outcome.warnings.iter().filter(is_told) {
         build.events.event(Event::Warning(Warning {
             rule: found.rule.to_owned(),
-            message: found.detail,
-            help: String::new(),
-            span: dockerfile.lines().line_span(found.lines.first).map(|span| span.range()),
+            message: found.detail.clone(),
+            help: found.description.to_owned(),
+            span: place(found),
         }));
     }
     let asked = |options: LintOptions| options.error;
     match outcome.error {
         // Other faults are told better by the build itself.
         Some(error) if asked(lint_options(build.options, dockerfile)?) && error.lines.is_none() => {
-            Err(BuildError::plan(error.message, "", None))
+            let first = outcome.warnings.iter().find(|found| found.group == RuleGroup::BuildKit);
+            let help = "`error=true` of the check directive asks for this; `rbuild check` explains each finding";
+            Err(BuildError::plan(error.message, help, first.and_then(place)))
         }
         _ => Ok(()),
     }
