@@ -173,7 +173,7 @@ fn resolve_image(build: &Build<'_>, reference: &Reference, platform: &Platform) 
     let descriptor = pulled.manifest.clone();
     let manifest = image::read_manifest(&pulled.manifest_bytes).during(action)?;
     let image = Image::new(descriptor, manifest, &pulled.config_bytes).during(action)?;
-    let origin = Origin::Registry(Client::clone(&client).into(), pulled.reference.clone());
+    let origin = Origin::Registry(Client::clone(&client).into(), pulled.reference);
     Ok(checked(build, reference, platform, from_image(&build.layers, image, &origin)))
 }
 

@@ -1,34 +1,24 @@
 //! RUN without namespaces (`--isolation=chroot`): a private copy of the whole tree, `chroot`, and a comparison.
 
-use std::ffi::OsString;
 use std::path::Path;
 
 use super::mounts::Mounted;
-use super::run::execute;
+use super::run::{Command, execute};
 use super::stage::{Made, StageRun};
 use crate::error::{BuildError, During};
 use crate::layer;
-use crate::plan::Run;
-use crate::progress::StepId;
 use crate::snapshot::FullCopy;
-use crate::sys::sandbox::{Isolation, MountSource, NetworkMode, Process, RootMount, SandboxSpec};
-use crate::tree::{FollowLast, MergedTree, User, resolve};
+use crate::sys::sandbox::{Isolation, MountSource, NetworkMode, RootMount, SandboxSpec};
+use crate::tree::{FollowLast, resolve};
 
 /// Runs a command in a copy of the tree.
 ///
 /// What would be mounted is put into the copy instead and is left out of the comparison.
-pub(crate) fn run(
-    stage: &StageRun<'_, '_>,
-    run: &Run,
-    id: StepId,
-    below: &MergedTree,
-    user: &User,
-    environment: &[(String, String)],
-    mounted: Mounted,
-    work: &Path,
-) -> Result<Made, BuildError> {
+pub(crate) fn run(stage: &StageRun<'_, '_>, command: &Command<'_>, mounted: Mounted) -> Result<Made, BuildError> {
+    let Command { run, id, below, work, .. } = *command;
     let action = || "prepare the command".to_owned();
     let root = work.join("root");
+    std::fs::create_dir(&root).during(action)?;
     let copy = FullCopy::create(below, &root).during(action)?;
     let directory = resolve(below, run.working_dir.as_bytes(), FollowLast::Yes).during(action)?;
     let made = super::materialize::make_directories(below, &directory, (0, 0), Default::default()).during(action)?;
@@ -37,15 +27,7 @@ pub(crate) fn run(
     for mount in &mounted.mounts {
         put_in_place(&root, mount).during(|| format!("put `{}` in place", mount.target))?;
     }
-    let process = Process {
-        arguments: run.argv.iter().map(OsString::from).collect(),
-        environment: environment.iter().map(|(name, value)| OsString::from(format!("{name}={value}"))).collect(),
-        working_directory: OsString::from(&run.working_dir),
-        uid: user.uid,
-        gid: user.gid,
-        groups: user.groups.clone(),
-    };
-    let mut spec = SandboxSpec::new(RootMount::Directory(root.clone()), process);
+    let mut spec = SandboxSpec::new(RootMount::Directory(root), command.process());
     spec.isolation = Isolation::Chroot;
     spec.network = NetworkMode::Host;
     execute(stage.build, id, spec)?;

@@ -159,7 +159,7 @@ impl StageRun<'_, '_> {
         self.build.file_epoch().map_or(MADE_TIME, Timestamp::from_seconds)
     }
 
-    pub(crate) fn copy(&self, copy: &Copy, prepared: PreparedCopy, step: &Step) -> Result<Made, BuildError> {
+    pub(crate) fn copy(&self, copy: &Copy, prepared: &PreparedCopy, step: &Step) -> Result<Made, BuildError> {
         let below: Arc<dyn TreeView> = if copy.link { Arc::new(MemoryTree::new()) } else { Arc::new(self.below()?) };
         let owner = match &copy.chown {
             Some(spec) => Some(self.owner(&*below, spec, step)?),

@@ -287,7 +287,7 @@ impl StageRun<'_, '_> {
             store.remove_cache_mount(&id).during(action)?;
         }
         let cache = loop {
-            match store.try_cache_mount(&id, sharing, &fill).during(action)? {
+            match store.try_cache_mount(&id, sharing, fill).during(action)? {
                 Some(cache) => break cache,
                 None => {
                     self.build.check_cancelled()?;

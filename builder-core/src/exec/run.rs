@@ -38,6 +38,31 @@ pub(crate) struct PreparedRun {
     pub(crate) sources: Vec<Option<MountedSource>>,
 }
 
+/// A command and what it was prepared from.
+pub(crate) struct Command<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) id: StepId,
+    pub(crate) below: &'a MergedTree,
+    pub(crate) user: &'a User,
+    pub(crate) environment: &'a [(String, String)],
+    /// The step's own folder in the store.
+    pub(crate) work: &'a std::path::Path,
+}
+
+impl Command<'_> {
+    pub(crate) fn process(&self) -> Process {
+        let environment = self.environment.iter().map(|(name, value)| OsString::from(format!("{name}={value}")));
+        Process {
+            arguments: self.run.argv.iter().map(OsString::from).collect(),
+            environment: environment.collect(),
+            working_directory: OsString::from(&self.run.working_dir),
+            uid: self.user.uid,
+            gid: self.user.gid,
+            groups: self.user.groups.clone(),
+        }
+    }
+}
+
 impl StageRun<'_, '_> {
     pub(crate) fn prepare_run(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
         inputs.add("command", serde_json::to_string(&run.argv).expect("strings are JSON"));
@@ -70,22 +95,23 @@ impl StageRun<'_, '_> {
         Ok(PreparedRun { sources })
     }
 
-    pub(crate) fn run(&self, run: &Run, prepared: PreparedRun, id: StepId) -> Result<Made, BuildError> {
+    pub(crate) fn run(&self, run: &Run, prepared: &PreparedRun, id: StepId) -> Result<Made, BuildError> {
         let build = self.build;
         build.check_entitlements(run)?;
         let below = self.below()?;
         let user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user))?;
         let work = build.layers.store().unpack_dir().during(|| "make a folder for the step".to_owned())?;
         let mut environment = self.environment(run, &user);
-        let mounted = self.mounts(run, &prepared, &below, work.path(), &mut environment)?;
+        let mounted = self.mounts(run, prepared, &below, work.path(), &mut environment)?;
+        let command = Command { run, id, below: &below, user: &user, environment: &environment, work: work.path() };
         match build.options.isolation {
             Isolation::Namespaces => {
                 let folders = build.layers.unpacked_stack(&self.stack)?;
-                let made = self.run_over_layers(run, id, &below, folders, &user, environment, mounted, work.path())?;
+                let made = self.run_over_layers(&command, folders, mounted)?;
                 work.close().during(|| "remove the step's folder".to_owned())?;
                 Ok(made)
             }
-            Isolation::Chroot => super::chroot::run(self, run, id, &below, &user, &environment, mounted, work.path()),
+            Isolation::Chroot => super::chroot::run(self, &command, mounted),
         }
     }
 
@@ -105,18 +131,13 @@ impl StageRun<'_, '_> {
         environment
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything that a step was prepared from")]
     fn run_over_layers(
         &self,
-        run: &Run,
-        id: StepId,
-        below: &MergedTree,
+        command: &Command<'_>,
         mut folders: Vec<PathBuf>,
-        user: &User,
-        environment: Vec<(String, String)>,
         mounted: super::mounts::Mounted,
-        work: &std::path::Path,
     ) -> Result<Made, BuildError> {
+        let Command { run, id, below, work, .. } = *command;
         let action = || "prepare the command".to_owned();
         let (upper, scratch) = (work.join("upper"), work.join("work"));
         crate::snapshot::make_upper(&upper, below).during(action)?;
@@ -132,15 +153,7 @@ impl StageRun<'_, '_> {
         }
         self.make_working_directory(run, below, &upper)?;
         let overlay = Overlay { lower: folders, writable: Some(WritableLayer { upper: upper.clone(), work: scratch }) };
-        let process = Process {
-            arguments: run.argv.iter().map(OsString::from).collect(),
-            environment: environment.iter().map(|(name, value)| OsString::from(format!("{name}={value}"))).collect(),
-            working_directory: OsString::from(&run.working_dir),
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.groups.clone(),
-        };
-        let mut spec = SandboxSpec::new(RootMount::Overlay(overlay), process);
+        let mut spec = SandboxSpec::new(RootMount::Overlay(overlay), command.process());
         spec.mounts = mounted.mounts;
         spec.network = self.network(run)?;
         spec.security = if run.insecure { SecurityMode::Insecure } else { SecurityMode::Sandbox };

@@ -167,7 +167,7 @@ pub fn run_image(
         working_directory: working_dir.into(),
         uid: account.uid,
         gid: account.gid,
-        groups: account.groups.clone(),
+        groups: account.groups,
     };
     let mut spec = SandboxSpec::new(RootMount::Overlay(overlay), process);
     spec.mounts = mounts;

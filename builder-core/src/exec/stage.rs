@@ -108,7 +108,8 @@ impl StageRun<'_, '_> {
         let made = match result {
             Ok(made) => made,
             Err(error) => {
-                let end = if build.stop.is_cancelled() { StepEnd::Cancelled } else { StepEnd::Failed };
+                let cancelled = matches!(error.kind, crate::error::ErrorKind::Cancelled);
+                let end = if cancelled { StepEnd::Cancelled } else { StepEnd::Failed };
                 build.events.event(Event::StepEnded { step: id, end, took: started.elapsed() });
                 return Err(error);
             }
@@ -243,8 +244,8 @@ impl StageRun<'_, '_> {
 
     fn perform(&self, step: &Step, prepared: Prepared, id: StepId, inputs: &PreImage) -> Result<Made, BuildError> {
         match (&step.action, prepared) {
-            (Action::Run(run), Prepared::Run(prepared)) => self.run(run, prepared, id),
-            (Action::Copy(copy), Prepared::Copy(prepared)) => self.copy(copy, prepared, step),
+            (Action::Run(run), Prepared::Run(prepared)) => self.run(run, &prepared, id),
+            (Action::Copy(copy), Prepared::Copy(prepared)) => self.copy(copy, &prepared, step),
             (Action::MakeDirectory { path, owner }, Prepared::MakeDirectory) => self.make_directory(path, owner),
             _ => unreachable!("a step is prepared as what it is: {inputs:?}"),
         }

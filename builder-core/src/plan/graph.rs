@@ -155,7 +155,7 @@ impl Planner<'_> {
             }
             platform = Some(text.parse::<Platform>().map_err(|e| PlanError::new(e.to_string(), word.span))?);
         }
-        let wanted = platform.clone().unwrap_or_else(|| self.options.platform.clone());
+        let wanted = platform.unwrap_or_else(|| self.options.platform.clone());
         if let Some(name) = &stage.name
             && let Some(context) = self.named_context(name)
         {
@@ -260,7 +260,7 @@ impl Planner<'_> {
         let span = self.dockerfile.stages[index.0].base.span;
         let state = self.state_of_base(&base, &platform, span)?;
         let state = match state {
-            Some(state) => Some(self.plan_one(index, &base, platform, state)?),
+            Some(state) => Some(self.plan_one(index, &base, &platform, state)?),
             None => None,
         };
         self.open.pop();
@@ -324,18 +324,18 @@ impl Planner<'_> {
         &mut self,
         index: StageIndex,
         base: &Source,
-        platform: Platform,
+        platform: &Platform,
         state: StageState,
     ) -> Result<StageState, PlanError> {
         let stage = &self.dockerfile.stages[index.0];
         let replaced = matches!(base, Source::Named(context) if self.is_replaced(index, context));
-        let resolve = |name: &str, span: Span| self.copy_source(name, index, &platform, span);
+        let resolve = |name: &str, span: Span| self.copy_source(name, index, platform, span);
         let state = plan_stage(
             self.dockerfile,
             stage,
             index,
             base,
-            &platform,
+            platform,
             state,
             &self.globals,
             self.options,
