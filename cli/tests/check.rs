@@ -271,3 +271,24 @@ error[unknown-instruction]: line 2: unknown instruction: FETCH
 
 "#]]);
 }
+
+#[test]
+fn builds_tell_findings_once_with_their_lines() {
+    let folder = folder(&[("Dockerfile", "FROM scratch AS Build\nENV A 1\nCOPY Dockerfile /x\n")]);
+    rbuild(&folder, &["build", "--progress=plain", "."]).success().stdout_eq("").stderr_eq(str![[r#"
+warning: Dockerfile:1: the stage name `Build` should be lower-case [StageNameCasing]
+warning: Dockerfile:2: `ENV key=value` should be written instead of `ENV key value` [LegacyKeyValueFormat]
+#1 [build 1/1] COPY Dockerfile /x
+#1 DONE [..]
+2 warnings found; `rbuild check` explains what it finds
+built sha256:[..] in [..] (1 step, 0 cached)
+run it with: rbuild run [..]
+
+"#]]);
+    fs::write(folder.path().join("Dockerfile"), "# check=error=true\nFROM scratch AS Build\nCOPY Dockerfile /x\n")
+        .expect("the folder can be written");
+    let refused = rbuild(&folder, &["build", "."]).code(1).stdout_eq("").get_output().stderr.clone();
+    let refused = String::from_utf8_lossy(&refused);
+    assert!(refused.contains("error: lint violation found for rules: StageNameCasing"), "{refused}");
+    rbuild(&folder, &["build", "--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=all", "."]).success();
+}

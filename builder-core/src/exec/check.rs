@@ -62,8 +62,9 @@ pub struct CheckOptions {
     pub bases: BaseLookup,
 }
 
-/// Rules of rbuild's own that a build tells too: what they report ends in files that are not what was meant.
-const TOLD_BY_BUILDS: [&str; 2] = ["CopySeveralSourcesToFile", "HeredocWithoutErrexit"];
+/// Rules of rbuild's own that a build tells too: what they report passes over failures. That files are lost in
+/// copying is told by the step itself, which knows which.
+const TOLD_BY_BUILDS: [&str; 1] = ["HeredocWithoutErrexit"];
 
 /// What the linter is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +111,7 @@ pub(crate) fn warn(build: &Build<'_>, dockerfile: &Dockerfile, diagnostics: &Dia
         build.events.event(Event::Warning(Warning {
             rule: found.rule.to_owned(),
             message: found.detail.clone(),
-            help: found.description.to_owned(),
+            help: String::new(),
             span: place(found),
         }));
     }

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use rbuild_core::exec::{BuildOptions, BuildResult, CheckResult};
+use rbuild_core::progress::Warning;
 use rbuild_core::reference::Reference;
-use rbuild_dockerfile::lint::{JsonReport, TextReport};
+use rbuild_dockerfile::lint::{JsonReport, RULES, TextReport};
 use serde_json::{Value, json};
 
 use crate::commands::{print_data, print_json};
@@ -41,7 +42,9 @@ pub(super) fn write(
     });
     if !display.json("finished", finished) {
         let head = format!("in {} ({}, {cached} cached)", duration(display.elapsed()), count(steps, "step"));
-        display.say(&summary(settings, &names, digest.as_deref(), &head));
+        let mut lines = warnings(&display.tally().warnings);
+        lines.extend(summary(settings, &names, digest.as_deref(), &head));
+        display.say(&lines);
     }
     Ok(())
 }
@@ -57,6 +60,13 @@ pub(super) fn checked(checked: &CheckResult, json: bool, ignore_status: bool) ->
     }
     let clean = outcome.warnings.is_empty() && outcome.error.is_none();
     Ok(if clean || ignore_status { 0 } else { 1 })
+}
+
+/// How many warnings there were, and what explains those of the linter: they may have scrolled away.
+fn warnings(told: &[Warning]) -> Vec<String> {
+    let explained = told.iter().any(|warning| RULES.iter().any(|rule| rule.name == warning.rule));
+    let more = if explained { "; `rbuild check` explains what it finds" } else { "" };
+    if told.is_empty() { Vec::new() } else { vec![format!("{} found{more}", count(told.len(), "warning"))] }
 }
 
 fn config_digest(built: &BuildResult) -> Option<String> {
