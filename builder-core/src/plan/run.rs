@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rbuild_dockerfile::Span;
 use rbuild_dockerfile::instruction::{CommandLine, Run as RunInstruction, RunNetwork, RunScript, RunSecurity};
-use rbuild_dockerfile::mount::{Mount, parse_mount, parse_mount_constant};
+use rbuild_dockerfile::mount::{Mount, MountType, parse_mount, parse_mount_constant};
 use rbuild_dockerfile::word::expand;
+use rbuild_dockerfile::{Span, Word};
 
 use super::error::PlanError;
-use super::stage::Walk;
+use super::stage::{Walk, join_directory};
 use super::step::{Action, NetworkChoice, Run, Source};
 use super::variables::PROXY_ARGS;
 
@@ -34,6 +34,7 @@ impl Walk<'_> {
         for word in &run.mounts {
             let mut expanded = |value: &str| expand(value, self.escape, &self.lookup()).map(|e| e.text);
             let mount = parse_mount(&word.text, &mut expanded).map_err(|e| PlanError::new(e.to_string(), word.span))?;
+            check_target(&mount, &self.working_dir(), word)?;
             let from = if mount.from.is_empty() { None } else { Some((self.resolve)(&mount.from, word.span)?) };
             mounts.push((mount, from));
         }
@@ -75,6 +76,22 @@ impl Walk<'_> {
         self.step(format!("RUN {}", command.replace('\n', " ")), span, Action::Run(Box::new(action)), history);
         Ok(())
     }
+}
+
+/// Refuses mounts that would cover the whole root.
+fn check_target(mount: &Mount, working_dir: &str, word: &Word) -> Result<(), PlanError> {
+    if !matches!(mount.kind, MountType::Bind | MountType::Cache | MountType::Tmpfs) {
+        return Ok(());
+    }
+    if mount.target.is_empty() {
+        let message = format!("a mount of type {} needs a target", mount.kind.name());
+        return Err(PlanError::new(message, word.span).with_help("add target=DIRECTORY"));
+    }
+    if join_directory(working_dir, &mount.target) == "/" {
+        let message = format!("invalid mount target `{}`: the whole root can't be mounted over", mount.target);
+        return Err(PlanError::new(message, word.span));
+    }
+    Ok(())
 }
 
 /// The proxy variables: each in upper and lower case, whichever of the two was given.

@@ -521,7 +521,7 @@ fn is_git_over_ssh(source: &str) -> bool {
 }
 
 /// Joins a WORKDIR to the one before, lexically.
-fn join_directory(current: &str, path: &str) -> String {
+pub(super) fn join_directory(current: &str, path: &str) -> String {
     let joined = if path.starts_with('/') { path.to_owned() } else { format!("/{current}/{path}") };
     let mut parts: Vec<&str> = Vec::new();
     for part in joined.split('/') {
