@@ -172,6 +172,7 @@ pub fn build_plan(
 
 /// Does what was planned.
 fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
+    build.check_commands_can_run()?;
     build.announce();
     let keys: Vec<StageKey> = build.plans.keys().copied().collect();
     let ran = run_all(&keys, &build.results, &build.stop, |key| run_stage(&build, key, &build.plans[key]));
@@ -258,6 +259,11 @@ impl<'o> Build<'o> {
             background: Mutex::default(),
             host_bundle: OnceLock::new(),
         }
+    }
+
+    /// Every stage that is needed.
+    pub(crate) const fn plans(&self) -> &BTreeMap<StageKey, StagePlan> {
+        &self.plans
     }
 
     /// What planning is told for a platform.

@@ -7,6 +7,7 @@
 //! stage      one stage, step by step: key, look up, do, record
 //! copy run   what a step does
 //! check      the linter's look at a Dockerfile
+//! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
 //! finish     configuration, manifest, names, outputs, push
 //! ```
@@ -24,6 +25,7 @@ mod layers;
 mod materialize;
 mod mounts;
 mod options;
+mod platforms;
 mod run;
 mod run_image;
 mod scheduler;

@@ -53,11 +53,15 @@ impl Platform {
         Self::new("linux", std::env::consts::ARCH, "")
     }
 
-    /// Whether programs for `self` run on this machine without an emulator.
+    /// Whether programs for `self` run on this machine without an emulator. Most 64-bit processors run the programs of
+    /// their 32-bit ancestors.
     #[must_use]
     pub fn runs_natively_on(&self, host: &Self) -> bool {
-        self.os == host.os
-            && (self.architecture == host.architecture || (host.architecture == "amd64" && self.architecture == "386"))
+        let ancestor = matches!(
+            (host.architecture.as_str(), self.architecture.as_str()),
+            ("amd64", "386") | ("arm64", "arm") | ("mips64", "mips") | ("mips64le", "mipsle")
+        );
+        self.os == host.os && (self.architecture == host.architecture || ancestor)
     }
 
     /// Whether an image for `self` serves a request for `wanted`.

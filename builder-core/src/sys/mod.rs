@@ -6,6 +6,7 @@
 //! sandbox   runs one RUN step: spawn, wait, kill
 //! network   a network namespace with user-mode networking, and the two files a step's resolver reads
 //! pty       terminals
+//! emulation programs for other processors
 //! process   helper programs (git, newuidmap, pasta) with a cleaned environment
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! Nothing here reads the environment: search paths and names come from the caller.
 
 mod call;
+pub mod emulation;
 pub mod mount;
 pub mod network;
 pub mod process;

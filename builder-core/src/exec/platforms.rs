@@ -1,0 +1,49 @@
+//! Whether the commands of a build can run on this machine's processor, found out before the first step.
+
+use super::bases::Resolved;
+use super::build::{Build, StageKey};
+use crate::error::BuildError;
+use crate::oci::Platform;
+use crate::plan::{Action, Source, StagePlan};
+use crate::sys::emulation::has_emulator;
+
+impl Build<'_> {
+    /// Refuses commands for another processor for which there is no emulator.
+    ///
+    /// What counts is the base image that a stage goes back to, not what was asked for: an image for this processor
+    /// runs, whatever it is used for. What comes from `scratch` is anyone's guess and is tried.
+    pub(crate) fn check_commands_can_run(&self) -> Result<(), BuildError> {
+        let host = Platform::host();
+        for (key, plan) in self.plans() {
+            let Some(step) = plan.steps.iter().find(|step| matches!(step.action, Action::Run(_))) else { continue };
+            let Some(platform) = self.platform_of_root(*key, plan) else { continue };
+            if platform.runs_natively_on(&host) || has_emulator(&platform.architecture) {
+                continue;
+            }
+            let name = &plan.name;
+            return Err(BuildError::plan(
+                format!("the stage `{name}` runs commands for {platform}, and this machine runs programs for {host}"),
+                format!(
+                    "install an emulator (Debian: apt-get install qemu-user-static), or run the command in a stage \
+                     `FROM --platform=$BUILDPLATFORM` that makes files for {platform}"
+                ),
+                step.span.clone(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The platform of the base image below a stage; none where it has none.
+    fn platform_of_root<'a>(&'a self, mut key: StageKey, mut plan: &'a StagePlan) -> Option<Platform> {
+        while let Source::Stage(stage) = plan.base {
+            key.stage = stage;
+            plan = self.plans().get(&key)?;
+        }
+        match self.bases.resolved(&plan.base)? {
+            Resolved::Image(base) if !base.config.architecture.is_empty() => {
+                Some(Platform::new(&base.config.os, &base.config.architecture, &base.config.variant))
+            }
+            Resolved::Image(_) | Resolved::Folder(_) => None,
+        }
+    }
+}
