@@ -1,0 +1,70 @@
+//! The inner loops: parsing, encoding a layer, looking into a layer's record.
+
+use std::sync::Arc;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use rbuild_core::layer::{Compression, encode};
+use rbuild_core::tree::{Change, Content, Entry, Metadata, Node, Tree, TreePath};
+
+/// Bytes that compress about as well as source code does.
+fn text(bytes: usize) -> Arc<[u8]> {
+    let mut state = 1u32;
+    (0..bytes)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b"etaoin shrdlu\n{};()=."[(state >> 27) as usize % 22]
+        })
+        .collect()
+}
+
+fn files(count: usize, bytes: usize) -> Vec<Change> {
+    let content = text(bytes);
+    (0..count)
+        .map(|number| Change {
+            entry: Entry {
+                path: TreePath::clean(format!("f{number:06}").as_bytes()),
+                node: Node::File { size: bytes as u64 },
+                metadata: Metadata { mode: 0o644, ..Metadata::default() },
+            },
+            content: Content::Bytes(Arc::clone(&content)),
+        })
+        .collect()
+}
+
+fn parsing(criterion: &mut Criterion) {
+    let lines: String =
+        (0..10_000).map(|n| format!("RUN echo {n} && make target-{n} \\\n  VARIABLE=value\n")).collect();
+    let dockerfile = format!("FROM debian:trixie\n{lines}");
+    let mut group = criterion.benchmark_group("parse");
+    group.throughput(Throughput::Bytes(dockerfile.len() as u64));
+    group.bench_function("20,001 lines", |bencher| bencher.iter(|| rbuild_dockerfile::parse(&dockerfile)));
+    group.finish();
+}
+
+fn encoding(criterion: &mut Criterion) {
+    let changes = files(1000, 32 << 10);
+    let mut group = criterion.benchmark_group("encode");
+    group.sample_size(10);
+    group.throughput(Throughput::Bytes(1000 * (32 << 10)));
+    for (name, compression) in [
+        ("gzip", Compression::default()),
+        ("zstd", Compression::Zstd { level: 3 }),
+        ("uncompressed", Compression::Uncompressed),
+    ] {
+        group.bench_function(name, |bencher| bencher.iter(|| encode(&changes, compression, &mut std::io::sink())));
+    }
+    group.finish();
+}
+
+fn looking_up(criterion: &mut Criterion) {
+    let encoded =
+        encode(&files(50_000, 1), Compression::Uncompressed, &mut std::io::sink()).expect("sorted changes in memory");
+    let bytes = encoded.tree.as_bytes().to_vec();
+    let path = TreePath::clean(b"f031415");
+    criterion
+        .bench_function("read a record of 50,000 entries", |bencher| bencher.iter(|| Tree::from_bytes(bytes.clone())));
+    criterion.bench_function("look up one of 50,000 entries", |bencher| bencher.iter(|| encoded.tree.get(&path)));
+}
+
+criterion_group!(inner_loops, parsing, encoding, looking_up);
+criterion_main!(inner_loops);
