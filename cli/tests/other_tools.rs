@@ -81,7 +81,16 @@ fn podman(bench: &Bench) -> Command {
     command
 }
 
-const RUN: [&str; 5] = ["run", "--rm", "--network=none", "--cgroups=disabled", "--pull=never"];
+const RUN: [&str; 7] = [
+    "run",
+    "--rm",
+    "--network=none",
+    "--cgroups=disabled",
+    "--pull=never",
+    // A root without the right to raise limits has no use for podman's defaults.
+    "--ulimit=nofile=1024:1024",
+    "--ulimit=nproc=1024:1024",
+];
 
 #[test]
 fn podman_loads_and_runs() {
