@@ -1,5 +1,6 @@
 //! `RUN --mount`, and the mounts that every command has: name resolution, scripts, certificate authorities.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,8 +29,8 @@ const SECRET_LIMIT: u64 = 500 << 10;
 /// The tree that a mount shows, and the path in it.
 #[derive(Clone)]
 pub(crate) struct MountedSource {
-    stack: Vec<StackLayer>,
-    path: TreePath,
+    pub(crate) stack: Vec<StackLayer>,
+    pub(crate) path: TreePath,
     is_directory: bool,
 }
 
@@ -42,6 +43,8 @@ pub(crate) struct Mounted {
     pub(crate) stub_folder: Option<PathBuf>,
     /// Locks and sockets that live as long as the command.
     pub(crate) keep: Keep,
+    /// What bind mounts show, by target.
+    pub(crate) binds: BTreeMap<TreePath, MountedSource>,
 }
 
 /// A mount on its way: where to, what, and what kind of mount point it needs.
@@ -131,10 +134,12 @@ impl StageRun<'_, '_> {
     ) -> Result<Mounted, BuildError> {
         let mut keep: Keep = Vec::new();
         let mut wanted = self.standard_mounts(run, below, environment)?;
+        let mut binds = BTreeMap::new();
         for (number, ((mount, _), source)) in run.mounts.iter().zip(&prepared.sources).enumerate() {
             let made = match mount.kind {
                 MountType::Bind => {
                     let source = source.as_ref().expect("a bind mount was given its source");
+                    binds.insert(absolute(run, &mount.target), source.clone());
                     Some(self.bind(run, mount, source, &work.join(format!("mount-{number}")))?)
                 }
                 MountType::Cache => Some(self.cache(run, mount, source.as_ref(), &mut keep)?),
@@ -155,7 +160,13 @@ impl StageRun<'_, '_> {
         }
         // A mount below another one must come after it.
         wanted.sort_by(|a, b| a.target.cmp(&b.target));
-        self.place_mounts(wanted, below, work, keep)
+        let mut mounted = self.place_mounts(wanted, below, work, keep)?;
+        for (target, source) in binds {
+            let target =
+                resolve(below, target.as_bytes(), FollowLast::Yes).during(|| "make the mount points".to_owned())?;
+            mounted.binds.insert(target, source);
+        }
+        Ok(mounted)
     }
 
     fn place_mounts(
@@ -185,7 +196,7 @@ impl StageRun<'_, '_> {
                 read_only: wanted.read_only,
             })
             .collect();
-        Ok(Mounted { mounts, layer: placed, stub_folder, keep })
+        Ok(Mounted { mounts, layer: placed, stub_folder, keep, binds: BTreeMap::new() })
     }
 
     /// What every command has besides the sandbox's own: names of hosts, scripts, authorities.
@@ -276,6 +287,10 @@ impl StageRun<'_, '_> {
         }
         let id = hasher.finalize().to_hex().to_string();
         let sharing = match mount.sharing {
+            // Without mounts the command works on a copy, which replaces the cache afterwards.
+            None | Some(Sharing::Shared) if self.build.options.isolation == super::options::Isolation::Chroot => {
+                CacheSharing::Locked
+            }
             None | Some(Sharing::Shared) => CacheSharing::Shared,
             Some(Sharing::Private) => CacheSharing::Private,
             Some(Sharing::Locked) => CacheSharing::Locked,

@@ -286,17 +286,13 @@ fn advice(exit: Exit) -> String {
 
 fn start_failed(error: SandboxError, output: Vec<String>) -> BuildError {
     match error.exit_code() {
-        Some(code) => {
-            let mut lines = output;
-            lines.push(error.to_string());
-            ErrorKind::Command {
-                code: i32::from(code),
-                signal: None,
-                output: lines,
-                help: "check the program's name and that the image has it".to_owned(),
-            }
-            .into()
+        Some(code) => ErrorKind::Command {
+            code: i32::from(code),
+            signal: None,
+            output,
+            help: format!("{error}; check its name and that the image has it"),
         }
+        .into(),
         None => BuildError::failed("run the command", error),
     }
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::changes::{Unchanged, diff_knowing};
 use super::{MountPointLayer, SnapshotError, StepPaths, write_changes};
 use crate::rootfs::{Inode, Root, Status};
-use crate::tree::{Change, Node, Timestamp, TreeError, TreePath, TreeView, sort_changes};
+use crate::tree::{Change, Content, Node, Timestamp, TreeError, TreePath, TreeView, sort_changes};
 
 /// How exact the times of changes are on kernels before 6.13, generously: one tick of a slow timer.
 const TICK: Duration = Duration::from_millis(20);
@@ -88,7 +88,10 @@ fn list(tree: &dyn TreeView, path: &TreePath) -> Result<Vec<Change>, TreeError> 
             if let Node::Directory { opaque } = &mut entry.node {
                 *opaque = false;
             }
-            let content = tree.content(&entry.path)?;
+            let content = match entry.node {
+                Node::File { .. } => tree.content(&entry.path)?,
+                _ => Content::None,
+            };
             Ok(Change { entry, content })
         })
         .collect()

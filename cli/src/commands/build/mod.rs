@@ -38,14 +38,19 @@ pub(super) fn run(args: &BuildArgs, global: &GlobalSettings, environment: &Envir
     }
 }
 
-/// Adds why there is no user namespace to a failure that may come of it.
+/// Tells that there is no user namespace, and why, where a step failed for want of one.
 fn explained(mut failure: Failure, refusal: Option<Failure>) -> Failure {
     let machine = matches!(failure.kind, Kind::Build | Kind::Environment);
     let ran = |problem: &Problem| problem.step.as_ref().is_some_and(|step| step.contains("RUN "));
-    let problem = failure.problems.last_mut().filter(|problem| machine && ran(problem));
+    let forbidden = |problem: &Problem| problem.causes.iter().any(|cause| cause.starts_with("Operation not permitted"));
+    let problem = failure.problems.last_mut().filter(|problem| machine && ran(problem) && forbidden(problem));
     if let (Some(refusal), Some(problem)) = (refusal, problem) {
+        failure.kind = Kind::Environment;
+        problem.message = "this machine gives RUN steps no namespaces".to_owned();
+        problem.causes.clear();
         for cause in refusal.problems {
-            problem.hints.push(format!("this machine gives RUN steps no namespaces: {}", cause.message));
+            problem.causes.push(cause.message);
+            problem.causes.extend(cause.causes);
             problem.hints.extend(cause.hints);
         }
     }
