@@ -1,5 +1,5 @@
 //! What the tests of the whole command share: a base image, contexts, and running rbuild and other programs.
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -37,6 +37,12 @@ impl Ran {
     #[track_caller]
     pub fn fails(self, code: i32, texts: &[&str]) -> Self {
         assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self.says(texts)
+    }
+
+    /// Fails the test unless the program's messages hold all of `texts`.
+    #[track_caller]
+    pub fn says(self, texts: &[&str]) -> Self {
         for text in texts {
             assert!(self.stderr.contains(text), "`{text}` is not in:\n{}", self.stderr);
         }
@@ -96,6 +102,91 @@ impl Bench {
     }
 }
 
+/// An ordinary user of the machine with subordinate ids, and a home.
+pub struct User {
+    pub name: String,
+    program: PathBuf,
+    home: PathBuf,
+}
+
+impl Bench {
+    /// Makes an ordinary user unless it is there, and puts rbuild where that user finds it.
+    pub fn user(&self) -> User {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/environment.sh");
+        let made = Command::new("bash").args(["-c", &format!("source {script} && test_user && echo $test_user")]).ran();
+        let name = made.ok().stdout.trim().to_owned();
+        let program = self.path("rbuild");
+        fs::copy(env!("CARGO_BIN_EXE_rbuild"), &program).expect("copy of rbuild");
+        let home = self.path("user");
+        fs::create_dir_all(&home).expect("home");
+        Command::new("chown").arg(format!("{name}:")).arg(&home).ran().ok();
+        User { name, program, home }
+    }
+}
+
+impl User {
+    /// A path in the user's home.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.join(name)
+    }
+
+    /// A command that runs as the user.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = clean_command("setpriv");
+        command.args(["--reuid", &self.name, "--regid", &self.name, "--init-groups", "--", program]);
+        command.env("HOME", &self.home).env("USER", &self.name).current_dir(&self.home);
+        for name in ["XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// `rbuild` as the user, with a store in its home.
+    pub fn rbuild(&self) -> Command {
+        let mut command = self.command(&self.program.display().to_string());
+        command.arg("--root").arg(self.path("store"));
+        command
+    }
+
+    /// `rbuild build` as the user with the base image of the bench.
+    pub fn build_command(&self, bench: &Bench, context: &Path, flags: &[&str]) -> Command {
+        let mut command = self.rbuild();
+        command.args(["build", "--progress=plain", "--build-context"]);
+        command.arg(format!("busybox=oci-layout://{}", bench.path("busybox").display()));
+        command.args(flags).arg(context);
+        command
+    }
+}
+
+/// The digest that `--iidfile` was given.
+pub fn digest_in(file: &Path) -> String {
+    fs::read_to_string(file).expect("a digest").trim().to_owned()
+}
+
+/// Whether any process has `text` in its command line.
+pub fn processes_with(text: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok_and(|id| id != std::process::id()))
+        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(text))
+        .collect()
+}
+
+/// Writes what `child` reads from its standard input, and waits for its end.
+pub fn ran_with_input(command: &mut Command, input: &[u8]) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &input));
+    let ran = Ran::from(child.wait_with_output().expect("it ends"));
+    // A program that reads nothing closes the pipe.
+    let _ = writer.join();
+    ran
+}
+
 /// A command that sees nothing of the caller's settings.
 pub fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
@@ -153,6 +244,7 @@ pub fn busybox_layout(layout: &Path) {
     for folder in ["bin", "dev", "etc", "home", "proc", "root", "sys", "tmp", "usr/bin", "var"] {
         fs::create_dir_all(root.join(folder)).expect("folder");
     }
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("mode");
     fs::copy(busybox, root.join("bin/busybox")).expect("copy");
     for applet in String::from_utf8_lossy(&applets).lines().filter(|a| *a != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).expect("link");
