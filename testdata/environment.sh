@@ -1,7 +1,7 @@
 # Sourced by the scripts beside it: what tests need of the machine, made on the spot.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-rbuild=${RBUILD:-$repository/target/release/rbuild}
+rbuild=${RBUILD:-${CARGO_TARGET_DIR:-$repository/target}/release/rbuild}
 
 # Installs Debian packages that are not there yet, by the names of a program of each: `need program:package ...`
 need() {
