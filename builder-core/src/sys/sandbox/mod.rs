@@ -9,7 +9,7 @@
 //! ```
 //!
 //! All that can be done before the clone is done in the parent with ordinary code: opening paths, making mounts,
-//! building the system call filter, laying out arguments. The child then walks a prepared [`plan`](plan::Plan) with
+//! building the system call filter, laying out arguments. The child then walks a prepared `plan` with
 //! system calls only, since a fork of a process with threads may neither allocate nor lock.
 //!
 //! Invariants: mounts are attached only after the old root is gone, so no path of the image can lead one to the host;
