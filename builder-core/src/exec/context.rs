@@ -18,13 +18,14 @@ use crate::tree::{Timestamp, TreeView, read_small};
 const DOCKERFILE_LIMIT: u64 = 16 << 20;
 
 /// A build context that can be read.
+#[derive(Clone)]
 pub(crate) struct Context {
     /// What COPY, ADD and bind mounts see: ignored files are not there.
     pub(crate) view: Arc<dyn TreeView>,
     /// The folder, where it is one, and the name of its ignore file.
     pub(crate) folder: Option<(Arc<ContextDir>, String)>,
     /// Keeps what was downloaded or unpacked.
-    _folder: Option<TempDir>,
+    _folder: Option<Arc<TempDir>>,
 }
 
 /// A Dockerfile that was read.
@@ -61,7 +62,7 @@ pub(crate) fn open(
             let view: Arc<dyn TreeView> =
                 Arc::new(read_archive_tree(Box::new(file), folder.path(), Timestamp::default()).during(action)?);
             let dockerfile = read_dockerfile(&options.dockerfile, &*view, "the build context's archive")?;
-            Ok((Context { view, folder: None, _folder: Some(folder) }, dockerfile))
+            Ok((Context { view, folder: None, _folder: Some(Arc::new(folder)) }, dockerfile))
         }
         ContextInput::Remote(text) => {
             let fetched = fetcher.fetch(text)?;
@@ -69,7 +70,7 @@ pub(crate) fn open(
                 Some(dockerfile) => DockerfileText { name: text.clone(), text: dockerfile.clone() },
                 None => read_dockerfile(&options.dockerfile, &*fetched.view, text)?,
             };
-            Ok((Context { view: fetched.view, folder: None, _folder: Some(fetched.folder) }, dockerfile))
+            Ok((Context { view: fetched.view, folder: None, _folder: Some(Arc::new(fetched.folder)) }, dockerfile))
         }
     }
 }

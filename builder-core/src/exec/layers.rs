@@ -156,7 +156,11 @@ impl Layers {
     fn read_stored(&self, diff_id: DiffId, blob: &Descriptor, unpack: bool) -> Result<Arc<Tree>, BuildError> {
         let action = || format!("read the layer {} of the store", blob.digest);
         let mut reader = self.store.open_blob(blob).during(action)?;
-        self.take_in(diff_id, &blob.media_type, unpack, &mut reader)
+        self.take_in(diff_id, &blob.media_type, unpack, &mut reader).map_err(|error| {
+            // A damaged blob often fails to decode before its end shows the wrong digest; checking all of it removes it.
+            let damage = self.store.open_blob(blob).ok().and_then(|reader| reader.finish().err());
+            damage.map_or(error, |damage| BuildError::failed(action(), damage))
+        })
     }
 
     /// Reads a blob from where it comes from into the store, and the layer out of it in the same pass.

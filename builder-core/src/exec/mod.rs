@@ -20,6 +20,7 @@ mod chroot;
 mod context;
 mod copy;
 mod finish;
+mod heal;
 mod host_files;
 mod layers;
 mod materialize;
