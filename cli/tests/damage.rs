@@ -44,7 +44,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Ways to damage a file.
-fn damages() -> [(&'static str, fn(&Path)); 4] {
+/// What is done to a file, and what it is called.
+type Damage = (&'static str, fn(&Path));
+
+fn damages() -> [Damage; 4] {
     fn write(path: &Path, bytes: &[u8]) {
         // Objects may be read-only, and shared with what they were made from.
         fs::remove_file(path).expect("remove");

@@ -162,7 +162,6 @@ impl Layout {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
 fn text_of(error: std::io::Error) -> String {
     error.to_string()
 }

@@ -18,7 +18,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn from(output: Output) -> Self {
+    fn from(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -181,7 +181,7 @@ pub fn ran_with_input(command: &mut Command, input: &[u8]) -> Ran {
     let mut stdin = child.stdin.take().expect("piped");
     let input = input.to_vec();
     let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &input));
-    let ran = Ran::from(child.wait_with_output().expect("it ends"));
+    let ran = Ran::from(&child.wait_with_output().expect("it ends"));
     // A program that reads nothing closes the pipe.
     let _ = writer.join();
     ran
@@ -210,7 +210,7 @@ pub trait RunCommand {
 
 impl RunCommand for Command {
     fn ran(&mut self) -> Ran {
-        Ran::from(self.output().unwrap_or_else(|error| panic!("{self:?}: {error}")))
+        Ran::from(&self.output().unwrap_or_else(|error| panic!("{self:?}: {error}")))
     }
 }
 
