@@ -131,7 +131,7 @@ fn build_text(
     if diagnostics.has_errors() {
         return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
     }
-    check_syntax(&dockerfile)?;
+    check_syntax(&dockerfile, &options.build_args)?;
     let mut build = Build::new(options, events, cancel, store, context, name);
     let targets = build.plan(&dockerfile)?;
     build.epoch = build.source_date_epoch()?;
@@ -199,20 +199,32 @@ fn identity(options: &BuildOptions, name: &str) -> String {
     format!("{context}\0{name}")
 }
 
+/// The build argument that names the Dockerfile's language in place of its `# syntax=` line.
+const SYNTAX_ARG: &str = "BUILDKIT_SYNTAX";
+
 /// Refuses languages that are not built in.
-fn check_syntax(dockerfile: &Dockerfile) -> Result<(), BuildError> {
-    let Some(syntax) = &dockerfile.directives.syntax else { return Ok(()) };
-    let image = syntax.value.as_str();
+fn check_syntax(dockerfile: &Dockerfile, build_args: &BTreeMap<String, String>) -> Result<(), BuildError> {
+    let directive = dockerfile.directives.syntax.as_ref();
+    let (image, asked, remedy, span) = match (build_args.get(SYNTAX_ARG), directive) {
+        (Some(value), _) => {
+            let image = value.split_whitespace().next().unwrap_or_default();
+            (image, format!("--build-arg {SYNTAX_ARG}={image}"), "leave the argument out", None)
+        }
+        (None, Some(directive)) => {
+            let image = directive.value.as_str();
+            (image, format!("# syntax={image}"), "remove the line", Some(directive.span))
+        }
+        (None, None) => return Ok(()),
+    };
     let name = image.split(['@', ':']).next().unwrap_or_default();
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     if matches!(name, "docker/dockerfile" | "docker/dockerfile-upstream") {
         return Ok(());
     }
-    let span = syntax.span;
     Err(BuildError::plan(
-        format!("`# syntax={image}` asks for another Dockerfile language"),
-        "rbuild has docker/dockerfile built in and runs no other frontends; remove the line, or build with BuildKit",
-        Some(span.start..span.end),
+        format!("`{asked}` asks for another Dockerfile language"),
+        format!("rbuild has docker/dockerfile built in and runs no other frontends; {remedy}, or build with BuildKit"),
+        span.map(|span| span.start..span.end),
     ))
 }
 
