@@ -43,7 +43,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Ways to damage a file.
+
 /// What is done to a file, and what it is called.
 type Damage = (&'static str, fn(&Path));
 
