@@ -43,7 +43,6 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-
 /// What is done to a file, and what it is called.
 type Damage = (&'static str, fn(&Path));
 

@@ -121,7 +121,8 @@ fn title(step: &StepInfo) -> String {
         if stage.bytes().all(|byte| byte.is_ascii_digit()) { format!("stage-{stage}") } else { stage.clone() }
     }));
     place.extend(step.position.map(|(position, all)| format!("{position}/{all}")));
-    let name = visible(&step.name);
+    // Lines that were joined leave the blanks that began them.
+    let name = visible(&step.name).split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     if place.is_empty() { name } else { format!("[{}] {name}", visible(&place.join(" "))) }
 }
 
@@ -274,6 +275,7 @@ mod tests {
         assert_eq!(title(&one), "[build 2/5] RUN make\\x07");
         one.platform = Some(Platform::new("linux", "arm64", ""));
         assert_eq!(title(&one), "[linux/arm64 build 2/5] RUN make\\x07");
+        assert_eq!(title(&step("", (1, 1), "RUN a   &&  b")), "[1/1] RUN a && b");
         one = StepInfo { stage: String::new(), position: None, ..step("", (1, 1), "load context") };
         assert_eq!(title(&one), "load context");
     }

@@ -15,6 +15,13 @@ const LIVE_LINES: usize = 4;
 /// How often the times of running steps are drawn anew.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How wide the word is that says how a step ended.
+const WORD_WIDTH: usize = 9;
+/// The least that is shown of a step's title, however narrow the terminal is: columns.
+const LEAST_TITLE: usize = 20;
+/// The width of a terminal that does not tell: columns.
+const DEFAULT_COLUMNS: usize = 80;
+
 struct Running {
     head: ProgressBar,
     tail: Vec<ProgressBar>,
@@ -40,6 +47,26 @@ pub(super) struct Tty {
 fn template(text: &str, style: Style) -> ProgressStyle {
     let ticks = if style.utf8 { "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ " } else { "|/-\\ " };
     ProgressStyle::with_template(text).expect("the templates in this file are well-formed").tick_chars(ticks)
+}
+
+/// The width of the terminal, which may change at any time.
+fn columns() -> usize {
+    rustix::termios::tcgetwinsize(rustix::stdio::stderr())
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(DEFAULT_COLUMNS)
+}
+
+/// The beginning of a title, so that it fits into a line.
+fn cut(title: &str, room: usize, style: Style) -> String {
+    let room = room.max(LEAST_TITLE);
+    if title.chars().count() <= room {
+        return title.to_owned();
+    }
+    let mark = if style.utf8 { "…" } else { "..." };
+    let kept: String = title.chars().take(room - mark.chars().count()).collect();
+    format!("{}{mark}", kept.trim_end())
 }
 
 impl Tty {
@@ -162,13 +189,20 @@ impl Tty {
             StepEnd::Cancelled => self.style.paint("33", "cancelled"),
         };
         let same = if *end == StepEnd::Unchanged { ", same result as before" } else { "" };
-        self.print(&format!("{word} {}  {}{same}", self.title(step), duration(took)));
+        let took = format!("{:>6}", duration(took));
+        let room = columns().saturating_sub(WORD_WIDTH + took.len() + 2 + same.len());
+        self.print(&format!("{word} {took} {}{same}", cut(&self.title(step), room, self.style)));
     }
 
     fn tell_cached(&mut self) {
         let Some((first, number)) = self.cached.take() else { return };
         let more = if number > 1 { format!(" and {} more", number - 1) } else { String::new() };
-        self.print(&format!("{} {}{more}", self.style.paint("36", "cached   "), self.title(first)));
+        let room = columns().saturating_sub(WORD_WIDTH + 1 + more.len());
+        self.print(&format!(
+            "{} {}{more}",
+            self.style.paint("36", "cached   "),
+            cut(&self.title(first), room, self.style)
+        ));
     }
 
     fn transfer(&mut self, what: &str, done: u64, total: Option<u64>) {
@@ -196,5 +230,19 @@ impl Tty {
 impl Drop for Tty {
     fn drop(&mut self) {
         self.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_fit_into_a_line() {
+        let style = |utf8| Style { colours: false, utf8, verbose: false };
+        assert_eq!(cut("[a 1/2] RUN make", 20, style(true)), "[a 1/2] RUN make");
+        assert_eq!(cut("[a 1/2] RUN make install", 21, style(true)), "[a 1/2] RUN make ins…");
+        assert_eq!(cut("[a 1/2] RUN make install", 3, style(true)), "[a 1/2] RUN make in…");
+        assert_eq!(cut("[a 1/2] RUN make install", 20, style(false)), "[a 1/2] RUN make...");
     }
 }
