@@ -83,13 +83,11 @@ fn check_target(mount: &Mount, working_dir: &str, word: &Word) -> Result<(), Pla
     if !matches!(mount.kind, MountType::Bind | MountType::Cache | MountType::Tmpfs) {
         return Ok(());
     }
-    if mount.target.is_empty() {
-        let message = format!("a mount of type {} needs a target", mount.kind.name());
-        return Err(PlanError::new(message, word.span).with_help("add target=DIRECTORY"));
-    }
+    // COMPAT(buildkit): without a target the mount is at the working directory.
     if join_directory(working_dir, &mount.target) == "/" {
         let message = format!("invalid mount target `{}`: the whole root can't be mounted over", mount.target);
-        return Err(PlanError::new(message, word.span));
+        let error = PlanError::new(message, word.span);
+        return Err(if mount.target.is_empty() { error.with_help("add target=DIRECTORY") } else { error });
     }
     Ok(())
 }
