@@ -101,9 +101,11 @@ fn repositories_of_git() {
     fs::write(project.join("text"), "later\n").expect("write");
     git(&["commit", "-q", "-a", "-m", "second"]);
     let port = free_port();
+    // Not `git daemon`, which would leave its child behind when it is killed.
+    let programs = Command::new("git").arg("--exec-path").ran().ok().stdout;
     let _server = serve(
-        Command::new("git")
-            .args(["daemon", "--export-all", "--listen=127.0.0.1", &format!("--port={port}"), "--reuseaddr"])
+        Command::new(Path::new(programs.trim()).join("git-daemon"))
+            .args(["--export-all", "--listen=127.0.0.1", &format!("--port={port}"), "--reuseaddr"])
             .arg(format!("--base-path={}", bench.folder.path().display()))
             .arg(bench.folder.path()),
         port,

@@ -135,7 +135,7 @@ fn operations_give_their_changes() {
             &["/disk block 7:200 644 0:0", "/node char 1:3 644 0:0", "/pipe fifo 644 0:0"],
         ),
         ("echo x > b; ln b a; ln b c", &["/a file \"x\" 644 0:0", "/b link /a", "/c link /a"]),
-        ("ln etc/one z", &["/etc dir 755 0:0", "/etc/one file \"one\" 644 0:0", "/z link /etc/one"]),
+        ("ln etc/one z", &["/z file \"one\" 644 0:0"]),
         ("mkdir -p n/m; chown 7:8 n/m; chmod 1777 n", &["/n dir 1777 0:0", "/n/m dir 755 7:8"]),
         (
             "mkdir n; setcap cap_net_raw+ep n 2>/dev/null || true; cp usr/bin/tool n/t; \
