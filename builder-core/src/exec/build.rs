@@ -109,8 +109,8 @@ pub fn build(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<
     let fetcher = Fetcher { store: &store, options };
     let (context, text) = super::context::open(options, &store, &fetcher)?;
     let DockerfileText { name, text } = text;
-    let result = super::heal::healing(&events, || {
-        build_text(options, Arc::clone(&events), cancel, store.clone(), context.clone(), &name, &text)
+    let result = super::heal::healing(events, |events| {
+        build_text(options, events, cancel, store.clone(), context.clone(), &name, &text)
     });
     result.map_err(|mut error| {
         error.dockerfile.get_or_insert((name, text));

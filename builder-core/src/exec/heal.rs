@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 use crate::error::BuildError;
 use crate::oci::Digest;
@@ -11,10 +12,14 @@ use crate::progress::{Event, Events};
 use crate::store::{StoreError, VerifyError};
 
 /// Builds until there is an image or an error that is no damage, or the same blob is damaged again.
-pub(crate) fn healing<T>(events: &Events, mut build: impl FnMut() -> Result<T, BuildError>) -> Result<T, BuildError> {
+#[expect(clippy::needless_pass_by_value, reason = "it is shared with every try")]
+pub(crate) fn healing<T>(
+    events: Events,
+    mut build: impl FnMut(Events) -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
     let mut healed = BTreeSet::new();
     loop {
-        let error = match build() {
+        let error = match build(Arc::clone(&events)) {
             Ok(result) => return Ok(result),
             Err(error) => error,
         };
@@ -54,8 +59,6 @@ fn damaged_blob(error: &(dyn Error + 'static)) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn damage(of: &[u8]) -> BuildError {
@@ -67,18 +70,18 @@ mod tests {
     fn each_blob_is_healed_once() {
         let events: Events = Arc::new(|_: Event| {});
         let mut count = 0_u8;
-        let result = healing(&events, || {
+        let result = healing(Arc::clone(&events), |_| {
             count += 1;
             if count < 4 { Err(damage(&[count])) } else { Ok(count) }
         });
         assert_eq!(result.unwrap(), 4);
         let mut count = 0;
-        let result: Result<(), _> = healing(&events, || {
+        let result: Result<(), _> = healing(Arc::clone(&events), |_| {
             count += 1;
             Err(damage(b"same"))
         });
         assert!(result.is_err() && count == 2);
-        let other = healing(&events, || -> Result<(), _> { Err(BuildError::failed("read", io::Error::other("x"))) });
+        let other = healing(events, |_| -> Result<(), _> { Err(BuildError::failed("read", io::Error::other("x"))) });
         assert!(other.is_err());
     }
 }

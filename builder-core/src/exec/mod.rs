@@ -17,6 +17,7 @@ mod build;
 mod ca;
 mod check;
 mod chroot;
+mod command_output;
 mod context;
 mod copy;
 mod finish;

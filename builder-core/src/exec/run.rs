@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::AsFd;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -13,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::build::Build;
+use super::command_output::pass_on;
 use super::layers::lock;
 use super::mounts::MountedSource;
 use super::options::Isolation;
@@ -20,18 +20,12 @@ use super::stage::{Made, StageRun};
 use crate::cache::PreImage;
 use crate::error::{BuildError, During, ErrorKind};
 use crate::plan::{NetworkChoice, Run};
-use crate::progress::{Event, StepId, Stream};
+use crate::progress::StepId;
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::{
     self, Exit, NetworkMode, Process, ResourceLimit, RootMount, SandboxError, SandboxSpec, SecurityMode, Stdio,
 };
 use crate::tree::{FollowLast, MergedTree, User, lookup_user, resolve};
-
-/// How many of a command's last lines an error shows.
-const LAST_LINES: usize = 20;
-
-/// The longest line that is passed on in one piece, bytes.
-const LINE_LIMIT: usize = 64 << 10;
 
 /// A command's inputs besides the tree below.
 pub(crate) struct PreparedRun {
@@ -249,10 +243,7 @@ pub(crate) fn execute(build: &Build<'_>, id: StepId, spec: SandboxSpec) -> Resul
     let (stderr, stderr_end) = pipe().during(action)?;
     let last = Mutex::new(VecDeque::new());
     let result = std::thread::scope(|scope| {
-        for (end, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
-            let last = &last;
-            scope.spawn(move || pass_on(build, id, end, stream, last));
-        }
+        scope.spawn(|| *lock(&last) = pass_on(build, id, stdout, stderr));
         let running = sandbox::spawn(spec, Stdio::Descriptors { stdin: None, stdout: stdout_end, stderr: stderr_end })?;
         while !ended(running.pidfd()) {
             if build.stop.is_cancelled() || build.cancel.is_cancelled() {
@@ -305,30 +296,6 @@ pub(crate) fn ended(pidfd: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
     let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY };
     matches!(poll(&mut fds, Some(&timeout)), Ok(count) if count > 0)
-}
-
-/// Passes a stream on line by line until every process of the step has closed it.
-fn pass_on(build: &Build<'_>, id: StepId, end: OwnedFd, stream: Stream, last: &Mutex<VecDeque<String>>) {
-    let mut reader = BufReader::new(File::from(end));
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match (&mut reader).take(LINE_LIMIT as u64).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        }
-        {
-            let mut last = lock(last);
-            if last.len() == LAST_LINES {
-                last.pop_front();
-            }
-            last.push_back(String::from_utf8_lossy(&line).into_owned());
-        }
-        build.events.event(Event::Output { step: id, stream, line: line.clone() });
-    }
 }
 
 /// Shares what keeps mounts alive.
