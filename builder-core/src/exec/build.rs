@@ -500,6 +500,13 @@ impl<'o> Build<'o> {
                 ));
             }
         }
+        if !run.devices.is_empty() {
+            return Err(BuildError::plan(
+                "`RUN --device` is not in this version",
+                "build this step with BuildKit, or without the device",
+                None,
+            ));
+        }
         Ok(())
     }
 
