@@ -1,3 +1,8 @@
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{Mode, OFlags};
+
 use super::*;
 
 /// Both ways to mount layers give the same tree, and neither is seen outside.
