@@ -21,7 +21,7 @@ use crate::tree::TreePath;
 
 mod overlay;
 
-pub use overlay::{Overlay, WritableLayer, overlay};
+pub use overlay::{MOST_LAYERS, Overlay, WritableLayer, overlay};
 
 /// A mount could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,14 @@ pub enum MountError {
         message: String,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// More layers than the kernel can stack.
+    #[error("cannot stack {count} layers: the kernel takes {most} at most")]
+    TooManyLayers {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        most: usize,
     },
     /// A tree could not be cloned into a bind mount.
     #[error("cannot make a bind mount of `{path}`")]

@@ -1,14 +1,26 @@
 //! Layers stacked with overlayfs.
+//!
+//! The kernel takes 500 layers for one overlay and lets file systems be stacked two deep. A higher stack has its lowest
+//! layers in an overlay of their own, which is the lowest layer of the other:
+//!
+//! ```text
+//! upper directory
+//! 499 layers at most
+//! a read-only overlay: the lowest 500 layers
+//! ```
+//!
+//! What the layers above say of a path (a whiteout, an opaque folder) counts for the overlay below as for any layer.
+//! The other way round, with the topmost layers in the inner overlay, their whiteouts would be lost.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, OpenTreeFlags, open_tree};
 
-use super::{FileSystem, MountError, Restrictions, bind, descriptor_path, in_private_namespace, open_path};
+use super::{FileSystem, MountError, Restrictions, attach, bind, descriptor_path, in_private_namespace, open_path};
 use crate::sys::call;
 
 /// The layers of an overlay mount. Always mounted with `userxattr`, so root and rootless share one form on disk.
@@ -29,18 +41,31 @@ pub struct WritableLayer {
     pub work: PathBuf,
 }
 
+/// The most lower layers of one overlay (`OVL_MAX_STACK` of the kernel).
+const MOST_OF_ONE: usize = 500;
+
+/// The most layers that can be mounted; Docker refuses images with more than 127.
+pub const MOST_LAYERS: usize = 2 * MOST_OF_ONE - 1;
+
 /// Makes a detached overlay mount.
 ///
 /// One read-only layer alone becomes a read-only bind mount, because overlayfs wants two. Writes are `volatile`
 /// (never synced: a step that was cut off is thrown away), so ending a step does not flush the whole disk.
 ///
 /// # Errors
-/// When a layer cannot be opened, or the file system under `upper` cannot carry an overlay.
+/// When a layer cannot be opened, there are more than [`MOST_LAYERS`], or the file system under `upper` cannot carry an
+/// overlay.
 pub fn overlay(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
     let layers = &Overlay { lower: without_repetitions(&layers.lower), writable: layers.writable.clone() };
-    if let ([only], None) = (layers.lower.as_slice(), &layers.writable) {
-        return bind(only, restrictions.with_read_only(true));
+    match (layers.lower.len(), &layers.writable) {
+        (1, None) => bind(&layers.lower[0], restrictions.with_read_only(true)),
+        (..=MOST_OF_ONE, _) => one_overlay(layers, restrictions),
+        (..=MOST_LAYERS, _) => overlay_on_overlay(layers, restrictions),
+        (count, _) => Err(MountError::TooManyLayers { count, most: MOST_LAYERS }),
     }
+}
+
+fn one_overlay(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
     match overlay_by_layer(layers, restrictions) {
         // Before 6.5 the layers cannot be given one at a time; some kernels say so only at the end.
         Err(error @ MountError::Create { .. }) if error.is_invalid_argument() => {
@@ -48,6 +73,19 @@ pub fn overlay(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, 
         }
         result => result,
     }
+}
+
+/// The lowest layers go into an overlay of their own. Overlayfs takes only what is attached in the mount namespace of
+/// its caller (before 6.15), so that one is put over its lowest layer, in a namespace that nobody else sees.
+fn overlay_on_overlay(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
+    in_private_namespace(|| {
+        let (above, below) = layers.lower.split_at(layers.lower.len() - MOST_OF_ONE);
+        let place = &below[MOST_OF_ONE - 1];
+        let base = one_overlay(&Overlay { lower: below.to_vec(), writable: None }, Restrictions::default())?;
+        attach(base.as_fd(), place)?;
+        let lower = above.iter().chain([place]).cloned().collect();
+        one_overlay(&Overlay { lower, writable: layers.writable.clone() }, restrictions)
+    })
 }
 
 /// Every folder once, where it is topmost: what it says of a path there hides what it says of that path further down.
@@ -79,13 +117,13 @@ fn overlay_by_layer(layers: &Overlay, restrictions: Restrictions) -> Result<Owne
 /// The overlay made by `mount(2)` in a mount namespace of its own, so that it is never visible.
 fn overlay_classic(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
     let target = layers.writable.as_ref().map(|writable| &writable.upper).or(layers.lower.first());
-    let target = target.cloned().unwrap_or_default();
+    let target = target.map(std::path::absolute).transpose().unwrap_or_default().unwrap_or_default();
     let mount = in_private_namespace(|| {
         // The layers are opened here because they must belong to this namespace's copies of the mounts.
         let mut opened = Vec::new();
         let mut name = |path: &Path| {
             let directory = open_path(path)?;
-            let name = descriptor_path(directory.as_fd());
+            let name = directory.as_raw_fd().to_string();
             opened.push(directory);
             Ok::<_, MountError>(name)
         };
@@ -102,6 +140,9 @@ fn overlay_classic(layers: &Overlay, restrictions: Restrictions) -> Result<Owned
             source: error.into(),
         };
         let data = CString::new(options.as_str()).map_err(|_| failed(Errno::INVAL))?;
+        // All options together must fit into a page, so layers go by their numbers alone. Only this thread moves: a
+        // thread with mounts of its own has a working directory of its own.
+        rustix::process::chdir("/proc/self/fd").map_err(failed)?;
         rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), Some(&*data)).map_err(failed)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         open_tree(CWD, &target, flags).map_err(failed)
