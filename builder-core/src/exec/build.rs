@@ -1,32 +1,29 @@
 //! A build from its options to its result.
 
+mod planning;
+mod services;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
-use rbuild_dockerfile::Dockerfile;
-
 use super::bases::{Bases, Resolved};
 use super::context::{Context, DockerfileText};
 use super::finish;
-use super::host_files::{ExtraHost, resolv_conf};
 use super::layers::{Layers, StackLayer, lock};
-use super::options::{BuildOptions, Cancel, OutputKind, SshSource};
+use super::options::{BuildOptions, Cancel, OutputKind};
 use super::scheduler::{Jobs, Results, run_all};
-use super::ssh_agent::{AgentSource, HostAgent};
+use super::ssh_agent::HostAgent;
 use super::stage::{StageResult, run_stage};
 use crate::context::ContextDir;
 use crate::context::IgnoreRules;
 use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::{Descriptor, Digest, ImageConfig, Platform};
-use crate::plan::{
-    self, Needed, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source, StageIndex, StagePlan,
-};
-use crate::progress::{Event, Events, StepId, StepInfo, Warning};
+use crate::plan::{Needed, Source, StageIndex, StagePlan};
+use crate::progress::{Event, Events, StepId};
 use crate::registry::Client;
 use crate::store::{Lease, Store};
 use crate::sys::network::PrivateNetwork;
-use crate::sys::sandbox::NetworkMode;
 use crate::tree::TreeView;
 
 /// A finished build.
@@ -131,7 +128,7 @@ fn build_text(
     if diagnostics.has_errors() {
         return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
     }
-    check_syntax(&dockerfile, &options.build_args)?;
+    planning::check_syntax(&dockerfile, &options.build_args)?;
     let mut build = Build::new(options, events, cancel, store, context, name);
     let targets = build.plan(&dockerfile)?;
     build.epoch = build.source_date_epoch()?;
@@ -199,41 +196,6 @@ fn identity(options: &BuildOptions, name: &str) -> String {
     format!("{context}\0{name}")
 }
 
-/// The build argument that names the Dockerfile's language in place of its `# syntax=` line.
-const SYNTAX_ARG: &str = "BUILDKIT_SYNTAX";
-
-/// Refuses languages that are not built in.
-fn check_syntax(dockerfile: &Dockerfile, build_args: &BTreeMap<String, String>) -> Result<(), BuildError> {
-    let directive = dockerfile.directives.syntax.as_ref();
-    let (image, asked, remedy, span) = match (build_args.get(SYNTAX_ARG), directive) {
-        (Some(value), _) => {
-            let image = value.split_whitespace().next().unwrap_or_default();
-            (image, format!("--build-arg {SYNTAX_ARG}={image}"), "leave the argument out", None)
-        }
-        (None, Some(directive)) => {
-            let image = directive.value.as_str();
-            (image, format!("# syntax={image}"), "remove the line", Some(directive.span))
-        }
-        (None, None) => return Ok(()),
-    };
-    let name = image.split(['@', ':']).next().unwrap_or_default();
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
-    if matches!(name, "docker/dockerfile" | "docker/dockerfile-upstream") {
-        return Ok(());
-    }
-    Err(BuildError::plan(
-        format!("`{asked}` asks for another Dockerfile language"),
-        format!("rbuild has docker/dockerfile built in and runs no other frontends; {remedy}, or build with BuildKit"),
-        span.map(|span| span.start..span.end),
-    ))
-}
-
-impl From<PlanError> for BuildError {
-    fn from(error: PlanError) -> Self {
-        Self::plan(error.message, error.help, error.span.map(|span| span.start..span.end))
-    }
-}
-
 impl<'o> Build<'o> {
     /// A build of which nothing is done yet.
     pub(crate) fn new(
@@ -280,107 +242,9 @@ impl<'o> Build<'o> {
         &self.plans
     }
 
-    /// What planning is told for a platform.
-    pub(crate) fn plan_options(&self, platform: &Platform) -> PlanOptions {
-        PlanOptions {
-            build_args: self.options.build_args.clone(),
-            target: self.options.target.clone(),
-            platform: platform.clone(),
-            build_platform: Platform::host(),
-            named_contexts: self.options.named_contexts.keys().cloned().collect(),
-            labels: self.options.labels.clone(),
-            network: self.options.network,
-        }
-    }
-
     /// The ignore rules of the build context, where it is a folder.
     pub(crate) fn context_rules(&self) -> Option<&IgnoreRules> {
         self.context.folder.as_ref().map(|(folder, _)| folder.rules())
-    }
-
-    /// Plans every platform, fetching the configurations that this takes; gives the target of each.
-    fn plan(&mut self, dockerfile: &Dockerfile) -> Result<Vec<StageKey>, BuildError> {
-        let mut targets = Vec::new();
-        let mut unused: Option<BTreeSet<String>> = None;
-        for number in 0..self.platforms.len() {
-            let plan = self.plan_platform(dockerfile, &self.platforms[number].clone())?;
-            targets.push(StageKey { platform: number, stage: plan.target });
-            self.epoch_text.clone_from(&plan.source_date_epoch);
-            let args: BTreeSet<String> = plan.unused_args.iter().cloned().collect();
-            unused = Some(unused.map_or(args.clone(), |before| before.intersection(&args).cloned().collect()));
-            for stage in plan.stages {
-                self.plans.insert(StageKey { platform: number, stage: stage.index }, stage);
-            }
-        }
-        self.mark_exported(&targets);
-        for name in unused.unwrap_or_default() {
-            self.events.event(Event::Warning(Warning {
-                rule: "unused-build-arg".to_owned(),
-                message: format!("the build argument `{name}` is declared nowhere"),
-                help: format!("declare it with `ARG {name}`, or leave --build-arg {name} out"),
-                span: None,
-            }));
-        }
-        Ok(targets)
-    }
-
-    fn plan_platform(&self, dockerfile: &Dockerfile, platform: &Platform) -> Result<Plan, BuildError> {
-        let options = self.plan_options(platform);
-        loop {
-            match plan::plan(dockerfile, &options, &self.bases.configs())? {
-                Outcome::Plan(plan) => return Ok(plan),
-                Outcome::Needs(needed) => self.bases.resolve_all(self, &needed)?,
-            }
-            self.check_cancelled()?;
-        }
-    }
-
-    /// The time that SOURCE_DATE_EPOCH names: the caller's, or that of the build argument or global ARG.
-    fn source_date_epoch(&self) -> Result<Option<i64>, BuildError> {
-        if self.options.epoch.is_some() {
-            return Ok(self.options.epoch);
-        }
-        let Some(text) = self.epoch_text.as_deref().map(str::trim).filter(|text| !text.is_empty()) else {
-            return Ok(None);
-        };
-        text.parse().map(Some).map_err(|_| {
-            BuildError::usage(
-                format!("SOURCE_DATE_EPOCH is `{text}`, which is no time"),
-                "give it as a number of seconds since 1970-01-01 00:00 UTC",
-            )
-        })
-    }
-
-    /// Notes which stages' layers become part of an image.
-    fn mark_exported(&mut self, targets: &[StageKey]) {
-        if !self.makes_image() {
-            return;
-        }
-        for target in targets {
-            let mut key = *target;
-            while self.exported.insert(key) {
-                let Some(Source::Stage(stage)) = self.plans.get(&key).map(|plan| plan.base.clone()) else { break };
-                key.stage = stage;
-            }
-        }
-    }
-
-    /// Tells all steps, numbered.
-    fn announce(&mut self) {
-        let several = self.platforms.len() > 1;
-        let mut steps = Vec::new();
-        for (key, plan) in &self.plans {
-            self.first_steps.insert(*key, steps.len());
-            let count = plan.steps.len();
-            steps.extend(plan.steps.iter().enumerate().map(|(number, step)| StepInfo {
-                stage: plan.name.clone(),
-                position: Some((number + 1, count)),
-                name: step.name.clone(),
-                span: step.span.clone(),
-                platform: several.then(|| plan.platform.clone()),
-            }));
-        }
-        self.events.event(Event::Planned { steps });
     }
 
     pub(crate) fn step_id(&self, key: &StageKey, number: usize) -> StepId {
@@ -428,18 +292,6 @@ impl<'o> Build<'o> {
         jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
     }
 
-    pub(crate) fn client(&self) -> Result<Arc<Client>, BuildError> {
-        if let Some(client) = self.client.get() {
-            return Ok(Arc::clone(client));
-        }
-        let client = Client::new(self.options.registry.clone()).during(|| "prepare to reach registries".to_owned())?;
-        Ok(Arc::clone(self.client.get_or_init(|| Arc::new(client))))
-    }
-
-    pub(crate) fn fetcher(&self) -> Fetcher<'_> {
-        Fetcher { store: self.layers.store(), options: self.options }
-    }
-
     pub(crate) fn context_view(&self) -> Arc<dyn TreeView> {
         Arc::clone(&self.context.view)
     }
@@ -484,115 +336,6 @@ impl<'o> Build<'o> {
                 }
             },
         }
-    }
-
-    /// Refuses what needs a permission that was not given.
-    pub(crate) fn check_entitlements(&self, run: &Run) -> Result<(), BuildError> {
-        let host = run.network == NetworkChoice::Host && self.options.network != NetworkChoice::Host;
-        let needed = [(host, "network.host"), (run.insecure, "security.insecure"), (!run.devices.is_empty(), "device")];
-        for (needed, name) in needed {
-            let allowed = self.options.allow.iter().any(|a| a == name || a.starts_with(&format!("{name}=")));
-            if needed && !allowed {
-                return Err(BuildError::plan(
-                    format!("the step needs the entitlement `{name}`, which was not granted"),
-                    format!("allow it with --allow {name}"),
-                    None,
-                ));
-            }
-        }
-        if !run.devices.is_empty() {
-            return Err(BuildError::plan(
-                "`RUN --device` is not in this version",
-                "build this step with BuildKit, or without the device",
-                None,
-            ));
-        }
-        Ok(())
-    }
-
-    /// The network that all commands of the build share: started for the first that needs it.
-    fn private_network(&self) -> Option<Arc<PrivateNetwork>> {
-        self.network
-            .get_or_init(|| {
-                let path = std::env::join_paths(&self.options.program_path).unwrap_or_default();
-                match PrivateNetwork::start(&path) {
-                    Ok(network) => {
-                        self.events.event(Event::Note("network: a private one, through pasta".to_owned()));
-                        Some(Arc::new(network))
-                    }
-                    Err(error) => {
-                        self.events.event(Event::Note(format!(
-                            "network: the host's, because a private one can't be had ({error})"
-                        )));
-                        None
-                    }
-                }
-            })
-            .clone()
-    }
-
-    pub(crate) fn default_network(&self) -> NetworkMode {
-        self.private_network().map_or(NetworkMode::Host, |network| network.mode())
-    }
-
-    pub(crate) fn has_own_network(&self, choice: NetworkChoice) -> bool {
-        match choice {
-            NetworkChoice::Default => self.private_network().is_some(),
-            NetworkChoice::None => true,
-            NetworkChoice::Host => false,
-        }
-    }
-
-    /// What `/etc/resolv.conf` of a command with that network holds.
-    pub(crate) fn resolv_conf(&self, choice: NetworkChoice) -> Vec<u8> {
-        resolv_conf(self.has_own_network(choice))
-    }
-
-    pub(crate) fn extra_hosts(&self) -> Vec<ExtraHost> {
-        self.options
-            .extra_hosts
-            .iter()
-            .filter_map(|(name, address)| Some(ExtraHost { name: name.clone(), address: address.parse().ok()? }))
-            .collect()
-    }
-
-    /// The bundle of certificate authorities that this machine trusts, for images that have none of their own.
-    pub(crate) fn host_bundle(&self) -> Option<&[u8]> {
-        const BUNDLES: [&str; 4] = [
-            "/etc/ssl/certs/ca-certificates.crt",
-            "/etc/pki/tls/certs/ca-bundle.crt",
-            "/etc/ssl/ca-bundle.pem",
-            "/etc/ssl/cert.pem",
-        ];
-        self.host_bundle.get_or_init(|| BUNDLES.iter().find_map(|path| std::fs::read(path).ok())).as_deref()
-    }
-
-    pub(crate) fn ssh_agent(&self, id: &str) -> Result<Arc<HostAgent>, BuildError> {
-        let mut agents = lock(&self.agents);
-        if let Some(agent) = agents.get(id) {
-            return Ok(Arc::clone(agent));
-        }
-        let action = || format!("open the ssh agent `{id}`");
-        let source = match &self.options.ssh[id] {
-            SshSource::Agent(path) => AgentSource::Socket(path.clone()),
-            SshSource::Keys(paths) => AgentSource::from_paths(paths, None).during(action)?,
-        };
-        let folder = match self.agent_folder.get() {
-            Some(folder) => folder,
-            None => {
-                let folder = self.layers.store().temp_dir("ssh").during(action)?;
-                self.agent_folder.get_or_init(|| folder)
-            }
-        };
-        let path = std::env::join_paths(&self.options.program_path).unwrap_or_default();
-        let agent = Arc::new(HostAgent::open(&source, folder.path(), &path).during(action)?);
-        agents.insert(id.to_owned(), Arc::clone(&agent));
-        Ok(agent)
-    }
-
-    /// Whether this build has not used a cache mount before: `--no-cache` empties each once.
-    pub(crate) fn first_use_of_cache(&self, id: &str) -> bool {
-        lock(&self.used_caches).insert(id.to_owned())
     }
 
     /// Keeps a folder whose digests are to be written down when the build is done.

@@ -1,0 +1,170 @@
+//! From the Dockerfile to the steps of every stage that is needed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rbuild_dockerfile::Dockerfile;
+
+use super::{Build, StageKey};
+use crate::error::BuildError;
+use crate::oci::Platform;
+use crate::plan::{self, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source};
+use crate::progress::{Event, StepInfo, Warning};
+
+/// The build argument that names the Dockerfile's language in place of its `# syntax=` line.
+const SYNTAX_ARG: &str = "BUILDKIT_SYNTAX";
+
+/// Refuses languages that are not built in.
+pub(super) fn check_syntax(dockerfile: &Dockerfile, build_args: &BTreeMap<String, String>) -> Result<(), BuildError> {
+    let directive = dockerfile.directives.syntax.as_ref();
+    let (image, asked, remedy, span) = match (build_args.get(SYNTAX_ARG), directive) {
+        (Some(value), _) => {
+            let image = value.split_whitespace().next().unwrap_or_default();
+            (image, format!("--build-arg {SYNTAX_ARG}={image}"), "leave the argument out", None)
+        }
+        (None, Some(directive)) => {
+            let image = directive.value.as_str();
+            (image, format!("# syntax={image}"), "remove the line", Some(directive.span))
+        }
+        (None, None) => return Ok(()),
+    };
+    let name = image.split(['@', ':']).next().unwrap_or_default();
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    if matches!(name, "docker/dockerfile" | "docker/dockerfile-upstream") {
+        return Ok(());
+    }
+    Err(BuildError::plan(
+        format!("`{asked}` asks for another Dockerfile language"),
+        format!("rbuild has docker/dockerfile built in and runs no other frontends; {remedy}, or build with BuildKit"),
+        span.map(|span| span.start..span.end),
+    ))
+}
+
+impl From<PlanError> for BuildError {
+    fn from(error: PlanError) -> Self {
+        Self::plan(error.message, error.help, error.span.map(|span| span.start..span.end))
+    }
+}
+
+impl Build<'_> {
+    /// What planning is told for a platform.
+    pub(crate) fn plan_options(&self, platform: &Platform) -> PlanOptions {
+        PlanOptions {
+            build_args: self.options.build_args.clone(),
+            target: self.options.target.clone(),
+            platform: platform.clone(),
+            build_platform: Platform::host(),
+            named_contexts: self.options.named_contexts.keys().cloned().collect(),
+            labels: self.options.labels.clone(),
+            network: self.options.network,
+        }
+    }
+
+    /// Plans every platform, fetching the configurations that this takes; gives the target of each.
+    pub(super) fn plan(&mut self, dockerfile: &Dockerfile) -> Result<Vec<StageKey>, BuildError> {
+        let mut targets = Vec::new();
+        let mut unused: Option<BTreeSet<String>> = None;
+        for number in 0..self.platforms.len() {
+            let plan = self.plan_platform(dockerfile, &self.platforms[number].clone())?;
+            targets.push(StageKey { platform: number, stage: plan.target });
+            self.epoch_text.clone_from(&plan.source_date_epoch);
+            let args: BTreeSet<String> = plan.unused_args.iter().cloned().collect();
+            unused = Some(unused.map_or(args.clone(), |before| before.intersection(&args).cloned().collect()));
+            for stage in plan.stages {
+                self.plans.insert(StageKey { platform: number, stage: stage.index }, stage);
+            }
+        }
+        self.mark_exported(&targets);
+        for name in unused.unwrap_or_default() {
+            self.events.event(Event::Warning(Warning {
+                rule: "unused-build-arg".to_owned(),
+                message: format!("the build argument `{name}` is declared nowhere"),
+                help: format!("declare it with `ARG {name}`, or leave --build-arg {name} out"),
+                span: None,
+            }));
+        }
+        Ok(targets)
+    }
+
+    fn plan_platform(&self, dockerfile: &Dockerfile, platform: &Platform) -> Result<Plan, BuildError> {
+        let options = self.plan_options(platform);
+        loop {
+            match plan::plan(dockerfile, &options, &self.bases.configs())? {
+                Outcome::Plan(plan) => return Ok(plan),
+                Outcome::Needs(needed) => self.bases.resolve_all(self, &needed)?,
+            }
+            self.check_cancelled()?;
+        }
+    }
+
+    /// The time that SOURCE_DATE_EPOCH names: the caller's, or that of the build argument or global ARG.
+    pub(super) fn source_date_epoch(&self) -> Result<Option<i64>, BuildError> {
+        if self.options.epoch.is_some() {
+            return Ok(self.options.epoch);
+        }
+        let Some(text) = self.epoch_text.as_deref().map(str::trim).filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|_| {
+            BuildError::usage(
+                format!("SOURCE_DATE_EPOCH is `{text}`, which is no time"),
+                "give it as a number of seconds since 1970-01-01 00:00 UTC",
+            )
+        })
+    }
+
+    /// Notes which stages' layers become part of an image.
+    pub(super) fn mark_exported(&mut self, targets: &[StageKey]) {
+        if !self.makes_image() {
+            return;
+        }
+        for target in targets {
+            let mut key = *target;
+            while self.exported.insert(key) {
+                let Some(Source::Stage(stage)) = self.plans.get(&key).map(|plan| plan.base.clone()) else { break };
+                key.stage = stage;
+            }
+        }
+    }
+
+    /// Tells all steps, numbered.
+    pub(super) fn announce(&mut self) {
+        let several = self.platforms.len() > 1;
+        let mut steps = Vec::new();
+        for (key, plan) in &self.plans {
+            self.first_steps.insert(*key, steps.len());
+            let count = plan.steps.len();
+            steps.extend(plan.steps.iter().enumerate().map(|(number, step)| StepInfo {
+                stage: plan.name.clone(),
+                position: Some((number + 1, count)),
+                name: step.name.clone(),
+                span: step.span.clone(),
+                platform: several.then(|| plan.platform.clone()),
+            }));
+        }
+        self.events.event(Event::Planned { steps });
+    }
+
+    /// Refuses what needs a permission that was not given.
+    pub(crate) fn check_entitlements(&self, run: &Run) -> Result<(), BuildError> {
+        let host = run.network == NetworkChoice::Host && self.options.network != NetworkChoice::Host;
+        let needed = [(host, "network.host"), (run.insecure, "security.insecure"), (!run.devices.is_empty(), "device")];
+        for (needed, name) in needed {
+            let allowed = self.options.allow.iter().any(|a| a == name || a.starts_with(&format!("{name}=")));
+            if needed && !allowed {
+                return Err(BuildError::plan(
+                    format!("the step needs the entitlement `{name}`, which was not granted"),
+                    format!("allow it with --allow {name}"),
+                    None,
+                ));
+            }
+        }
+        if !run.devices.is_empty() {
+            return Err(BuildError::plan(
+                "`RUN --device` is not in this version",
+                "build this step with BuildKit, or without the device",
+                None,
+            ));
+        }
+        Ok(())
+    }
+}
