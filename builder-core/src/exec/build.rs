@@ -209,13 +209,14 @@ impl<'o> Build<'o> {
         let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
         let jobs =
             if options.jobs == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { options.jobs };
+        let stop = Cancel::new();
         Self {
             options,
             events,
             cancel,
-            stop: Cancel::new(),
             epoch: options.epoch,
-            layers: Arc::new(Layers::new(store)),
+            layers: Arc::new(Layers::new(store, vec![cancel.clone(), stop.clone()])),
+            stop,
             bases: Bases::default(),
             jobs: Jobs::new(jobs),
             results: Results::new(),

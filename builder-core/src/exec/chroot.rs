@@ -203,7 +203,7 @@ impl Place<'_> {
 
     fn copy_source(&self, source: &MountedSource, target: &Path) -> Result<(), BuildError> {
         let action = || format!("copy `{}`", source.path);
-        let view = self.stage.build.layers.view(&source.stack)?;
+        let view = self.stage.build.layers.view_with_files(&source.stack)?;
         let Some(entry) = view.get(&source.path).during(action)? else {
             return Err(BuildError::failed(action(), "it was not found"));
         };

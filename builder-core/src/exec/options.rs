@@ -177,6 +177,8 @@ pub struct BuildOptions {
     pub no_cache: NoCache,
     /// Whether tags of base images are looked up again.
     pub pull: bool,
+    /// Whether no request is made: what the store has not kept is an error.
+    pub offline: bool,
     /// How many steps run at the same time; 0 for one per core.
     pub jobs: usize,
     /// Names for the finished image.
@@ -230,6 +232,7 @@ impl BuildOptions {
             extra_hosts: Vec::new(),
             no_cache: NoCache::Never,
             pull: false,
+            offline: false,
             jobs: 0,
             tags: Vec::new(),
             outputs: Vec::new(),

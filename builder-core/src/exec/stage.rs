@@ -253,6 +253,10 @@ impl StageRun<'_, '_> {
 
     /// The tree of the layers so far.
     pub(crate) fn below(&self) -> Result<MergedTree, BuildError> {
+        let done = self.stack.len() - self.base_layers;
+        if self.plan.steps.iter().skip(done).any(|step| matches!(step.action, Action::Run(_))) {
+            return self.build.layers.view_with_files(&self.stack);
+        }
         self.build.layers.view(&self.stack)
     }
 
