@@ -23,6 +23,7 @@ mod copy;
 mod finish;
 mod heal;
 mod host_files;
+mod jobs;
 mod layers;
 mod load;
 mod materialize;

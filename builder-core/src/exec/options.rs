@@ -181,6 +181,9 @@ pub struct BuildOptions {
     pub offline: bool,
     /// How many steps run at the same time; 0 for one per core.
     pub jobs: usize,
+    /// The folder of the tokens that builds of this user share, so that together they run about as many steps as one
+    /// may; the store's own where absent.
+    pub job_tokens: Option<PathBuf>,
     /// Names for the finished image.
     pub tags: Vec<Reference>,
     /// Where the finished image goes.
@@ -234,6 +237,7 @@ impl BuildOptions {
             pull: false,
             offline: false,
             jobs: 0,
+            job_tokens: None,
             tags: Vec::new(),
             outputs: Vec::new(),
             push: false,
