@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::build::{Build, StageKey};
+use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::layers::StackLayer;
 use super::options::NoCache;
 use crate::cache::{PreImage, StepKey, StepRecord, explain_miss};
@@ -42,6 +43,8 @@ pub(crate) struct Made {
     pub(crate) diff_id: DiffId,
     /// The inputs of a COPY one by one, for later explanations.
     pub(crate) files: Option<BTreeMap<String, String>>,
+    /// The most memory that a command's processes had, bytes; 0 where that is not known.
+    pub(crate) peak_bytes: u64,
 }
 
 /// A step that was prepared: its inputs, and what is needed to do it.
@@ -104,8 +107,8 @@ impl StageRun<'_, '_> {
         }
         let last = self.last_record(&slot);
         let miss = self.miss(last.as_ref(), &inputs, &prepared);
-        let job = build.jobs.take();
-        build.check_cancelled()?;
+        let memory = memory_of(step, last.as_ref().map(|(_, record)| record));
+        let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
         build.events.event(Event::StepStarted { step: id, miss });
         let started = Instant::now();
         let result = self.perform(step, prepared, id, &inputs);
@@ -121,8 +124,8 @@ impl StageRun<'_, '_> {
         };
         let (diff_id, created, unchanged) = self.cut_off(step, last, made.diff_id);
         let took = started.elapsed();
-        let record =
-            StepRecord { inputs, diff_id, created, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) };
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let record = StepRecord { inputs, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
         let action = || "record the step".to_owned();
         if let Some(files) = &made.files {
             let bytes = serde_json::to_vec(files).expect("names and texts are strings");
@@ -260,6 +263,10 @@ impl StageRun<'_, '_> {
 
     /// The tree of the layers so far.
     pub(crate) fn below(&self) -> Result<MergedTree, BuildError> {
+        let done = self.stack.len() - self.base_layers;
+        if self.plan.steps.iter().skip(done).any(|step| matches!(step.action, Action::Run(_))) {
+            return self.build.layers.view_with_files(&self.stack);
+        }
         self.build.layers.view(&self.stack)
     }
 
@@ -278,12 +285,20 @@ impl StageRun<'_, '_> {
         if compression.is_none() || self.runs_later() {
             layers.unpack_from(diff_id, &changes)?;
         }
-        Ok(Made { diff_id, files })
+        Ok(Made { diff_id, files, peak_bytes: 0 })
     }
 
     /// Whether a later step of this stage needs the files on disk.
     fn runs_later(&self) -> bool {
         let done = self.stack.len() - self.base_layers;
         self.plan.steps.iter().skip(done + 1).any(|step| matches!(step.action, Action::Run(_)))
+    }
+}
+
+/// How much memory a step will need, by its last run in this place: bytes.
+fn memory_of(step: &Step, last: Option<&StepRecord>) -> u64 {
+    match step.action {
+        Action::Run(_) => last.map(|record| record.peak_bytes).filter(|peak| *peak > 0).unwrap_or(COMMAND_MEMORY),
+        Action::Copy(_) | Action::MakeDirectory { .. } => COPY_MEMORY,
     }
 }

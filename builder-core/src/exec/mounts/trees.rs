@@ -176,7 +176,7 @@ impl StageRun<'_, '_> {
             ..Default::default()
         };
         if let Some(from) = from {
-            let view = self.build.layers.view(&from.stack)?;
+            let view = self.build.layers.view_with_files(&from.stack)?;
             if let Some(part) = part_of(&view, &from.path).during(action)? {
                 if let Some(root) = view.get(&from.path).during(action)? {
                     metadata = crate::tree::Metadata { xattrs: Default::default(), ..root.metadata };
