@@ -42,11 +42,18 @@ pub(crate) struct Layers {
     store: Store,
     origins: Mutex<BTreeMap<DiffId, (Descriptor, Origin)>>,
     trees: Mutex<BTreeMap<DiffId, Arc<Tree>>>,
+    /// Where layers that were asked for are unpacked: the store's lease keeps them there.
+    folders: Mutex<BTreeMap<DiffId, PathBuf>>,
 }
 
 impl Layers {
     pub(crate) const fn new(store: Store) -> Self {
-        Self { store, origins: Mutex::new(BTreeMap::new()), trees: Mutex::new(BTreeMap::new()) }
+        Self {
+            store,
+            origins: Mutex::new(BTreeMap::new()),
+            trees: Mutex::new(BTreeMap::new()),
+            folders: Mutex::new(BTreeMap::new()),
+        }
     }
 
     pub(crate) const fn store(&self) -> &Store {
@@ -89,14 +96,19 @@ impl Layers {
 
     /// The folder that a layer is unpacked in, ready to be an overlay lower directory.
     pub(crate) fn unpacked(&self, diff_id: DiffId) -> Result<PathBuf, BuildError> {
-        if let Some(path) = self.store.layer(diff_id).and_then(|layer| layer.fs_path()) {
-            return Ok(path);
+        if let Some(path) = lock(&self.folders).get(&diff_id) {
+            return Ok(path.clone());
         }
-        self.load(diff_id, true)?;
-        self.store
-            .layer(diff_id)
-            .and_then(|layer| layer.fs_path())
-            .ok_or_else(|| BuildError::failed(format!("unpack the layer {diff_id}"), "it is gone again"))
+        let folder = || self.store.layer(diff_id).and_then(|layer| layer.fs_path());
+        let path = match folder() {
+            Some(path) => path,
+            None => {
+                self.load(diff_id, true)?;
+                folder().ok_or_else(|| BuildError::failed(format!("unpack the layer {diff_id}"), "it is gone again"))?
+            }
+        };
+        lock(&self.folders).insert(diff_id, path.clone());
+        Ok(path)
     }
 
     /// The folders of a stack, lowest first, unpacking what is not yet, several at a time.

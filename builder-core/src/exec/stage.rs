@@ -9,7 +9,7 @@ use super::layers::StackLayer;
 use super::options::NoCache;
 use crate::cache::{PreImage, StepKey, StepRecord, explain_miss};
 use crate::error::{BuildError, During, FailedStep};
-use crate::oci::{DiffId, ImageConfig};
+use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
 use crate::tree::{Change, MergedTree};
@@ -30,6 +30,9 @@ pub(crate) struct StageRun<'b, 'o> {
     pub(crate) stack: Vec<StackLayer>,
     /// How many of them are the base's.
     base_layers: usize,
+    /// The chain IDs of the base's layers, and of the stage's own: a stage of hundreds of steps would spend its time on
+    /// computing them anew for each.
+    chains: (Option<ChainId>, Option<ChainId>),
     /// Whether the layers become part of the image.
     pub(crate) exported: bool,
 }
@@ -57,8 +60,10 @@ pub(crate) fn run_stage(build: &Build<'_>, key: &StageKey, plan: &StagePlan) -> 
         }
         source => build.base_of(source, plan)?,
     };
-    let mut run =
-        StageRun { build, plan, key: *key, base_layers: stack.len(), stack, exported: build.is_exported(key) };
+    let base: Vec<DiffId> = stack.iter().map(|layer| layer.diff_id).collect();
+    let chains = (ChainId::of(&base), None);
+    let exported = build.is_exported(key);
+    let mut run = StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported };
     let history_start = config.history.len();
     let mut history = plan.history.clone();
     for (number, step) in plan.steps.iter().enumerate() {
@@ -92,7 +97,7 @@ impl StageRun<'_, '_> {
             && let Some(record) = self.recorded(&key)
         {
             build.events.event(Event::StepStarted { step: id, miss: None });
-            self.stack.push(StackLayer { diff_id: record.diff_id, base_blob: None });
+            self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
             self.remember_last(&slot, &key)?;
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             return Ok(record.created);
@@ -129,10 +134,16 @@ impl StageRun<'_, '_> {
         if self.exported {
             build.compress_in_background(&layer);
         }
-        self.stack.push(layer);
+        self.push(layer);
         let end = if unchanged { StepEnd::Unchanged } else { StepEnd::Done };
         build.events.event(Event::StepEnded { step: id, end, took });
         Ok(created)
+    }
+
+    /// Puts a step's layer on top.
+    fn push(&mut self, layer: StackLayer) {
+        self.chains.1 = Some(ChainId::with(self.chains.1, layer.diff_id));
+        self.stack.push(layer);
     }
 
     fn must_run(&self) -> bool {
@@ -227,13 +238,9 @@ impl StageRun<'_, '_> {
     /// Adds what is below: by contents, so a base that was pulled anew, or a step that ran again, changes nothing by
     /// itself.
     fn add_parent(&self, inputs: &mut PreImage) {
-        let digest = |layers: &[StackLayer]| {
-            let ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id).collect();
-            crate::oci::ChainId::of(&ids).map_or_else(|| "none".to_owned(), |chain| chain.to_string())
-        };
-        let (base, own) = self.stack.split_at(self.base_layers);
-        inputs.add("the base image", digest(base));
-        inputs.add("the result of an earlier step", digest(own));
+        let digest = |chain: Option<ChainId>| chain.map_or_else(|| "none".to_owned(), |chain| chain.to_string());
+        inputs.add("the base image", digest(self.chains.0));
+        inputs.add("the result of an earlier step", digest(self.chains.1));
     }
 
     pub(crate) fn add_epoch(&self, inputs: &mut PreImage) {
