@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 /// Turns a call's result into its value or the error number.
-fn check(result: c_long) -> Result<c_long, Errno> {
+pub(super) fn check(result: c_long) -> Result<c_long, Errno> {
     if result >= 0 {
         return Ok(result);
     }
