@@ -90,6 +90,8 @@ impl Fetcher<'_> {
         let mut writer = self.store.hashed_blob_writer()?;
         std::io::copy(&mut downloaded.file.reopen()?, &mut writer)?;
         let blob = writer.finish_with(MEDIA_TYPE, downloaded.digest, downloaded.size)?;
+        // Looking at it keeps it from being pruned while the build may read it.
+        self.store.verify_blob(&blob)?;
         let kept = Kept { blob, modified: downloaded.last_modified, etag: downloaded.etag.clone() };
         let bytes = serde_json::to_vec(&kept).expect("a descriptor has string keys only");
         self.store.write_note("fetched", &url.to_string(), &bytes)?;
