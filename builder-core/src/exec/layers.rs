@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::carry::Losses;
 use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
 use crate::layer::{self, Compression, EncodedLayer, Limits};
@@ -28,6 +29,8 @@ pub(crate) enum Origin {
     Registry(Arc<Client>, Reference),
     /// The store itself.
     Store,
+    /// A cache of another machine, which may have lost the layer since.
+    Carried(Box<Origin>, Arc<Losses>),
 }
 
 /// A layer of a stage: its diff ID and, for one of a base image, the blob that the image has it in.
@@ -148,7 +151,11 @@ impl Layers {
             self.remember_blob(diff_id, &descriptor)?;
             return Ok(tree);
         }
-        let tree = self.read_from(diff_id, &descriptor, &origin, unpack)?;
+        let tree = self.read_from(diff_id, &descriptor, &origin, unpack).inspect_err(|error| {
+            if let Origin::Carried(_, losses) = &origin {
+                losses.add(diff_id, error);
+            }
+        })?;
         self.remember_blob(diff_id, &descriptor)?;
         Ok(tree)
     }
@@ -264,11 +271,18 @@ impl Layers {
         }
         let action = || format!("compress the layer {}", layer.diff_id);
         let wanted = compression.media_type();
-        let known = self.store.layer_blobs(layer.diff_id).during(action)?;
-        if let Some(blob) = known.into_iter().find(|b| b.descriptor.media_type == wanted) {
-            return Ok(blob.descriptor);
+        let known = || -> Result<Option<Descriptor>, BuildError> {
+            let blobs = self.store.layer_blobs(layer.diff_id).during(action)?;
+            Ok(blobs.into_iter().map(|blob| blob.descriptor).find(|blob| blob.media_type == wanted))
+        };
+        if let Some(blob) = known()? {
+            return Ok(blob);
         }
         let tree = self.tree(layer.diff_id)?;
+        // Reading a layer of another machine brought its blob along.
+        if let Some(blob) = known()? {
+            return Ok(blob);
+        }
         let folder = self.unpacked(layer.diff_id)?;
         let changes = changes_of(&tree, &folder).during(action)?;
         let mut writer = self.store.hashed_blob_writer().during(action)?;
@@ -305,6 +319,7 @@ fn open_origin<'a>(
         Origin::Registry(client, reference) => {
             Box::new(client.blob(reference, blob).during(|| format!("fetch the blob {} of {reference}", blob.digest))?)
         }
+        Origin::Carried(inner, _) => open_origin(store, inner, blob)?,
         Origin::Store => Box::new(store.open_blob(blob).during(|| format!("open the blob {}", blob.digest))?),
     })
 }

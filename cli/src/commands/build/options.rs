@@ -53,6 +53,8 @@ pub(super) fn of(
         settings::NoCache::Stages(stages) => NoCache::Stages(stages.iter().cloned().collect()),
     };
     options.pull = settings.pull;
+    options.cache_from.clone_from(&settings.cache_from);
+    options.cache_to.clone_from(&settings.cache_to);
     options.jobs = settings.jobs.unwrap_or_default();
     options.tags = tags(settings)?;
     options.outputs.clone_from(&outputs.outputs);
