@@ -1,0 +1,1 @@
+"""What `benches/compare` and `benches/curves` share: workloads, builders, measuring and the tables."""

@@ -1,0 +1,213 @@
+"""The builders: each loads the base, builds a context cold or warm, and shows a file of what it made."""
+import os, pathlib, shutil, subprocess, tarfile
+
+from .measure import measure, output
+from .workloads import BASE
+
+HERE = pathlib.Path(__file__).resolve().parent.parent.parent
+RBUILD = os.environ.get("RBUILD", str(HERE / "target/release/rbuild"))
+MADE = "localhost/made:1"
+
+
+class Builder:
+    """What all have in common. `archive` asks for an OCI archive beside what the builder keeps itself."""
+
+    #: The client's processor time and memory are the whole builder's.
+    is_one_process = False
+
+    def __init__(self, work, archive):
+        self.archive = work / f"{self.name}.tar" if archive else None
+
+    def usable(self):
+        """Why it can't be used; empty where it can."""
+        return "" if shutil.which(self.program) else "it is not installed"
+
+
+class Rbuild(Builder):
+    name = program = "rbuild"
+    is_one_process = True
+
+    def __init__(self, work, archive):
+        super().__init__(work, archive)
+        self.root = work / "rbuild"
+
+    def usable(self):
+        return "" if os.path.exists(RBUILD) else f"there is no {RBUILD}: build it, or set RBUILD"
+
+    def load_base(self, folder):
+        measure([RBUILD, "--root", self.root, "build", "-q", "-t", BASE, folder])
+
+    def forget(self):
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def build(self, context, cold):
+        to = ["-o", f"type=oci,dest={self.archive}"] if self.archive else []
+        cold = ["--no-cache"] if cold else []
+        return measure([RBUILD, "--root", self.root, "build", "-q", *cold, *to, "-t", MADE, context])
+
+    def read(self, path):
+        command = [RBUILD, "--root", self.root, "run", "--network=none", "--entrypoint", "/bin/cat", MADE, path]
+        return subprocess.run([str(word) for word in command], check=True, capture_output=True).stdout
+
+    def layer_sizes(self):
+        """Bytes of the image's compressed layers."""
+        import json
+        index = json.loads((self.root / "index.json").read_text())
+        blob = lambda descriptor: self.root / "blobs/sha256" / descriptor["digest"].split(":")[1]
+        made = [m for m in index["manifests"] if "made" in str(m.get("annotations", {}))]
+        return [layer["size"] for layer in json.loads(blob(made[-1]).read_text())["layers"]]
+
+
+class Buildah(Builder):
+    name = program = "buildah"
+
+    def __init__(self, work, archive):
+        super().__init__(work, archive)
+        self.folders = [work / "buildah", work / "buildah-run"]
+        self.flags = ["--root", self.folders[0], "--runroot", self.folders[1], "--storage-driver", "overlay"]
+
+    def load_base(self, folder):
+        measure(["buildah", *self.flags, "build", "-q", "-t", BASE, folder])
+
+    def forget(self):
+        subprocess.run(["buildah", *map(str, self.flags), "rmi", "-a", "-f"], capture_output=True)
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def build(self, context, cold):
+        flags = ["--layers", "--isolation", "chroot", "--tls-verify=false", *(["--no-cache"] if cold else [])]
+        figure = measure(["buildah", *self.flags, "build", "-q", *flags, "-t", MADE, context])
+        if self.archive:
+            self.archive.unlink(missing_ok=True)
+            figure.wall += measure(["buildah", *self.flags, "push", "-q", MADE, f"oci-archive:{self.archive}"]).wall
+        return figure
+
+    def read(self, path):
+        container = output("buildah", *self.flags, "from", MADE).strip()
+        folder = output("buildah", *self.flags, "mount", container).strip()
+        try:
+            return pathlib.Path(folder + path).read_bytes()
+        finally:
+            output("buildah", *self.flags, "rm", container)
+
+
+class Docker(Builder):
+    """Docker's own command; Podman's is spelled the same."""
+
+    name = program = "docker"
+
+    def usable(self):
+        missing = super().usable()
+        if not missing and subprocess.run([self.program, "info"], capture_output=True).returncode:
+            missing = "its service does not answer"
+        return missing
+
+    def load_base(self, folder):
+        measure([self.program, "build", "-q", "-t", BASE, folder])
+
+    def forget(self):
+        for image in (MADE, BASE):
+            subprocess.run([self.program, "rmi", "-f", image], capture_output=True)
+        subprocess.run([self.program, "builder", "prune", "-a", "-f"], capture_output=True)
+
+    def build(self, context, cold):
+        figure = measure([self.program, "build", "-q", *(["--no-cache"] if cold else []), "-t", MADE, context])
+        if self.archive:
+            self.archive.unlink(missing_ok=True)
+            figure.wall += measure([self.program, "save", "-o", self.archive, MADE]).wall
+        return figure
+
+    def read(self, path):
+        command = [self.program, "run", "--rm", "--entrypoint", "/bin/cat", MADE, path]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+class Podman(Docker):
+    name = program = "podman"
+
+
+class BuildKit(Builder):
+    """buildctl with a running buildkitd (BUILDKIT_HOST says where). It always writes an archive."""
+
+    name, program = "buildkit", "buildctl"
+
+    def __init__(self, work, archive):
+        super().__init__(work, True)
+        self.layout = work / "buildkit-base"
+
+    def usable(self):
+        missing = super().usable()
+        if not missing and subprocess.run(["buildctl", "debug", "workers"], capture_output=True).returncode:
+            missing = "no buildkitd answers; start one and set BUILDKIT_HOST"
+        return missing
+
+    def load_base(self, folder):
+        made = ["--output", f"type=oci,dest={self.layout},tar=false,name={BASE}"]
+        measure(["buildctl", "build", "--frontend", "dockerfile.v0", "--local", f"context={folder}",
+                 "--local", f"dockerfile={folder}", *made])
+
+    def forget(self):
+        measure(["buildctl", "prune", "--all"])
+
+    def build(self, context, cold):
+        base = []
+        if self.layout.exists():
+            import json
+            digest = json.loads((self.layout / "index.json").read_text())["manifests"][0]["digest"]
+            base = ["--oci-layout", f"base={self.layout}", "--opt", f"context:{BASE}=oci-layout://base@{digest}"]
+        return measure(["buildctl", "build", "--frontend", "dockerfile.v0", "--local", f"context={context}",
+                        "--local", f"dockerfile={context}", *(["--no-cache"] if cold else []), *base,
+                        "--output", f"type=oci,dest={self.archive},name={MADE}"])
+
+    def read(self, path):
+        return read_from_archive(self.archive, path)
+
+
+class Kaniko(Builder):
+    """Kaniko's executor. It works on the file system that it runs in, so it is used only where that is a container's."""
+
+    name, program = "kaniko", "executor"
+
+    def __init__(self, work, archive):
+        super().__init__(work, True)
+        self.base = None
+
+    def usable(self):
+        missing = super().usable()
+        return missing or ("" if os.environ.get("KANIKO_DIR") else "KANIKO_DIR is not set: this is not its own container")
+
+    def load_base(self, folder):
+        raise NotImplementedError("Kaniko takes its base from a registry: only the workload `pull` is run with it")
+
+    def forget(self):
+        pass
+
+    def build(self, context, cold):
+        return measure(["executor", "--context", f"dir://{context}", "--dockerfile", context / "Dockerfile", "--no-push",
+                        "--insecure-pull", "--tar-path", self.archive, "--destination", MADE, "--cleanup"])
+
+    def read(self, path):
+        return read_from_archive(self.archive, path)
+
+
+def read_from_archive(archive, path):
+    """A file of the image in an OCI or Docker archive: of the topmost layer that has it."""
+    import json
+    with tarfile.open(archive) as outer:
+        names = outer.getnames()
+        load = lambda name: json.load(outer.extractfile(name))
+        blob = lambda digest: "blobs/" + digest.replace(":", "/")
+        if "manifest.json" in names:
+            layers = load("manifest.json")[0]["Layers"]
+        else:
+            manifest = load(blob(load("index.json")["manifests"][0]["digest"]))
+            layers = [blob(layer["digest"]) for layer in manifest["layers"]]
+        for name in reversed(layers):
+            with tarfile.open(fileobj=outer.extractfile(name)) as layer:
+                for member in layer:
+                    if member.name.lstrip("./") == path.lstrip("/"):
+                        return layer.extractfile(member).read()
+    raise FileNotFoundError(path)
+
+
+ALL = [Rbuild, BuildKit, Buildah, Docker, Podman, Kaniko]
