@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::carry::Losses;
 use super::options::Cancel;
 use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
@@ -29,6 +30,8 @@ pub(crate) enum Origin {
     Registry(Arc<Client>, Reference),
     /// The store itself.
     Store,
+    /// A cache of another machine, which may have lost the layer since.
+    Carried(Box<Origin>, Arc<Losses>),
 }
 
 /// A layer of a stage: its diff ID and, for one of a base image, the blob that the image has it in.
@@ -185,11 +188,18 @@ impl Layers {
         }
         let action = || format!("compress the layer {}", layer.diff_id);
         let wanted = compression.media_type();
-        let known = self.store.layer_blobs(layer.diff_id).during(action)?;
-        if let Some(blob) = known.into_iter().find(|b| b.descriptor.media_type == wanted) {
-            return Ok(blob.descriptor);
+        let known = || -> Result<Option<Descriptor>, BuildError> {
+            let blobs = self.store.layer_blobs(layer.diff_id).during(action)?;
+            Ok(blobs.into_iter().map(|blob| blob.descriptor).find(|blob| blob.media_type == wanted))
+        };
+        if let Some(blob) = known()? {
+            return Ok(blob);
         }
         let tree = self.tree(layer.diff_id)?;
+        // Reading a layer of another machine brought its blob along.
+        if let Some(blob) = known()? {
+            return Ok(blob);
+        }
         let folder = self.unpacked(layer.diff_id)?;
         let changes = changes_of(&tree, &folder).during(action)?;
         let mut writer = self.store.hashed_blob_writer().during(action)?;

@@ -102,6 +102,7 @@ impl StageRun<'_, '_> {
             build.events.event(Event::StepStarted { step: id, miss: None });
             self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
             self.remember_last(&slot, &key)?;
+            build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             return Ok(record.created);
         }
@@ -133,6 +134,7 @@ impl StageRun<'_, '_> {
         }
         build.layers.store().write_step(key.as_str(), &record.to_bytes()).during(action)?;
         self.remember_last(&slot, &key)?;
+        build.carry.note(self.key, &key, diff_id);
         let layer = StackLayer { diff_id, base_blob: None };
         if self.exported {
             build.compress_in_background(&layer);
@@ -158,9 +160,13 @@ impl StageRun<'_, '_> {
     }
 
     fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
-        let bytes = self.build.layers.store().read_step(key.as_str()).ok()??;
-        let record = StepRecord::from_bytes(&bytes)?;
-        self.build.layers.is_available(record.diff_id).then_some(record)
+        let build = self.build;
+        let stored = build.layers.store().read_step(key.as_str()).ok().flatten();
+        let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
+        match stored {
+            Some(record) if build.layers.is_available(record.diff_id) => Some(record),
+            stored => build.carry.find(build, key, stored),
+        }
     }
 
     /// The record of the last run of the step in this place of this Dockerfile.
