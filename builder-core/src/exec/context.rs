@@ -15,7 +15,7 @@ use crate::store::{Store, TempDir};
 use crate::tree::{Timestamp, TreeView, read_small};
 
 /// The largest Dockerfile, and ignore file, that is read: bytes.
-const DOCKERFILE_LIMIT: u64 = 16 << 20;
+pub(super) const DOCKERFILE_LIMIT: u64 = 16 << 20;
 
 /// A build context that can be read.
 #[derive(Clone)]
