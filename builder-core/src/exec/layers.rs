@@ -10,9 +10,10 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::encoding::Encoders;
 use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
-use crate::layer::{self, Compression, EncodedLayer, Limits};
+use crate::layer::{self, EncodedLayer, Limits};
 use crate::oci::{Descriptor, DiffId};
 use crate::reference::Reference;
 use crate::registry::Client;
@@ -42,15 +43,21 @@ pub(crate) struct Layers {
     store: Store,
     origins: Mutex<BTreeMap<DiffId, (Descriptor, Origin)>>,
     trees: Mutex<BTreeMap<DiffId, Arc<Tree>>>,
+    encoders: Encoders,
 }
 
 impl Layers {
-    pub(crate) const fn new(store: Store) -> Self {
-        Self { store, origins: Mutex::new(BTreeMap::new()), trees: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(store: Store) -> Self {
+        let encoders = Encoders::new();
+        Self { store, origins: Mutex::new(BTreeMap::new()), trees: Mutex::new(BTreeMap::new()), encoders }
     }
 
     pub(crate) const fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) const fn encoders(&self) -> &Encoders {
+        &self.encoders
     }
 
     /// Tells where a base image's layer can be read.
@@ -80,6 +87,11 @@ impl Layers {
         };
         lock(&self.trees).insert(diff_id, Arc::clone(&tree));
         Ok(tree)
+    }
+
+    /// Keeps the record of a layer that was just made.
+    pub(super) fn keep_tree(&self, diff_id: DiffId, tree: Tree) {
+        lock(&self.trees).insert(diff_id, Arc::new(tree));
     }
 
     fn stored_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
@@ -202,7 +214,7 @@ impl Layers {
         Ok(tree)
     }
 
-    fn remember_blob(&self, diff_id: DiffId, descriptor: &Descriptor) -> Result<(), BuildError> {
+    pub(super) fn remember_blob(&self, diff_id: DiffId, descriptor: &Descriptor) -> Result<(), BuildError> {
         self.store
             .add_layer_blob(
                 diff_id,
@@ -232,62 +244,13 @@ impl Layers {
         writer.finish_expecting(blob).during(action)?;
         self.remember_blob(diff_id, blob)
     }
-
-    /// Encodes changes that a step made: only their digest and record where the result is not `compressed`.
-    pub(crate) fn add(&self, changes: &[Change], compressed: Option<&Compression>) -> Result<DiffId, BuildError> {
-        let action = || "write the layer".to_owned();
-        let encoded = match compressed {
-            Some(compression) => {
-                let mut writer = self.store.hashed_blob_writer().during(action)?;
-                let encoded = layer::encode(changes, *compression, &mut writer).during(action)?;
-                writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
-                self.remember_blob(encoded.diff_id, &descriptor_of(&encoded))?;
-                encoded
-            }
-            None => layer::encode(changes, Compression::Uncompressed, &mut io::sink()).during(action)?,
-        };
-        let diff_id = encoded.diff_id;
-        self.store.add_layer_tree(diff_id, encoded.tree.as_bytes()).during(action)?;
-        lock(&self.trees).insert(diff_id, Arc::new(encoded.tree));
-        Ok(diff_id)
-    }
-
-    /// The blob of a layer in the compression asked for, made from its files where the store has none.
-    pub(crate) fn blob(
-        self: &Arc<Self>,
-        layer: &StackLayer,
-        compression: Compression,
-    ) -> Result<Descriptor, BuildError> {
-        if let Some(blob) = &layer.base_blob {
-            self.fetch_blob(layer.diff_id, blob)?;
-            return Ok(blob.clone());
-        }
-        let action = || format!("compress the layer {}", layer.diff_id);
-        let wanted = compression.media_type();
-        let known = self.store.layer_blobs(layer.diff_id).during(action)?;
-        if let Some(blob) = known.into_iter().find(|b| b.descriptor.media_type == wanted) {
-            return Ok(blob.descriptor);
-        }
-        let tree = self.tree(layer.diff_id)?;
-        let folder = self.unpacked(layer.diff_id)?;
-        let changes = changes_of(&tree, &folder).during(action)?;
-        let mut writer = self.store.hashed_blob_writer().during(action)?;
-        let encoded = layer::encode(&changes, compression, &mut writer).during(action)?;
-        if encoded.diff_id != layer.diff_id {
-            return Err(BuildError::failed(action(), "its unpacked files were changed by somebody")
-                .with_help("build again with --no-cache"));
-        }
-        let descriptor = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
-        self.remember_blob(layer.diff_id, &descriptor)?;
-        Ok(descriptor)
-    }
 }
 
-fn descriptor_of(encoded: &EncodedLayer) -> Descriptor {
+pub(super) fn descriptor_of(encoded: &EncodedLayer) -> Descriptor {
     Descriptor::new(encoded.media_type, encoded.digest, encoded.size)
 }
 
-fn compression_name(media_type: &str) -> &'static str {
+pub(super) fn compression_name(media_type: &str) -> &'static str {
     match media_type {
         t if t.ends_with("gzip") => "gzip",
         t if t.ends_with("zstd") => "zstd",
