@@ -103,12 +103,15 @@ pub(crate) struct Fetcher<'a> {
 pub fn build(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<BuildResult, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    super::room::use_limit(&store, options);
     let fetcher = Fetcher { store: &store, options };
     let (context, text) = super::context::open(options, &store, &fetcher)?;
     let DockerfileText { name, text } = text;
-    let result = super::heal::healing(events, |events| {
+    let result = super::heal::healing(&store, Arc::clone(&events), |events| {
         build_text(options, events, cancel, store.clone(), context.clone(), &name, &text)
     });
+    drop(context);
+    super::room::keep_limit(&store, &events);
     result.map_err(|mut error| {
         error.dockerfile.get_or_insert((name, text));
         error
@@ -153,9 +156,11 @@ pub fn build_plan(
     };
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    super::room::use_limit(&store, options);
     let context = super::context::open_without_dockerfile(options, &store)?;
     let target = StageKey { platform: 0, stage: last.index };
-    let mut build = Build::new(options, events, cancel, store, context, "");
+    let told = Arc::clone(&events);
+    let mut build = Build::new(options, events, cancel, store.clone(), context, "");
     build.platforms = vec![last.platform.clone()];
     let mut sources: Vec<Source> =
         stages.iter().flat_map(|stage| stage.sources().chain([&stage.base]).cloned()).collect();
@@ -166,7 +171,9 @@ pub fn build_plan(
     build.bases.resolve_all(&build, &needed)?;
     build.plans = stages.into_iter().map(|stage| (StageKey { platform: 0, stage: stage.index }, stage)).collect();
     build.mark_exported(&[target]);
-    run_plan(build, &[target])
+    let result = run_plan(build, &[target]);
+    super::room::keep_limit(&store, &told);
+    result
 }
 
 /// Does what was planned.

@@ -16,7 +16,7 @@ use crate::layer::{self, Compression, EncodedLayer, Limits};
 use crate::oci::{Descriptor, DiffId};
 use crate::reference::Reference;
 use crate::registry::Client;
-use crate::store::{LayerBlob, Store};
+use crate::store::{LayerBlob, Store, StoreError};
 use crate::tree::{Change, Content, LayerFiles, MergedTree, OpenContent, Tree, TreeLayer, TreePath};
 
 /// Where a blob can be read that the store may not have.
@@ -89,14 +89,13 @@ impl Layers {
 
     /// The folder that a layer is unpacked in, ready to be an overlay lower directory.
     pub(crate) fn unpacked(&self, diff_id: DiffId) -> Result<PathBuf, BuildError> {
-        if let Some(path) = self.store.layer(diff_id).and_then(|layer| layer.fs_path()) {
+        let action = || format!("unpack the layer {diff_id}");
+        if let Some(path) = self.store.sound_layer_path(diff_id).during(action)? {
             return Ok(path);
         }
         self.load(diff_id, true)?;
-        self.store
-            .layer(diff_id)
-            .and_then(|layer| layer.fs_path())
-            .ok_or_else(|| BuildError::failed(format!("unpack the layer {diff_id}"), "it is gone again"))
+        let unpacked = self.store.sound_layer_path(diff_id).during(action)?;
+        unpacked.ok_or_else(|| BuildError::failed(action(), "it is gone again"))
     }
 
     /// The folders of a stack, lowest first, unpacking what is not yet, several at a time.
@@ -139,7 +138,7 @@ impl Layers {
         let origin = lock(&self.origins).get(&diff_id).cloned();
         let Some((descriptor, origin)) = origin else {
             return Err(failure.unwrap_or_else(|| {
-                BuildError::failed(action(), "the store has lost it").with_help("build again with --no-cache")
+                BuildError::failed(action(), StoreError::LayerLost { diff_id }).with_help("build again with --no-cache")
             }));
         };
         if self.store.has_blob(&descriptor.digest, descriptor.size)
@@ -274,7 +273,8 @@ impl Layers {
         let mut writer = self.store.hashed_blob_writer().during(action)?;
         let encoded = layer::encode(&changes, compression, &mut writer).during(action)?;
         if encoded.diff_id != layer.diff_id {
-            return Err(BuildError::failed(action(), "its unpacked files were changed by somebody")
+            self.store.discard_unpacked(layer.diff_id).during(action)?;
+            return Err(BuildError::failed(action(), StoreError::LayerLost { diff_id: layer.diff_id })
                 .with_help("build again with --no-cache"));
         }
         let descriptor = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;

@@ -18,7 +18,7 @@ use crate::cache::PreImage;
 use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run, Source};
 use crate::snapshot::{MountKind, MountPoint, MountPointLayer, mount_point_layer};
-use crate::store::CacheSharing;
+use crate::store::{CacheSharing, MountAbout};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::{Mount, MountSource, TmpfsFile};
 use crate::tree::{FollowLast, MergedTree, TreePath, TreeView, resolve};
@@ -310,6 +310,8 @@ impl StageRun<'_, '_> {
                 }
             }
         };
+        let about = MountAbout { id: mount.effective_id(), namespace: run.cache_namespace.clone() };
+        store.describe_cache_mount(&id, &about).during(action)?;
         let path = cache.path().to_owned();
         keep.push(Arc::new(cache));
         Ok(Wanted {
