@@ -12,11 +12,13 @@
 //! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
 //! finish     configuration, manifest, names, outputs, push
+//! carry      results of steps from and for other machines
 //! ```
 
 mod bases;
 mod build;
 mod ca;
+mod carry;
 mod check;
 mod check_store;
 mod chroot;
@@ -26,11 +28,14 @@ mod copy;
 mod finish;
 mod heal;
 mod host_files;
+mod jobs;
 mod layers;
+mod load;
 mod materialize;
 mod mounts;
 mod options;
 mod platforms;
+mod remote_files;
 mod room;
 mod run;
 mod run_image;
@@ -39,6 +44,7 @@ mod ssh_agent;
 mod stage;
 
 pub use build::{BuildResult, BuiltImage, build, build_plan};
+pub use carry::{CacheMode, CachePlace, CacheSource, CacheTarget};
 pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
 pub use check_store::check_store;
 pub use host_files::{ExtraHost, ExtraHostError};

@@ -14,6 +14,16 @@ pub struct Lock {
 }
 
 impl Store {
+    /// Takes the lock of a note if it is free. Its holder is about to make the note, so who gets the lock later looks
+    /// again whether the note is there. Some notes share a lock: no thread may hold two.
+    ///
+    /// # Errors
+    /// When the lock can't be taken.
+    pub fn try_lock_note(&self, kind: &str, name: &str) -> Result<Option<Lock>, StoreError> {
+        let hash = blake3::hash(format!("{kind}\0{name}").as_bytes()).to_hex();
+        self.try_lock(&format!("note-{}", &hash[..2]))
+    }
+
     /// Waits for a lock of the store by name.
     pub(super) fn lock(&self, name: &str) -> Result<Lock, StoreError> {
         let path = self.path("locks").join(name);

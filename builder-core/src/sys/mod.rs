@@ -9,6 +9,7 @@
 //! byte_lock locks on single bytes of a file
 //! emulation programs for other processors
 //! process   helper programs (git, newuidmap, pasta) with a cleaned environment
+//! usage     how much memory processes use, and how much there is
 //! ```
 //!
 //! `docs/kernel.md` lists each call with the kernel version it needs and what is done without it.
@@ -22,4 +23,5 @@ pub mod network;
 pub mod process;
 pub mod pty;
 pub mod sandbox;
+pub mod usage;
 pub mod userns;
