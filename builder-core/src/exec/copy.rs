@@ -153,6 +153,11 @@ impl StageRun<'_, '_> {
             help = format!("it is excluded by {file}:{line} (`{pattern}`)");
         } else if let Some(similar) = hint.similar.first() {
             help = format!("did you mean `{similar}`?");
+        } else if from_context && path.split('/').any(|part| part == "..") {
+            // COMPAT(buildkit): such a path is taken as one from the context's top.
+            help = "`..` does not lead out of the build context: give a larger folder as the context, or another one with \
+                    --build-context and COPY --from"
+                .to_owned();
         }
         failed.with_help(help)
     }

@@ -267,7 +267,10 @@ fn call(args: &BuildArgs) -> Result<Call, UsageError> {
             "format=text" => json = false,
             "ignorestatus" | "ignorestatus=true" => ignore_status = true,
             "ignorestatus=false" => ignore_status = false,
-            _ => return Err(UsageError::value("--call", value, &format!("unknown field `{field}`"))),
+            _ => {
+                return Err(UsageError::value("--call", value, &format!("unknown field `{field}`"))
+                    .hint("fields are format=text, format=json and ignorestatus"));
+            }
         }
     }
     match method.strip_prefix("method=").unwrap_or(&method) {

@@ -90,7 +90,9 @@ impl Build<'_> {
         loop {
             match plan::plan(dockerfile, &options, &self.bases.configs())? {
                 Outcome::Plan(plan) => return Ok(plan),
-                Outcome::Needs(needed) => self.bases.resolve_all(self, &needed)?,
+                Outcome::Needs(needed) => {
+                    self.bases.resolve_all(self, &needed).map_err(|error| near_stage(error, dockerfile))?;
+                }
             }
             self.check_cancelled()?;
         }
@@ -166,5 +168,15 @@ impl Build<'_> {
             ));
         }
         Ok(())
+    }
+}
+
+/// An image that can't be had may be a stage's name, mistyped.
+fn near_stage(error: BuildError, dockerfile: &Dockerfile) -> BuildError {
+    let named = error.span().and_then(|place| dockerfile.source().get(place)).unwrap_or_default().to_lowercase();
+    let stages = dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref());
+    match rbuild_dockerfile::nearest(&named, stages) {
+        Some(stage) if error.help().is_empty() => error.with_help(format!("did you mean the stage `{stage}`?")),
+        _ => error,
     }
 }
