@@ -41,6 +41,8 @@ mod archive_tests;
 mod copy_tests;
 #[cfg(test)]
 mod directory_tests;
+#[cfg(test)]
+mod walk_tests;
 
 pub use archive::{Compression, is_archive};
 pub use directory::ContextDir;

@@ -138,7 +138,7 @@ pub(crate) fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base
         .map(|(&diff_id, blob)| {
             if matches!(origin, Origin::Store) {
                 // Claims the blob: no prune may remove what the build will read from here.
-                layers.store().has_blob(&blob.digest, blob.size);
+                let _ = layers.store().has_blob(&blob.digest, blob.size);
             }
             layers.add_origin(diff_id, blob.clone(), origin.clone());
             StackLayer { diff_id, base_blob: Some(blob.clone()) }

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::build::{Build, BuildResult, BuiltImage, StageKey};
+use super::carry;
 use super::layers::in_parallel;
 use super::options::{Destination, Output, OutputKind};
 use super::stage::StageResult;
@@ -29,7 +30,9 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
         };
         if build.makes_image() {
             let layers = in_parallel(&result.stack, |layer| build.layers.blob(layer, build.options.compression))?;
-            let manifest = image::assemble(build.layers.store(), &built.config, &layers, &AssembleOptions::default())
+            let options =
+                AssembleOptions { annotations: carry::inline_annotation(build, *key), ..AssembleOptions::default() };
+            let manifest = image::assemble(build.layers.store(), &built.config, &layers, &options)
                 .during(|| "put the image together".to_owned())?;
             built.config_digest = Some(Digest::of(&built.config.to_json()));
             built.manifest = Some(manifest.clone());

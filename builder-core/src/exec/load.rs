@@ -49,7 +49,7 @@ impl Layers {
         let origin = lock(&self.origins).get(&diff_id).cloned();
         let Some((descriptor, origin)) = origin else {
             return Err(failure.unwrap_or_else(|| {
-                BuildError::failed(action(), "the store has lost it").with_help("build again with --no-cache")
+                BuildError::failed(action(), StoreError::LayerLost { diff_id }).with_help("build again with --no-cache")
             }));
         };
         if self.store.has_blob(&descriptor.digest, descriptor.size)
@@ -58,7 +58,11 @@ impl Layers {
             self.remember_blob(diff_id, &descriptor)?;
             return Ok(tree);
         }
-        let tree = self.read_from(diff_id, &descriptor, &origin, unpack)?;
+        let tree = self.read_from(diff_id, &descriptor, &origin, unpack).inspect_err(|error| {
+            if let Origin::Carried(_, losses) = &origin {
+                losses.add(diff_id, error);
+            }
+        })?;
         self.remember_blob(diff_id, &descriptor)?;
         Ok(tree)
     }
@@ -176,6 +180,7 @@ fn open_origin<'a>(
         Origin::Registry(client, reference) => {
             Box::new(client.blob(reference, blob).during(|| format!("fetch the blob {} of {reference}", blob.digest))?)
         }
+        Origin::Carried(inner, _) => open_origin(store, inner, blob)?,
         Origin::Store => Box::new(store.open_blob(blob).during(|| format!("open the blob {}", blob.digest))?),
     })
 }

@@ -1,15 +1,16 @@
 //! One stage: its steps, one after the other. Each is looked up, else done and recorded.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::build::{Build, StageKey};
+use super::encoding::AddOptions;
 use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::layers::StackLayer;
 use super::options::NoCache;
 use crate::cache::{PreImage, StepKey, StepRecord, explain_miss};
 use crate::error::{BuildError, During, FailedStep};
+use crate::layer::Compression;
 use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
@@ -102,6 +103,7 @@ impl StageRun<'_, '_> {
             build.events.event(Event::StepStarted { step: id, miss: None });
             self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
             self.remember_last(&slot, &key)?;
+            build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             return Ok(record.created);
         }
@@ -133,6 +135,7 @@ impl StageRun<'_, '_> {
         }
         build.layers.store().write_step(key.as_str(), &record.to_bytes()).during(action)?;
         self.remember_last(&slot, &key)?;
+        build.carry.note(self.key, &key, diff_id);
         let layer = StackLayer { diff_id, base_blob: None };
         if self.exported {
             build.compress_in_background(&layer);
@@ -158,9 +161,13 @@ impl StageRun<'_, '_> {
     }
 
     fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
-        let bytes = self.build.layers.store().read_step(key.as_str()).ok()??;
-        let record = StepRecord::from_bytes(&bytes)?;
-        self.build.layers.is_available(record.diff_id).then_some(record)
+        let build = self.build;
+        let stored = build.layers.store().read_step(key.as_str()).ok().flatten();
+        let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
+        match stored {
+            Some(record) if build.layers.is_available(record.diff_id) => Some(record),
+            stored => build.carry.find(build, key, stored),
+        }
     }
 
     /// The record of the last run of the step in this place of this Dockerfile.
@@ -279,13 +286,20 @@ impl StageRun<'_, '_> {
         if let Some(epoch) = self.build.file_epoch() {
             crate::snapshot::clamp_times(&mut changes, epoch);
         }
-        let layers = Arc::clone(&self.build.layers);
-        let compression = self.exported.then_some(&self.build.options.compression);
-        let diff_id = layers.add(&changes, compression)?;
-        if compression.is_none() || self.runs_later() {
-            layers.unpack_from(diff_id, &changes)?;
-        }
+        let compression = self.compression();
+        let unpack = compression.is_none() || self.runs_later();
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack })?;
         Ok(Made { diff_id, files, peak_bytes: 0 })
+    }
+
+    /// How this stage's layers are compressed, where they become part of the image.
+    pub(crate) fn compression(&self) -> Option<Compression> {
+        self.exported.then_some(self.build.options.compression)
+    }
+
+    /// Whether the step that is done now is the last of this stage.
+    pub(crate) fn is_last(&self) -> bool {
+        self.stack.len() - self.base_layers + 1 == self.plan.steps.len()
     }
 
     /// Whether a later step of this stage needs the files on disk.

@@ -54,6 +54,8 @@ pub(super) fn of(
         settings::NoCache::Stages(stages) => NoCache::Stages(stages.iter().cloned().collect()),
     };
     options.pull = settings.pull;
+    options.cache_from.clone_from(&settings.cache_from);
+    options.cache_to.clone_from(&settings.cache_to);
     options.jobs = settings.jobs.unwrap_or_default();
     options.job_tokens = job_tokens(environment);
     options.tags = tags(settings)?;
