@@ -4,10 +4,17 @@
 //! stored with the result, so a miss can name the very input that changed. Proxy variables, the values of secrets
 //! and what cache mounts hold are in no key.
 
+mod align;
 mod explain;
+mod files;
+pub(crate) mod input;
+mod journal;
 mod key;
 mod record;
 
-pub use explain::explain_miss;
+pub use align::align;
+pub use explain::{StepFacts, Written, explain_miss};
+pub use files::Files;
+pub use journal::{BuildEnd, BuildRecord, BuiltStep, LastRun};
 pub use key::{PreImage, StepKey};
 pub use record::StepRecord;

@@ -10,8 +10,9 @@ use std::thread::JoinHandle;
 use super::bases::{Bases, Resolved};
 use super::context::{Context, DockerfileText};
 use super::finish;
+use super::journal::Journal;
 use super::layers::{Layers, StackLayer, lock};
-use super::options::{BuildOptions, Cancel, OutputKind};
+use super::options::{BuildOptions, Cancel, ExpectCached, OutputKind};
 use super::scheduler::{Jobs, Results, run_all};
 use super::ssh_agent::HostAgent;
 use super::stage::{StageResult, run_stage};
@@ -71,6 +72,7 @@ pub(crate) struct Build<'o> {
     pub(crate) results: Results<StageKey, StageResult>,
     /// Names this Dockerfile in this place, to find its last build by.
     pub(crate) identity: String,
+    pub(crate) journal: Journal,
     context: Context,
     epoch_text: Option<String>,
     plans: BTreeMap<StageKey, StagePlan>,
@@ -101,39 +103,37 @@ pub(crate) struct Fetcher<'a> {
 /// # Errors
 /// When the Dockerfile is wrong, a step fails, something can't be fetched, read or written, or `cancel` is set.
 pub fn build(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<BuildResult, BuildError> {
+    planned(options, events, cancel, run_plan)
+}
+
+/// Plans the build of a Dockerfile, and goes on with `work`.
+pub(super) fn planned<T>(
+    options: &BuildOptions,
+    events: Events,
+    cancel: &Cancel,
+    work: impl Fn(Build<'_>, &[StageKey]) -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
     let fetcher = Fetcher { store: &store, options };
     let (context, text) = super::context::open(options, &store, &fetcher)?;
     let DockerfileText { name, text } = text;
     let result = super::heal::healing(events, |events| {
-        build_text(options, events, cancel, store.clone(), context.clone(), &name, &text)
+        let (dockerfile, diagnostics) = rbuild_dockerfile::parse(&text);
+        if diagnostics.has_errors() {
+            return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
+        }
+        planning::check_syntax(&dockerfile, &options.build_args)?;
+        let mut build = Build::new(options, events, cancel, store.clone(), context.clone(), &name);
+        let targets = build.plan(&dockerfile)?;
+        build.epoch = build.source_date_epoch()?;
+        super::check::warn(&build, &dockerfile, &diagnostics)?;
+        work(build, &targets)
     });
     result.map_err(|mut error| {
         error.dockerfile.get_or_insert((name, text));
         error
     })
-}
-
-fn build_text(
-    options: &BuildOptions,
-    events: Events,
-    cancel: &Cancel,
-    store: Store,
-    context: Context,
-    name: &str,
-    text: &str,
-) -> Result<BuildResult, BuildError> {
-    let (dockerfile, diagnostics) = rbuild_dockerfile::parse(text);
-    if diagnostics.has_errors() {
-        return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
-    }
-    planning::check_syntax(&dockerfile, &options.build_args)?;
-    let mut build = Build::new(options, events, cancel, store, context, name);
-    let targets = build.plan(&dockerfile)?;
-    build.epoch = build.source_date_epoch()?;
-    super::check::warn(&build, &dockerfile, &diagnostics)?;
-    run_plan(build, &targets)
 }
 
 /// Builds an image from stages that the caller planned, each after those that it needs; the last one is the image.
@@ -172,20 +172,33 @@ pub fn build_plan(
 /// Does what was planned.
 fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
     build.check_commands_can_run()?;
+    build.check_expectations()?;
     build.announce();
+    let result = run_steps(&build, targets);
+    build.journal.write(&build, &result);
+    result
+}
+
+fn run_steps(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
     let keys: Vec<StageKey> = build.plans.keys().copied().collect();
-    let ran = run_all(&keys, &build.results, &build.stop, |key| run_stage(&build, key, &build.plans[key]));
+    let run =
+        |keys: &[StageKey]| run_all(keys, &build.results, &build.stop, |key| run_stage(build, key, &build.plans[key]));
+    let ran = match build.options.expect_cached {
+        // One after the other, so that it is always the first step in order that is named.
+        ExpectCached::All => keys.chunks(1).try_for_each(run),
+        ExpectCached::Nothing | ExpectCached::Stages(_) => run(&keys),
+    };
     build.wait_for_background();
     build.write_stat_caches();
     if build.cancel.is_cancelled() {
         return Err(BuildError::cancelled());
     }
     ran?;
-    finish::finish(&build, targets)
+    finish::finish(build, targets)
 }
 
 /// Names a Dockerfile in its place.
-fn identity(options: &BuildOptions, name: &str) -> String {
+pub(super) fn identity(options: &BuildOptions, name: &str) -> String {
     let context = match &options.context {
         super::options::ContextInput::Directory(path) => {
             path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string()
@@ -209,6 +222,8 @@ impl<'o> Build<'o> {
         let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
         let jobs =
             if options.jobs == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { options.jobs };
+        let identity = identity(options, name);
+        let journal = Journal::new(store.clone(), &identity);
         Self {
             options,
             events,
@@ -219,7 +234,8 @@ impl<'o> Build<'o> {
             bases: Bases::default(),
             jobs: Jobs::new(jobs),
             results: Results::new(),
-            identity: identity(options, name),
+            identity,
+            journal,
             context,
             epoch_text: None,
             plans: BTreeMap::new(),
@@ -344,7 +360,7 @@ impl<'o> Build<'o> {
     }
 
     /// Keeps the digests of files for the next build. Only speed is lost where that fails.
-    fn write_stat_caches(&self) {
+    pub(super) fn write_stat_caches(&self) {
         for folder in self.context.folder.iter().map(|(folder, _)| folder).chain(lock(&self.folders).iter()) {
             if let Err(error) = folder.save_stat_cache() {
                 self.events.event(Event::Note(format!("could not keep the digests of the build context: {error}")));

@@ -178,6 +178,15 @@ impl super::build::Fetcher<'_> {
         }
     }
 
+    /// Checks a git repository out.
+    pub(crate) fn checkout(&self, source: &remote::GitSource, target: &Path) -> Result<(), Cause> {
+        if self.options.offline {
+            return Err("no git repository is asked, because the build is to be offline".into());
+        }
+        remote::checkout(source, target, &self.git_options())?;
+        Ok(())
+    }
+
     /// Fetches one file; secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>` say who asks.
     pub(crate) fn download(
         &self,
@@ -185,10 +194,11 @@ impl super::build::Fetcher<'_> {
         folder: &Path,
         checksum: Option<crate::oci::Digest>,
     ) -> Result<remote::Downloaded, Cause> {
-        let options = remote::DownloadOptions {
+        let mut options = remote::DownloadOptions {
             transport: self.options.registry.transport.clone(),
             ..remote::DownloadOptions::default()
         };
+        options.transport.offline |= self.options.offline;
         let downloader = remote::Downloader::new(options)?;
         let authorization = self.http_authorization(&url.origin().host);
         let request =
@@ -214,7 +224,7 @@ impl super::build::Fetcher<'_> {
         match remote::classify(text, remote::Place::Context).during(action)? {
             remote::RemoteSource::Git(source) => {
                 let target = folder.path().join("checkout");
-                remote::checkout(&source, &target, &self.git_options()).during(action)?;
+                self.checkout(&source, &target).during(action)?;
                 let view: Arc<dyn TreeView> =
                     Arc::new(ContextDir::open(&target, None, StatCache::none()).during(action)?);
                 Ok(Fetched { view, folder, dockerfile: None })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::bases::Resolved;
 use super::build::StageKey;
 use super::stage::{Made, StageRun};
-use crate::cache::PreImage;
+use crate::cache::{PreImage, input};
 use crate::context::{
     ContextDir, CopyError, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection, StatCache,
     explain_missing, place, select,
@@ -50,7 +50,7 @@ impl StageRun<'_, '_> {
         for source in &copy.sources {
             let part = match source {
                 CopySource::Path(path) => {
-                    inputs.add("source", path);
+                    inputs.add(input::SOURCE, path);
                     let view = self.source_view(&copy.from)?;
                     self.select_paths(&*view, copy, path)?
                 }
@@ -59,7 +59,7 @@ impl StageRun<'_, '_> {
                     self.select_heredoc(name, body)?
                 }
                 CopySource::Remote(address) => {
-                    inputs.add("source", super::context::shown(address));
+                    inputs.add(input::SOURCE, super::context::shown(address));
                     let add = copy.add.as_ref().expect("only ADD has remote sources");
                     let (part, folder) = self.select_remote(add, address, copy)?;
                     folders.push(folder);
@@ -71,7 +71,7 @@ impl StageRun<'_, '_> {
         if let Some(add) = &copy.add {
             inputs.add("--unpack", format!("{:?}", add.unpack));
         }
-        inputs.add("files", selection.digest().to_hex().to_string());
+        inputs.add(input::FILES, selection.digest().to_hex().to_string());
         Ok(PreparedCopy { selection, _folders: folders })
     }
 
@@ -130,7 +130,7 @@ impl StageRun<'_, '_> {
             remote::RemoteSource::Git(source) => {
                 let source = with_add_options(source, add)?;
                 let target = folder.path().join("checkout");
-                remote::checkout(&source, &target, &fetcher.git_options()).during(action)?;
+                fetcher.checkout(&source, &target).during(action)?;
                 let view = ContextDir::open(&target, None, StatCache::none()).during(action)?;
                 let selection =
                     select(&view, &SelectOptions { sources: vec![b".".to_vec()], ..options(false) }).during(action)?;

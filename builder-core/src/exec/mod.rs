@@ -5,6 +5,10 @@
 //! bases      images and named contexts that stages start from
 //! scheduler  who waits for whom
 //! stage      one stage, step by step: key, look up, do, record
+//! earlier    why a step has no result to use
+//! journal    what became of each step, from build to build
+//! forecast   what a build would do
+//! past       builds that are over, compared
 //! copy run   what a step does
 //! check      the linter's look at a Dockerfile
 //! platforms  whether commands can run on this machine's processor
@@ -20,13 +24,17 @@ mod chroot;
 mod command_output;
 mod context;
 mod copy;
+mod earlier;
 mod finish;
+mod forecast;
 mod heal;
 mod host_files;
+mod journal;
 mod layers;
 mod materialize;
 mod mounts;
 mod options;
+mod past;
 mod platforms;
 mod run;
 mod run_image;
@@ -36,9 +44,11 @@ mod stage;
 
 pub use build::{BuildResult, BuiltImage, build, build_plan};
 pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
+pub use forecast::{Forecast, ForecastStep, Outlook, forecast};
 pub use host_files::{ExtraHost, ExtraHostError};
 pub use options::{
-    BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, Isolation, NamedContext, NoCache, Output,
-    OutputKind, Secret, SshSource,
+    BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, ExpectCached, Isolation, NamedContext, NoCache,
+    Output, OutputKind, Secret, SshSource,
 };
+pub use past::{Comparison, compare_builds, past_builds};
 pub use run_image::{RunImageOptions, RunningImage, run_image};

@@ -14,7 +14,7 @@ use super::options::Secret;
 use super::run::{Keep, PreparedRun};
 use super::ssh_agent::SocketOwner;
 use super::stage::StageRun;
-use crate::cache::PreImage;
+use crate::cache::{Files, PreImage, input};
 use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run, Source};
 use crate::snapshot::{MountKind, MountPoint, MountPointLayer, mount_point_layer};
@@ -32,6 +32,13 @@ pub(crate) struct MountedSource {
     pub(crate) stack: Vec<StackLayer>,
     pub(crate) path: TreePath,
     is_directory: bool,
+}
+
+/// What a mount shows, and how that is told from something else.
+struct Shown {
+    source: MountedSource,
+    digest: String,
+    files: Files,
 }
 
 /// The mounts of a command.
@@ -57,23 +64,21 @@ struct Wanted {
 
 impl StageRun<'_, '_> {
     /// Adds mounts to a command's inputs: what they show, by content, and how.
-    pub(crate) fn prepare_mounts(
-        &self,
-        run: &Run,
-        inputs: &mut PreImage,
-    ) -> Result<Vec<Option<MountedSource>>, BuildError> {
-        let mut sources = Vec::new();
+    pub(crate) fn prepare_mounts(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
+        let (mut sources, mut files) = (Vec::new(), Files::new());
         for (mount, from) in &run.mounts {
             let target = &mount.target;
             let (name, mut facts) = (format!("mount {} {target}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
-                    let (source, digest) = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
-                    facts = format!("{digest} {} {}", mount.source, mount.read_only);
-                    Some(source)
+                    let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
+                    facts = format!("{} {}", mount.source, mount.read_only);
+                    inputs.add(format!("{} {target}", input::MOUNTED_FILES), shown.digest);
+                    files.extend(shown.files.into_iter().map(|(path, text)| (format!("{target}\0{path}"), text)));
+                    Some(shown.source)
                 }
                 MountType::Cache => match from {
-                    Some(from) => Some(self.mounted_source(mount, from)?.0),
+                    Some(from) => Some(self.mounted_source(mount, from)?.source),
                     None => None,
                 },
                 MountType::Tmpfs => {
@@ -95,11 +100,11 @@ impl StageRun<'_, '_> {
             inputs.add(name, facts);
             sources.push(source);
         }
-        Ok(sources)
+        Ok(PreparedRun { sources, files })
     }
 
     /// The tree that `from` names, with the digest of what the mount shows of it.
-    fn mounted_source(&self, mount: &PlannedMount, from: &Source) -> Result<(MountedSource, String), BuildError> {
+    fn mounted_source(&self, mount: &PlannedMount, from: &Source) -> Result<Shown, BuildError> {
         let action = || format!("mount `{}`", mount.source);
         let stack = match from {
             Source::Scratch => Some(Vec::new()),
@@ -113,14 +118,18 @@ impl StageRun<'_, '_> {
             return Err(BuildError::failed(action(), format!("`{}` was not found", mount.source)));
         };
         let is_directory = entry.node.is_directory();
-        if let Some(stack) = stack {
+        // Of a whole image the layers say as much as all its files, and are known without a look at them.
+        if let Some(stack) = stack.as_ref().filter(|_| path.is_root()) {
             let ids: Vec<String> = stack.iter().map(|layer| layer.diff_id.to_string()).collect();
-            return Ok((MountedSource { stack, path, is_directory }, ids.join(" ")));
+            let source = MountedSource { stack: stack.clone(), path, is_directory };
+            return Ok(Shown { source, digest: ids.join(" "), files: Files::new() });
         }
         let part = part_of(&*view, &path).during(action)?.expect("its root was just seen");
-        let digest = part.digest.clone();
-        let diff_id = self.build.layers.materialize(&part)?;
-        Ok((MountedSource { stack: single(diff_id), path, is_directory }, digest))
+        let stack = match stack {
+            Some(stack) => stack,
+            None => single(self.build.layers.materialize(&part)?),
+        };
+        Ok(Shown { source: MountedSource { stack, path, is_directory }, digest: part.digest, files: part.files })
     }
 
     /// Makes a command's mounts. What is needed on disk goes below `work`.

@@ -103,6 +103,18 @@ pub enum NoCache {
     Stages(BTreeSet<String>),
 }
 
+/// Which steps must have an earlier result: the build fails before it does one that has none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ExpectCached {
+    /// None.
+    #[default]
+    Nothing,
+    /// All.
+    All,
+    /// Those of some stages, by name.
+    Stages(BTreeSet<String>),
+}
+
 /// How RUN steps are kept apart from the host (DESIGN: the isolation ladder).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Isolation {
@@ -175,8 +187,13 @@ pub struct BuildOptions {
     pub extra_hosts: Vec<(String, String)>,
     /// Which steps run although an earlier result exists.
     pub no_cache: NoCache,
+    /// Which steps must have an earlier result.
+    pub expect_cached: ExpectCached,
     /// Whether tags of base images are looked up again.
     pub pull: bool,
+    /// Whether the build itself reaches no server: no registry, no git, no web address. The network of RUN steps is
+    /// another matter ([`Self::network`]).
+    pub offline: bool,
     /// How many steps run at the same time; 0 for one per core.
     pub jobs: usize,
     /// Names for the finished image.
@@ -229,7 +246,9 @@ impl BuildOptions {
             network: NetworkChoice::Default,
             extra_hosts: Vec::new(),
             no_cache: NoCache::Never,
+            expect_cached: ExpectCached::Nothing,
             pull: false,
+            offline: false,
             jobs: 0,
             tags: Vec::new(),
             outputs: Vec::new(),
