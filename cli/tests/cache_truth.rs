@@ -1,5 +1,5 @@
 //! The cache tells the truth: whatever was built before, a build gives the image that a build from nothing gives, bit
-//! for bit.
+//! for bit, and does what a plan made before it says.
 //!
 //! Random projects are built, edited and built again in one store, and then once in an empty one. The case with a given
 //! number is always the same. `RBUILD_TRUTH_CASES` says how many there are, `RBUILD_TRUTH_FIRST` the number of the first.
@@ -11,11 +11,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rbuild_core::exec::{BuildOptions, Cancel, NamedContext, build};
+use rbuild_core::exec::{BuildOptions, Cancel, Forecast, NamedContext, Outlook, build, forecast};
 use rbuild_core::plan::NetworkChoice;
 use rbuild_core::progress::{Event, Events, StepEnd};
 use support::{Bench, is_root};
@@ -238,39 +238,69 @@ struct Counts {
     unchanged: AtomicUsize,
 }
 
-/// Builds a project; gives the digest of its manifest, or what went wrong.
-fn built(
-    project: &Project,
-    store: &Path,
-    context: &Path,
-    base: &Path,
-    counts: Option<&Arc<Counts>>,
-) -> Result<String, String> {
+impl Counts {
+    fn take(&self, ends: &Ends) {
+        for end in ends.values() {
+            let counter = match end {
+                StepEnd::Cached => &self.cached,
+                StepEnd::Done => &self.done,
+                StepEnd::Unchanged => &self.unchanged,
+                StepEnd::Failed | StepEnd::Cancelled => continue,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a build of a project is told.
+fn options(project: &Project, store: &Path, context: &Path, base: &Path) -> BuildOptions {
     let mut options = BuildOptions::new(store, context);
-    options
-        .named_contexts
-        .insert("busybox".to_owned(), NamedContext::Layout { path: base.to_owned(), tag: None, digest: None });
+    let layout = NamedContext::Layout { path: base.to_owned(), tag: None, digest: None };
+    options.named_contexts.insert("busybox".to_owned(), layout);
     options.build_args = project.args.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     options.network = NetworkChoice::None;
     options.epoch = Some(EPOCH);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     options.now = i64::try_from(now).expect("not so far in the future");
-    let counts = counts.map(Arc::clone);
+    options
+}
+
+/// How a build's steps ended, by their numbers.
+type Ends = BTreeMap<usize, StepEnd>;
+
+/// Builds; gives the digest of the manifest, or what went wrong, and how the steps ended.
+fn built(options: &BuildOptions) -> (Result<String, String>, Ends) {
+    let ends: Arc<Mutex<Ends>> = Arc::default();
+    let noted = Arc::clone(&ends);
     let events: Events = Arc::new(move |event: Event| {
-        if let (Some(counts), Event::StepEnded { end, .. }) = (&counts, event) {
-            let counter = match end {
-                StepEnd::Cached => &counts.cached,
-                StepEnd::Done => &counts.done,
-                StepEnd::Unchanged => &counts.unchanged,
-                StepEnd::Failed | StepEnd::Cancelled => return,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
+        if let Event::StepEnded { step, end, .. } = event {
+            noted.lock().expect("no other holder panics").insert(step.0, end);
         }
     });
-    match build(&options, events, &Cancel::new()) {
+    let result = match build(options, events, &Cancel::new()) {
         Ok(result) => Ok(result.manifest.expect("an image was asked for").digest.to_string()),
         Err(error) => Err(format!("{error}: {:?}", error.kind)),
+    };
+    let ends = ends.lock().expect("no other holder panics").clone();
+    (result, ends)
+}
+
+/// Checks that a build did what was planned.
+fn agrees(plan: &Forecast, ends: &Ends) -> Result<(), String> {
+    for (number, step) in plan.steps.iter().enumerate() {
+        let Some(end) = ends.get(&number) else { continue };
+        // Of two steps that are the same, the second may take what the first gave.
+        let twice = plan.steps.iter().filter(|other| other.info.name == step.info.name).count() > 1;
+        let agrees = match (&step.outlook, end) {
+            (Outlook::Depends, _) | (_, StepEnd::Failed | StepEnd::Cancelled) => true,
+            (Outlook::Cached, end) => *end == StepEnd::Cached,
+            (Outlook::Runs(_), end) => *end != StepEnd::Cached || twice,
+        };
+        if !agrees {
+            return Err(format!("the plan says {:?} of `{}`, which ended {end:?}", step.outlook, step.info.name));
+        }
     }
+    Ok(())
 }
 
 /// Builds a case's versions in the store of its worker, and the last one from nothing.
@@ -287,17 +317,28 @@ fn check(number: usize, folder: &Path, base: &Path, counts: &Arc<Counts>) {
         history.push(next);
     }
     let mut cached = Err(String::new());
+    let mut disagreement = Ok(());
     for project in &history {
         project.write(&context);
-        cached = built(project, &store, &context, base, Some(counts));
+        let options = options(project, &store, &context, base);
+        let quiet: Events = Arc::new(|_: Event| {});
+        let plan = forecast(&options, quiet, &Cancel::new());
+        let (result, ends) = built(&options);
+        disagreement = match &plan {
+            Ok(plan) => disagreement.and(agrees(plan, &ends)),
+            Err(error) if result.is_ok() => Err(format!("there is an image, and the plan fails: {error}")),
+            Err(_) => disagreement,
+        };
+        counts.take(&ends);
+        cached = result;
     }
     let last = history.last().expect("there is a first");
     let empty = folder.join("empty");
     let _ = fs::remove_dir_all(&empty);
-    let clean = built(last, &empty, &context, base, None);
+    let (clean, _) = built(&options(last, &empty, &context, base));
     match (&cached, &clean) {
-        (Ok(one), Ok(other)) if one == other => counts.images.fetch_add(1, Ordering::Relaxed),
-        (Err(_), Err(_)) => counts.failures.fetch_add(1, Ordering::Relaxed),
+        (Ok(one), Ok(other)) if one == other && disagreement.is_ok() => counts.images.fetch_add(1, Ordering::Relaxed),
+        (Err(_), Err(_)) if disagreement.is_ok() => counts.failures.fetch_add(1, Ordering::Relaxed),
         _ => {
             let versions: Vec<String> = history
                 .iter()
@@ -305,7 +346,10 @@ fn check(number: usize, folder: &Path, base: &Path, counts: &Arc<Counts>) {
                     format!("{}\nignored {:?}, arguments {:?}, files {:?}", p.dockerfile(), p.ignored, p.args, p.files)
                 })
                 .collect();
-            panic!("case {number}: from the cache {cached:?}, from nothing {clean:?}\n{}", versions.join("\n---\n"));
+            panic!(
+                "case {number}: from the cache {cached:?}, from nothing {clean:?}, {disagreement:?}\n{}",
+                versions.join("\n---\n")
+            );
         }
     };
 }

@@ -133,13 +133,15 @@ fn variable(kind: VariableKind, name: &str, before: Option<&str>, now: Option<&s
 /// Why the instruction reads otherwise: it was edited, a variable in it has another value, or a heredoc was edited.
 fn explain_text(before: &StepFacts<'_>, now: &StepFacts<'_>) -> Vec<MissCause> {
     let mut causes = Vec::new();
-    if before.written.text != now.written.text {
+    // Of a step from another machine's cache nobody knows how it was written.
+    let known = !before.written.text.is_empty();
+    if known && before.written.text != now.written.text {
         causes.push(instruction(before, now));
     }
     let value = |facts: &StepFacts<'_>, name: &str| {
         facts.written.variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone())
     };
-    if causes.is_empty() {
+    if known && causes.is_empty() {
         for (name, new) in &now.written.variables {
             let old = value(before, name);
             let Some((kind, short)) = name.split_once(' ').filter(|_| old.as_ref() != Some(new)) else { continue };

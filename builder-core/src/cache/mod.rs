@@ -5,6 +5,7 @@
 //! and what cache mounts hold are in no key.
 
 mod align;
+mod bundle;
 mod explain;
 mod files;
 pub(crate) mod input;
@@ -13,6 +14,7 @@ mod key;
 mod record;
 
 pub use align::align;
+pub use bundle::{Bundle, BundleError, CarriedStep};
 pub use explain::{StepFacts, Written, explain_miss};
 pub use files::Files;
 pub use journal::{BuildEnd, BuildRecord, BuiltStep, LastRun};

@@ -18,6 +18,7 @@ mod describe;
 mod directory;
 mod error;
 mod extract;
+mod folder;
 mod glob;
 mod ignore;
 mod links;
@@ -29,7 +30,9 @@ mod program;
 mod select;
 mod spool;
 mod stat_cache;
+mod stat_table;
 mod suggest;
+mod visit;
 mod walk;
 
 #[cfg(test)]
@@ -49,6 +52,6 @@ pub use ignore::{IgnoreRules, Verdict};
 pub use memory::MemoryTree;
 pub use mode::{ModeChange, ModeError};
 pub use place::{PlaceOptions, PlaceWarning, Placement, make_directory, place};
-pub use select::{SelectOptions, Selection, select};
+pub use select::{Fingerprint, SelectOptions, Selection, fingerprint, select};
 pub use stat_cache::{StatCache, StatCacheError};
 pub use suggest::{MissingSource, explain_missing};

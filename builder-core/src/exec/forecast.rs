@@ -115,7 +115,7 @@ impl Ahead<'_, '_> {
                 (Outlook::Depends, None)
             };
             match result {
-                Some(diff_id) => run.stack.push(StackLayer { diff_id, base_blob: None }),
+                Some(diff_id) => run.push(StackLayer { diff_id, base_blob: None }),
                 None => known = false,
             }
             let took = build.journal.counterparts(plan, number).find_map(|found| found.step.last_done(&found.build));

@@ -14,11 +14,13 @@
 //! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
 //! finish     configuration, manifest, names, outputs, push
+//! carry      results of steps from and for other machines
 //! ```
 
 mod bases;
 mod build;
 mod ca;
+mod carry;
 mod check;
 mod chroot;
 mod command_output;
@@ -29,13 +31,16 @@ mod finish;
 mod forecast;
 mod heal;
 mod host_files;
+mod jobs;
 mod journal;
 mod layers;
+mod load;
 mod materialize;
 mod mounts;
 mod options;
 mod past;
 mod platforms;
+mod remote_files;
 mod run;
 mod run_image;
 mod scheduler;
@@ -43,6 +48,7 @@ mod ssh_agent;
 mod stage;
 
 pub use build::{BuildResult, BuiltImage, build, build_plan};
+pub use carry::{CacheMode, CachePlace, CacheSource, CacheTarget};
 pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
 pub use forecast::{Forecast, ForecastStep, Outlook, forecast};
 pub use host_files::{ExtraHost, ExtraHostError};

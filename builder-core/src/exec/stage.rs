@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use super::build::{Build, StageKey};
 use super::earlier::{EarlierRun, written};
+use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::journal::{StepNote, milliseconds};
 use super::layers::StackLayer;
 use super::options::{ExpectCached, NoCache};
 use crate::cache::{Files, PreImage, StepKey, StepRecord, input};
 use crate::error::{BuildError, During, ErrorKind, FailedStep};
-use crate::oci::{DiffId, ImageConfig};
+use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
 use crate::tree::{Change, MergedTree};
@@ -32,6 +33,9 @@ pub(crate) struct StageRun<'b, 'o> {
     pub(crate) stack: Vec<StackLayer>,
     /// How many of them are the base's.
     base_layers: usize,
+    /// The chain IDs of the base's layers, and of the stage's own: a stage of hundreds of steps would spend its time on
+    /// computing them anew for each.
+    chains: (Option<ChainId>, Option<ChainId>),
     /// Whether the layers become part of the image.
     pub(crate) exported: bool,
 }
@@ -41,6 +45,8 @@ pub(crate) struct Made {
     pub(crate) diff_id: DiffId,
     /// The inputs of a COPY one by one, for later explanations.
     pub(crate) files: Option<BTreeMap<String, String>>,
+    /// The most memory that a command's processes had, bytes; 0 where that is not known.
+    pub(crate) peak_bytes: u64,
 }
 
 /// A step that was prepared: its inputs, and what is needed to do it.
@@ -109,7 +115,9 @@ pub(crate) fn base(
 impl<'b, 'o> StageRun<'b, 'o> {
     /// A stage of which nothing is done yet.
     pub(crate) fn new(build: &'b Build<'o>, key: &StageKey, plan: &'b StagePlan, stack: Vec<StackLayer>) -> Self {
-        StageRun { build, plan, key: *key, base_layers: stack.len(), stack, exported: build.is_exported(key) }
+        let base: Vec<DiffId> = stack.iter().map(|layer| layer.diff_id).collect();
+        let (chains, exported) = ((ChainId::of(&base), None), build.is_exported(key));
+        StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported }
     }
 }
 
@@ -129,7 +137,8 @@ impl StageRun<'_, '_> {
             && let Some(record) = self.recorded(&key)
         {
             build.events.event(Event::StepStarted { step: id, miss: None });
-            self.stack.push(StackLayer { diff_id: record.diff_id, base_blob: None });
+            self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
+            build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             build.journal.note(id, StepNote { result: Some(record.diff_id), end: Some(StepEnd::Cached), ..note });
             return Ok(record.created);
@@ -138,8 +147,8 @@ impl StageRun<'_, '_> {
         let EarlierRun { miss, against, record: last } = self.earlier_run(number, &inputs, &written, &prepared);
         (note.miss, note.against) = (Some(miss.clone()), against);
         self.check_expected(id, &note)?;
-        let job = build.jobs.take();
-        build.check_cancelled()?;
+        let memory = memory_of(step, last.as_ref());
+        let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
         build.events.event(Event::StepStarted { step: id, miss: Some(miss) });
         let started = Instant::now();
         let mounted = prepared.mounted_files();
@@ -156,17 +165,25 @@ impl StageRun<'_, '_> {
         };
         let (diff_id, created, unchanged) = self.cut_off(step, last, made.diff_id);
         let took = started.elapsed();
-        let record = StepRecord { inputs, written, diff_id, created, took_ms: milliseconds(took) };
+        let took_ms = milliseconds(took);
+        let record = StepRecord { inputs, written, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
         self.keep(&key, &record, made.files.or(mounted))?;
+        build.carry.note(self.key, &key, diff_id);
         let layer = StackLayer { diff_id, base_blob: None };
         if self.exported {
             build.compress_in_background(&layer);
         }
-        self.stack.push(layer);
+        self.push(layer);
         let end = if unchanged { StepEnd::Unchanged } else { StepEnd::Done };
         build.events.event(Event::StepEnded { step: id, end, took });
         build.journal.note(id, StepNote { result: Some(diff_id), end: Some(end), took_ms: record.took_ms, ..note });
         Ok(created)
+    }
+
+    /// Puts a step's layer on top.
+    pub(crate) fn push(&mut self, layer: StackLayer) {
+        self.chains.1 = Some(ChainId::with(self.chains.1, layer.diff_id));
+        self.stack.push(layer);
     }
 
     /// Records what a step gave, and the files that it took, for later explanations.
@@ -205,9 +222,13 @@ impl StageRun<'_, '_> {
     }
 
     pub(crate) fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
-        let bytes = self.build.layers.store().read_step(key.as_str()).ok()??;
-        let record = StepRecord::from_bytes(&bytes)?;
-        self.build.layers.is_available(record.diff_id).then_some(record)
+        let build = self.build;
+        let stored = build.layers.store().read_step(key.as_str()).ok().flatten();
+        let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
+        match stored {
+            Some(record) if build.layers.is_available(record.diff_id) => Some(record),
+            stored => build.carry.find(build, key, stored),
+        }
     }
 
     /// Takes the layer of an earlier run where a command gave the same tree but for times, so that what follows stays
@@ -253,13 +274,10 @@ impl StageRun<'_, '_> {
     /// Adds what is below: by contents, so a base that was pulled anew, or a step that ran again, changes nothing by
     /// itself.
     fn add_parent(&self, inputs: &mut PreImage) {
-        let digest = |layers: &[StackLayer]| {
-            let ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id).collect();
-            crate::oci::ChainId::of(&ids).map_or_else(|| input::NO_LAYERS.to_owned(), |chain| chain.to_string())
-        };
-        let (base, own) = self.stack.split_at(self.base_layers);
-        inputs.add(input::BASE, digest(base));
-        inputs.add(input::EARLIER_STEP, digest(own));
+        let digest =
+            |chain: Option<ChainId>| chain.map_or_else(|| input::NO_LAYERS.to_owned(), |chain| chain.to_string());
+        inputs.add(input::BASE, digest(self.chains.0));
+        inputs.add(input::EARLIER_STEP, digest(self.chains.1));
     }
 
     pub(crate) fn add_epoch(&self, inputs: &mut PreImage) {
@@ -279,6 +297,10 @@ impl StageRun<'_, '_> {
 
     /// The tree of the layers so far.
     pub(crate) fn below(&self) -> Result<MergedTree, BuildError> {
+        let done = self.stack.len() - self.base_layers;
+        if self.plan.steps.iter().skip(done).any(|step| matches!(step.action, Action::Run(_))) {
+            return self.build.layers.view_with_files(&self.stack);
+        }
         self.build.layers.view(&self.stack)
     }
 
@@ -297,12 +319,20 @@ impl StageRun<'_, '_> {
         if compression.is_none() || self.runs_later() {
             layers.unpack_from(diff_id, &changes)?;
         }
-        Ok(Made { diff_id, files })
+        Ok(Made { diff_id, files, peak_bytes: 0 })
     }
 
     /// Whether a later step of this stage needs the files on disk.
     fn runs_later(&self) -> bool {
         let done = self.stack.len() - self.base_layers;
         self.plan.steps.iter().skip(done + 1).any(|step| matches!(step.action, Action::Run(_)))
+    }
+}
+
+/// How much memory a step will need, by its last run in this place: bytes.
+fn memory_of(step: &Step, last: Option<&StepRecord>) -> u64 {
+    match step.action {
+        Action::Run(_) => last.map(|record| record.peak_bytes).filter(|peak| *peak > 0).unwrap_or(COMMAND_MEMORY),
+        Action::Copy(_) | Action::MakeDirectory { .. } => COPY_MEMORY,
     }
 }

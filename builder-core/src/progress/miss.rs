@@ -41,7 +41,7 @@ pub enum MissCause {
     NoCache,
     /// The instruction reads otherwise.
     Instruction {
-        /// Its text before, variables not expanded.
+        /// Its text before, variables not expanded; empty where that is not known.
         before: String,
         /// Its text now.
         now: String,
@@ -178,6 +178,7 @@ impl fmt::Display for MissCause {
             Self::RecordGone => f.write_str("the earlier result is gone from the store"),
             Self::NotFinished => f.write_str("it was not finished the last time"),
             Self::NoCache => f.write_str("--no-cache"),
+            Self::Instruction { before, .. } if before.is_empty() => f.write_str("the instruction changed"),
             Self::Instruction { before, now } => {
                 let (before, now) = around_difference(before, now);
                 write!(f, "the instruction changed: `{before}` -> `{now}`")

@@ -51,7 +51,7 @@ pub enum TransportFailure {
     #[error("cancelled")]
     Cancelled,
     /// The caller forbids connections.
-    #[error("no server is asked, because the build is to be offline")]
+    #[error("--offline allows no request")]
     Offline,
     /// The options cannot be used.
     #[error("{0}")]
