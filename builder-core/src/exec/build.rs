@@ -119,11 +119,12 @@ pub(super) fn planned<T>(
 ) -> Result<T, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    super::room::use_limit(&store, options);
     let fetcher = Fetcher { store: &store, options };
     let (context, text) = super::context::open(options, &store, &fetcher)?;
     let DockerfileText { name, text } = text;
     let carry = Arc::new(Carry::new(options));
-    let result = super::heal::healing(events, |events| {
+    let result = super::heal::healing(&store, Arc::clone(&events), |events| {
         carry::retrying(&carry, &Arc::clone(&events), || {
             let (dockerfile, diagnostics) = rbuild_dockerfile::parse(&text);
             if diagnostics.has_errors() {
@@ -138,6 +139,8 @@ pub(super) fn planned<T>(
             work(build, &targets)
         })
     });
+    drop(context);
+    super::room::keep_limit(&store, &events);
     result.map_err(|mut error| {
         error.dockerfile.get_or_insert((name, text));
         error
@@ -161,14 +164,17 @@ pub fn build_plan(
     };
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    super::room::use_limit(&store, options);
     let context = super::context::open_without_dockerfile(options, &store)?;
     let target = StageKey { platform: 0, stage: last.index };
     let carry = Arc::new(Carry::new(options));
-    carry::retrying(&carry, &Arc::clone(&events), || {
+    let result = carry::retrying(&carry, &Arc::clone(&events), || {
         let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), "");
         build.carry = Arc::clone(&carry);
         build_stages(build, stages.clone(), target)
-    })
+    });
+    super::room::keep_limit(&store, &events);
+    result
 }
 
 fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) -> Result<BuildResult, BuildError> {
@@ -332,6 +338,10 @@ impl<'o> Build<'o> {
         Arc::clone(&self.context.view)
     }
 
+    pub(crate) const fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The folder that the context is, and the name of its ignore file.
     pub(crate) fn context_folder(&self) -> Option<&(Arc<ContextDir>, String)> {
         self.context.folder.as_ref()
@@ -388,13 +398,14 @@ impl<'o> Build<'o> {
         }
     }
 
-    /// Compresses a layer while the next step runs. A failure shows when the image is put together.
+    /// Compresses a layer while the next step runs, where that is not done. A failure shows when the image is put
+    /// together.
     pub(crate) fn compress_in_background(&self, layer: &StackLayer) {
         let (layers, layer, compression) = (Arc::clone(&self.layers), layer.clone(), self.options.compression);
-        let handle = std::thread::spawn(move || {
-            // The image's assembly tries again and reports what is wrong.
-            let _ = layers.blob(&layer, compression);
-        });
+        if matches!(layers.known_blob(layer.diff_id, compression), Ok(Some(_))) {
+            return;
+        }
+        let handle = std::thread::spawn(move || layers.blob_in_background(&layer, compression));
         lock(&self.background).push(handle);
     }
 
