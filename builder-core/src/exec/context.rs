@@ -214,7 +214,8 @@ impl super::build::Fetcher<'_> {
         }
     }
 
-    /// Fetches one file, unless it is the version that is known; secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>` say who asks.
+    /// Fetches one file, unless it is the version that is known; secrets `HTTP_AUTH_TOKEN_<host>` and
+    /// `HTTP_AUTH_HEADER_<host>` say who asks.
     pub(crate) fn download(
         &self,
         url: &crate::registry::transport::Url,
@@ -222,10 +223,11 @@ impl super::build::Fetcher<'_> {
         checksum: Option<crate::oci::Digest>,
         known: Option<&remote::Marks>,
     ) -> Result<Option<remote::Downloaded>, Cause> {
-        let options = remote::DownloadOptions {
+        let mut options = remote::DownloadOptions {
             transport: self.options.registry.transport.clone(),
             ..remote::DownloadOptions::default()
         };
+        options.transport.offline |= self.options.offline;
         let downloader = remote::Downloader::new(options)?;
         let authorization = self.http_authorization(&url.origin().host);
         let request =

@@ -165,7 +165,7 @@ fn checkout_note(source: &GitSource, commit: &str, options: &remote::GitOptions)
 
 /// Something is wanted that only a network has.
 #[derive(Debug, thiserror::Error)]
-#[error("the store has not kept it, and --offline allows no request")]
+#[error("the store has not kept it, and --offline allows no request; build once without it")]
 pub(crate) struct NotKept;
 
 #[cfg(test)]
