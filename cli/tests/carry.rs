@@ -122,6 +122,32 @@ fn a_folder_carries_the_image_alone() {
 }
 
 #[test]
+fn stages_that_are_only_copied_from_are_not_needed() {
+    let bench = Bench::new();
+    let context = project(&bench, DOCKERFILE);
+    let folder = bench.path("cache");
+    let to = format!("type=local,dest={}", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    let second = travels(&bench, &context, &to, &from);
+    assert_eq!(done(&second), 0, "{}", second.stderr);
+    assert_eq!(manifest_of(&folder)["layers"].as_array().map(Vec::len), Some(3));
+    // The next build here does not even need the cache.
+    let (_, third) = build(&bench, "two", &context, &[]);
+    assert_eq!(done(&third), 0, "{}", third.stderr);
+    // What was left out is done again where it is needed after all.
+    fs::write(context.join("files/a"), "changed").expect("write");
+    let (_, fourth) = build(&bench, "two", &context, &["-t", "changed"]);
+    fourth.says(&["nowhere any more"]);
+    assert_eq!(run(&bench, "two", &["changed", "cat", "/copy"]), "changed");
+    // So it is where a step is to be done anew.
+    fs::write(context.join("files/a"), "a").expect("write");
+    build(&bench, "three", &context, &["--cache-from", &from]);
+    let (_, fifth) = build(&bench, "three", &context, &["-t", "alone", "--no-cache-filter", "1"]);
+    assert!(done(&fifth) > 3, "{}", fifth.stderr);
+    assert_eq!(run(&bench, "three", &["alone", "cat", "/copy"]), "a");
+}
+
+#[test]
 fn a_registry_carries() {
     if !have("cache in a registry", &["docker-registry"]) {
         return;
@@ -137,7 +163,7 @@ fn a_registry_carries() {
     again.says(&["has all 5 steps already"]);
     // A bare name is a registry for writing too; the image's own steps are there already.
     let (_, bare) = build(&bench, "two", &context, &["--cache-to", &name]);
-    bare.says(&["has 3 steps and 3 layers, 0 of them new"]);
+    bare.says(&["has 5 steps and 3 layers, 0 of them new"]);
 }
 
 #[test]
@@ -147,7 +173,7 @@ fn an_image_carries_itself() {
     }
     let bench = Bench::new();
     let registry = Registry::start(&bench.path("registry"));
-    let context = project(&bench, ONE_STAGE);
+    let context = project(&bench, DOCKERFILE);
     let image = format!("{}/app:v1", registry.host);
     let flags = ["--cache-to", "type=inline", "-t", &image, "--push"];
     let (wanted, _) = build(&bench, "one", &context, &flags);
@@ -158,7 +184,7 @@ fn an_image_carries_itself() {
     let (plain, third) = build(&bench, "three", &context, &["--cache-from", &from]);
     assert_eq!(done(&third), 0, "{}", third.stderr);
     assert_ne!(plain, wanted);
-    assert_eq!(run(&bench, "one", &[&image, "cat", "/files/a"]), "a");
+    assert_eq!(run(&bench, "one", &[&image, "cat", "/copied/a"]), "a");
     // An image without a list is no cache.
     let other = format!("{}/app:v2", registry.host);
     build(&bench, "three", &context, &["-t", &other, "--push"]);

@@ -9,7 +9,7 @@ mod explain;
 mod key;
 mod record;
 
-pub use bundle::{Bundle, BundleError, CarriedStep};
+pub use bundle::{Bundle, BundleError, CarriedSelection, CarriedStep};
 pub use explain::explain_miss;
 pub use key::{PreImage, StepKey};
 pub use record::StepRecord;

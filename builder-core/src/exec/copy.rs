@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::bases::Resolved;
 use super::build::StageKey;
+use super::selection::select_options;
 use super::stage::{Made, StageRun};
 use crate::cache::PreImage;
 use crate::context::{
@@ -24,14 +25,15 @@ const MADE_TIME: Timestamp = Timestamp::from_seconds(0);
 
 /// What a COPY copies, read and hashed.
 pub(crate) struct PreparedCopy {
-    selection: Selection,
+    /// `None` where its digest was known: it is made when something is to be copied.
+    selection: Option<Selection>,
     /// Keeps downloads until they are copied.
     _folders: Vec<TempDir>,
 }
 
 impl PreparedCopy {
     pub(crate) fn describe(&self) -> BTreeMap<String, String> {
-        self.selection.describe()
+        self.selection.as_ref().map(Selection::describe).unwrap_or_default()
     }
 }
 
@@ -45,12 +47,17 @@ impl StageRun<'_, '_> {
         inputs.add("--parents", copy.parents.to_string());
         inputs.add("--exclude", copy.excludes.join("\n"));
         self.add_epoch(inputs);
+        let source = self.selection_source(copy);
+        let known = source.as_ref().and_then(|source| self.known_selection(source));
         let mut selection = Selection::default();
         let mut folders = Vec::new();
         for source in &copy.sources {
             let part = match source {
                 CopySource::Path(path) => {
                     inputs.add("source", path);
+                    if known.is_some() {
+                        continue;
+                    }
                     let view = self.source_view(&copy.from)?;
                     self.select_paths(&*view, copy, path)?
                 }
@@ -71,19 +78,35 @@ impl StageRun<'_, '_> {
         if let Some(add) = &copy.add {
             inputs.add("--unpack", format!("{:?}", add.unpack));
         }
-        inputs.add("files", selection.digest().to_hex().to_string());
+        let selection = known.is_none().then_some(selection);
+        let files = known.or_else(|| selection.as_ref().map(|selection| selection.digest().to_hex().to_string()));
+        let files = files.expect("a selection is either known or made");
+        if let (Some(source), Some(_)) = (&source, &selection) {
+            self.remember_selection(source, &files);
+        }
+        inputs.add("files", files);
         Ok(PreparedCopy { selection, _folders: folders })
     }
 
+    /// Makes the selection of a COPY of which only the digest was known.
+    pub(crate) fn complete_copy(&self, copy: &Copy, prepared: &mut PreparedCopy) -> Result<(), BuildError> {
+        if prepared.selection.is_some() {
+            return Ok(());
+        }
+        let view = self.source_view(&copy.from)?;
+        let mut selection = Selection::default();
+        for source in &copy.sources {
+            let CopySource::Path(path) = source else {
+                unreachable!("a selection is known where all sources are paths")
+            };
+            selection.append(self.select_paths(&*view, copy, path)?);
+        }
+        prepared.selection = Some(selection);
+        Ok(())
+    }
+
     fn select_paths(&self, view: &dyn TreeView, copy: &Copy, path: &str) -> Result<Selection, BuildError> {
-        let options = SelectOptions {
-            sources: vec![path.as_bytes().to_vec()],
-            wildcards: true,
-            parents: copy.parents,
-            excludes: copy.excludes.clone(),
-            unpack: copy.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true)),
-        };
-        select(view, &options).map_err(|error| self.explain(error, view, copy, path))
+        select(view, &select_options(copy, path)).map_err(|error| self.explain(error, view, copy, path))
     }
 
     /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
@@ -177,8 +200,8 @@ impl StageRun<'_, '_> {
             implied_time: self.made_time(),
             temporary_folder: folder.path(),
         };
-        let placement =
-            place(&prepared.selection, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
+        let selection = prepared.selection.as_ref().expect("it is made before anything is copied");
+        let placement = place(selection, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
         for warning in &placement.warnings {
             self.warn_about_placing(warning, step)?;
         }

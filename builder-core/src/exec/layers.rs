@@ -45,11 +45,18 @@ pub(crate) struct Layers {
     store: Store,
     origins: Mutex<BTreeMap<DiffId, (Descriptor, Origin)>>,
     trees: Mutex<BTreeMap<DiffId, Arc<Tree>>>,
+    /// Layers that only count as there until somebody needs them.
+    promised: Mutex<BTreeMap<DiffId, Arc<Losses>>>,
 }
 
 impl Layers {
     pub(crate) const fn new(store: Store) -> Self {
-        Self { store, origins: Mutex::new(BTreeMap::new()), trees: Mutex::new(BTreeMap::new()) }
+        Self {
+            store,
+            origins: Mutex::new(BTreeMap::new()),
+            trees: Mutex::new(BTreeMap::new()),
+            promised: Mutex::new(BTreeMap::new()),
+        }
     }
 
     pub(crate) const fn store(&self) -> &Store {
@@ -61,11 +68,23 @@ impl Layers {
         lock(&self.origins).entry(diff_id).or_insert((blob, origin));
     }
 
-    /// Whether everything of a layer can be had without making it again.
+    /// Lets a layer that nobody has count as there. Should it be needed after all, that is a loss.
+    pub(crate) fn promise(&self, diff_id: DiffId, losses: &Arc<Losses>) {
+        lock(&self.promised).insert(diff_id, Arc::clone(losses));
+    }
+
+    /// Whether a layer only counts as there.
+    pub(crate) fn is_promise(&self, diff_id: DiffId) -> bool {
+        lock(&self.promised).contains_key(&diff_id)
+    }
+
+    /// Whether everything of a layer can be had, or counts as there, without making it again.
     pub(crate) fn is_available(&self, diff_id: DiffId) -> bool {
-        if lock(&self.origins).contains_key(&diff_id) {
-            return true;
-        }
+        lock(&self.origins).contains_key(&diff_id) || self.is_promise(diff_id) || self.is_stored(diff_id)
+    }
+
+    /// Whether everything of a layer can be had from the store.
+    pub(crate) fn is_stored(&self, diff_id: DiffId) -> bool {
         let Some(layer) = self.store.layer(diff_id) else { return false };
         layer.fs_path().is_some() && matches!(layer.tree(), Ok(Some(_)))
             || layer.blobs().is_ok_and(|blobs| !blobs.is_empty())
@@ -141,6 +160,10 @@ impl Layers {
         }
         let origin = lock(&self.origins).get(&diff_id).cloned();
         let Some((descriptor, origin)) = origin else {
+            if let Some(losses) = lock(&self.promised).get(&diff_id) {
+                losses.break_promises();
+                return Err(BuildError::failed(action(), "only its step is known"));
+            }
             return Err(failure.unwrap_or_else(|| {
                 BuildError::failed(action(), "the store has lost it").with_help("build again with --no-cache")
             }));

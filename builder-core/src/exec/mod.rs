@@ -6,6 +6,7 @@
 //! scheduler  who waits for whom
 //! stage      one stage, step by step: key, look up, do, record
 //! copy run   what a step does
+//! selection  what a COPY takes from layers, remembered
 //! check      the linter's look at a Dockerfile
 //! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
@@ -33,6 +34,7 @@ mod platforms;
 mod run;
 mod run_image;
 mod scheduler;
+mod selection;
 mod ssh_agent;
 mod stage;
 

@@ -84,7 +84,7 @@ impl StageRun<'_, '_> {
         let build = self.build;
         build.check_cancelled()?;
         let mut inputs = PreImage::new();
-        let prepared = self.prepare(step, &mut inputs)?;
+        let mut prepared = self.prepare(step, &mut inputs)?;
         let key = inputs.key();
         let started = Instant::now();
         let slot = format!("{}\0{}\0{number}", build.identity, self.plan.name);
@@ -97,6 +97,9 @@ impl StageRun<'_, '_> {
             build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             return Ok(record.created);
+        }
+        if let (Action::Copy(copy), Prepared::Copy(prepared)) = (&step.action, &mut prepared) {
+            self.complete_copy(copy, prepared)?;
         }
         let last = self.last_record(&slot);
         let miss = self.miss(last.as_ref(), &inputs, &prepared);
@@ -137,7 +140,7 @@ impl StageRun<'_, '_> {
         Ok(created)
     }
 
-    fn must_run(&self) -> bool {
+    pub(crate) fn must_run(&self) -> bool {
         match &self.build.options.no_cache {
             NoCache::Never => false,
             NoCache::All => true,
@@ -151,8 +154,13 @@ impl StageRun<'_, '_> {
         let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
         match stored {
             Some(record) if build.layers.is_available(record.diff_id) => Some(record),
-            stored => build.carry.find(build, key, stored),
+            stored => build.carry.find(build, key, stored, self.is_copied_from_only()),
         }
+    }
+
+    /// Whether nothing but other stages' steps takes files from this stage, so that its layers may never be needed.
+    fn is_copied_from_only(&self) -> bool {
+        !self.exported && self.build.makes_image()
     }
 
     /// The record of the last run of the step in this place of this Dockerfile.
@@ -199,7 +207,7 @@ impl StageRun<'_, '_> {
             return (made, last.created, true);
         }
         let layers = &self.build.layers;
-        let same = layers.is_available(last.diff_id)
+        let same = layers.is_stored(last.diff_id)
             && matches!((layers.tree(last.diff_id), layers.tree(made)), (Ok(before), Ok(after)) if before.same_but_times(&after));
         if same { (last.diff_id, last.created, true) } else { (made, now, false) }
     }

@@ -1,7 +1,7 @@
 //! Steps of other stores.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use super::deadline::within;
 use super::options::CacheSource;
 use super::place::{Found, Opened, client_options};
 use super::{reason, warn};
-use crate::cache::{StepKey, StepRecord};
+use crate::cache::{CarriedSelection, PreImage, StepKey, StepRecord};
 use crate::error::{BuildError, ErrorKind};
 use crate::exec::build::{Build, StageKey};
 use crate::exec::layers::{Origin, lock};
@@ -22,6 +22,8 @@ use crate::progress::{Event, Events};
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
     lost: Mutex<BTreeMap<DiffId, String>>,
+    /// Whether a layer was needed that no cache has, because it had only counted as there.
+    promises_broken: AtomicBool,
 }
 
 /// A step of this build that has a result.
@@ -51,6 +53,7 @@ pub(crate) struct Carry {
     loaded: OnceLock<Vec<Loaded>>,
     losses: Arc<Losses>,
     done: Mutex<Vec<DoneStep>>,
+    selections: Mutex<Vec<CarriedSelection>>,
     /// How many losses there were when this try began.
     known_losses: AtomicUsize,
 }
@@ -70,6 +73,19 @@ impl Losses {
         lock(&self.lost).entry(diff_id).or_insert_with(|| reason(error));
     }
 
+    /// Makes an end to layers that only count as there.
+    pub(crate) fn break_promises(&self) {
+        self.promises_broken.store(true, Ordering::SeqCst);
+    }
+
+    fn promises_broken(&self) -> bool {
+        self.promises_broken.load(Ordering::SeqCst)
+    }
+
+    fn count(&self) -> usize {
+        lock(&self.lost).len() + usize::from(self.promises_broken())
+    }
+
     fn contains(&self, diff_id: DiffId) -> bool {
         lock(&self.lost).contains_key(&diff_id)
     }
@@ -83,13 +99,20 @@ pub(crate) fn retrying<T>(
 ) -> Result<T, BuildError> {
     loop {
         lock(&carry.done).clear();
+        lock(&carry.selections).clear();
         let result = build();
-        let failed = matches!(&result, Err(error) if !matches!(error.kind, ErrorKind::Cancelled));
+        // A command that failed fails again.
+        let failed = matches!(&result, Err(error) if matches!(error.kind, ErrorKind::Failed { .. }));
         if !failed || !carry.has_new_losses() {
             return result;
         }
+        carry.known_losses.store(carry.losses.count(), Ordering::SeqCst);
         let lost = lock(&carry.losses.lost);
-        carry.known_losses.store(lost.len(), Ordering::Relaxed);
+        if lost.is_empty() {
+            let text = "cache: layers of steps are needed that are nowhere any more, so these steps are done again";
+            events.event(Event::Note(text.to_owned()));
+            continue;
+        }
         for (diff_id, why) in lost.iter() {
             events.event(Event::Note(format!("cache: without the layer {diff_id}: {why}")));
         }
@@ -112,6 +135,7 @@ impl Carry {
             loaded: OnceLock::new(),
             losses: Arc::default(),
             done: Mutex::default(),
+            selections: Mutex::default(),
             known_losses: AtomicUsize::new(0),
         }
     }
@@ -121,24 +145,52 @@ impl Carry {
         lock(&self.done).push(DoneStep { stage, key: key.clone(), diff_id });
     }
 
+    /// Notes what a COPY takes from layers, for those that the cache is written for.
+    pub(crate) fn note_selection(&self, inputs: &PreImage, files: &str) {
+        lock(&self.selections).push(CarriedSelection { files: files.to_owned(), inputs: inputs.clone() });
+    }
+
+    /// The digest of what a COPY takes from layers that are not here.
+    pub(crate) fn find_selection(&self, build: &Build<'_>, key: &StepKey) -> Option<String> {
+        if self.sources.is_empty() {
+            return None;
+        }
+        self.loaded(build).iter().find_map(|cache| cache.found.bundle.selection(key)).map(str::to_owned)
+    }
+
+    pub(super) fn selections(&self) -> Vec<CarriedSelection> {
+        lock(&self.selections).clone()
+    }
+
     pub(super) fn done(&self) -> Vec<DoneStep> {
         lock(&self.done).clone()
     }
 
     /// Whether layers were lost in this try, so that another one gets further.
     pub(super) fn has_new_losses(&self) -> bool {
-        lock(&self.losses.lost).len() > self.known_losses.load(Ordering::Relaxed)
+        self.losses.count() > self.known_losses.load(Ordering::SeqCst)
     }
 
-    /// Finds the result of a step whose layer the store does not have. `stored` is the store's own record of it.
-    pub(crate) fn find(&self, build: &Build<'_>, key: &StepKey, stored: Option<StepRecord>) -> Option<StepRecord> {
+    /// Finds the result of a step whose layer the store does not have. `stored` is the store's own record of it;
+    /// `may_promise` says that the result may do without its layer until somebody needs it.
+    pub(crate) fn find(
+        &self,
+        build: &Build<'_>,
+        key: &StepKey,
+        stored: Option<StepRecord>,
+        may_promise: bool,
+    ) -> Option<StepRecord> {
+        let may_promise = may_promise && !self.losses.promises_broken();
+        if let Some(record) = stored
+            && (self.is_nearby(build, record.diff_id) || may_promise)
+        {
+            if !build.layers.is_available(record.diff_id) {
+                build.layers.promise(record.diff_id, &self.losses);
+            }
+            return Some(record);
+        }
         if self.sources.is_empty() {
             return None;
-        }
-        if let Some(record) = stored
-            && self.is_nearby(build, record.diff_id)
-        {
-            return Some(record);
         }
         for cache in self.loaded(build) {
             let Some(step) = cache.found.bundle.step(key) else { continue };
@@ -147,8 +199,11 @@ impl Carry {
             }
             let blob = cache.found.layers.get(&step.diff_id);
             if !build.layers.is_available(step.diff_id) {
-                let Some(blob) = blob else { continue };
-                self.add_origin(build, step.diff_id, blob.clone(), cache.opened.origin());
+                match blob {
+                    Some(blob) => self.add_origin(build, step.diff_id, blob.clone(), cache.opened.origin()),
+                    None if may_promise => build.layers.promise(step.diff_id, &self.losses),
+                    None => continue,
+                }
             }
             let record = step.record();
             // Only the next build's speed is lost where the store can't be written.

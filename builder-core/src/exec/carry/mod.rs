@@ -12,6 +12,10 @@
 //! as done at once; its layer is fetched when its bytes are needed, which for a stage that is only copied from may be never.
 //! Where that fails, the build begins again without this layer: all that was done is in the store, and the step is done.
 //!
+//! The same holds for a stage that is only copied from and whose layers are nowhere any more: as long as its steps are known,
+//! and so is what is copied (`exec::selection`), its layers count as there. They are a promise, which the build breaks by
+//! beginning again when somebody needs one.
+//!
 //! Whoever can write a cache can decide what its steps gave, as with every cache of builds. What can be checked is: a record
 //! is found only by the key of its own inputs, and a layer is used only when its bytes have its digest and its diff ID.
 
