@@ -350,6 +350,23 @@ fn damaged_and_forged_caches_give_the_right_image() {
 }
 
 #[test]
+fn files_that_a_cache_lies_about_are_looked_at() {
+    let bench = Bench::new();
+    let context = project(&bench, DOCKERFILE);
+    let folder = bench.path("cache");
+    build(&bench, "one", &context, &["--cache-to", &format!("type=local,dest={}", folder.display())]);
+    forge(&folder, |bundle, _| {
+        let selections = bundle["selections"].as_array_mut().expect("selections");
+        assert_eq!(selections.len(), 1);
+        selections[0]["files"] = "0".repeat(64).into();
+    });
+    let from = format!("type=local,src={}", folder.display());
+    let (_, second) = build(&bench, "two", &context, &["--cache-from", &from, "-t", "true"]);
+    second.says(&["so these steps are done again", "are others than was noted"]);
+    assert_eq!(run(&bench, "two", &["true", "cat", "/copy"]), "a");
+}
+
+#[test]
 fn a_build_that_fails_leaves_its_steps() {
     let bench = Bench::new();
     let context = project(&bench, "FROM busybox\nRUN date +%s%N > /time\nRUN cat /nowhere\n");

@@ -186,7 +186,14 @@ impl CarriedStep {
     /// The record as this store keeps it.
     #[must_use]
     pub fn record(&self) -> StepRecord {
-        StepRecord { inputs: self.inputs.clone(), diff_id: self.diff_id, created: self.created, took_ms: self.took_ms }
+        StepRecord {
+            inputs: self.inputs.clone(),
+            diff_id: self.diff_id,
+            created: self.created,
+            took_ms: self.took_ms,
+            // How much memory it took there says little of this machine.
+            peak_bytes: 0,
+        }
     }
 }
 

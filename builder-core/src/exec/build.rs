@@ -11,9 +11,10 @@ use super::bases::{Bases, Resolved};
 use super::carry::{self, Carry};
 use super::context::{Context, DockerfileText};
 use super::finish;
+use super::jobs::Jobs;
 use super::layers::{Layers, StackLayer, lock};
 use super::options::{BuildOptions, Cancel, OutputKind};
-use super::scheduler::{Jobs, Results, run_all};
+use super::scheduler::{Results, run_all};
 use super::ssh_agent::HostAgent;
 use super::stage::{StageResult, run_stage};
 use crate::context::ContextDir;
@@ -217,16 +218,18 @@ impl<'o> Build<'o> {
         let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
         let jobs =
             if options.jobs == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { options.jobs };
+        let tokens = options.job_tokens.clone().unwrap_or_else(|| store.root().join("locks"));
+        let stop = Cancel::new();
         Self {
             options,
             events,
             cancel,
-            stop: Cancel::new(),
             epoch: options.epoch,
-            layers: Arc::new(Layers::new(store)),
+            layers: Arc::new(Layers::new(store, vec![cancel.clone(), stop.clone()])),
+            stop,
             bases: Bases::default(),
+            jobs: Jobs::new(jobs, tokens, crate::sys::usage::available_memory),
             carry: Arc::new(Carry::new(options)),
-            jobs: Jobs::new(jobs),
             results: Results::new(),
             identity: identity(options, name),
             context,

@@ -1,16 +1,17 @@
 //! COPY, ADD and WORKDIR.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
 use super::build::StageKey;
-use super::selection::select_options;
+use super::remote_files::RemoteFile;
+use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
 use crate::cache::PreImage;
 use crate::context::{
-    ContextDir, CopyError, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection, StatCache,
-    explain_missing, place, select,
+    CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    explain_missing, fingerprint, place, select,
 };
 use crate::error::{BuildError, During, ErrorKind};
 use crate::plan::{Add, Copy, CopySource, Source, Step};
@@ -23,17 +24,60 @@ use crate::tree::{FollowLast, Timestamp, TreePath, TreeView, lookup_chown, resol
 /// always the same, so that the same instruction gives the same layer.
 const MADE_TIME: Timestamp = Timestamp::from_seconds(0);
 
-/// What a COPY copies, read and hashed.
+/// What a COPY copies, as far as the step's key needs it: a step that need not run lists no files.
 pub(crate) struct PreparedCopy {
-    /// `None` where its digest was known: it is made when something is to be copied.
-    selection: Option<Selection>,
+    /// What the sources bring; `None` where only the digest was known, until something is to be copied.
+    found: Option<Found>,
+    selection: OnceLock<Selection>,
+    /// What decides what is copied, and its digest, where that was known.
+    known: Option<(SelectionSource, String)>,
     /// Keeps downloads until they are copied.
     _folders: Vec<TempDir>,
 }
 
+/// What all sources bring.
+#[derive(Default)]
+struct Found {
+    parts: Vec<Part>,
+    fingerprint: Fingerprint,
+}
+
+/// What one source brings.
+enum Part {
+    /// Files that were made or fetched for the step.
+    Selected(Selection),
+    /// Files of a tree, which are looked for again when they are copied.
+    InTree { view: Arc<dyn TreeView>, options: SelectOptions },
+}
+
 impl PreparedCopy {
+    /// What is copied. It is what the key was made of, or an error.
+    fn selection(&self) -> Result<&Selection, BuildError> {
+        if let Some(selection) = self.selection.get() {
+            return Ok(selection);
+        }
+        let found = self.found.as_ref().expect("it is looked for before anything is copied");
+        let mut selection = Selection::default();
+        for part in &found.parts {
+            selection.append(match part {
+                Part::Selected(part) => part.clone(),
+                Part::InTree { view, options } => {
+                    select(&**view, options).during(|| "read the files to copy".to_owned())?
+                }
+            });
+        }
+        if selection.digest() != found.fingerprint.digest() {
+            return Err(BuildError::failed(
+                "read the files to copy",
+                "they changed while the build used them: build again when nothing writes to them",
+            ));
+        }
+        Ok(self.selection.get_or_init(|| selection))
+    }
+
+    /// What each source path is; nothing where the files can't be read any more, which copying them will tell.
     pub(crate) fn describe(&self) -> BTreeMap<String, String> {
-        self.selection.as_ref().map(Selection::describe).unwrap_or_default()
+        self.selection().map(Selection::describe).unwrap_or_default()
     }
 }
 
@@ -49,17 +93,16 @@ impl StageRun<'_, '_> {
         self.add_epoch(inputs);
         let source = self.selection_source(copy);
         let known = source.as_ref().and_then(|source| self.known_selection(source));
-        let mut selection = Selection::default();
+        let mut found = Found::default();
         let mut folders = Vec::new();
         for source in &copy.sources {
             let part = match source {
                 CopySource::Path(path) => {
                     inputs.add("source", path);
-                    if known.is_some() {
-                        continue;
+                    if known.is_none() {
+                        self.look_for(copy, path, &mut found)?;
                     }
-                    let view = self.source_view(&copy.from)?;
-                    self.select_paths(&*view, copy, path)?
+                    continue;
                 }
                 CopySource::Heredoc { name, body } => {
                     inputs.add(format!("heredoc {name}"), body.to_string());
@@ -73,40 +116,45 @@ impl StageRun<'_, '_> {
                     part
                 }
             };
-            selection.append(part);
+            found.fingerprint.append(part.fingerprint());
+            found.parts.push(Part::Selected(part));
         }
         if let Some(add) = &copy.add {
             inputs.add("--unpack", format!("{:?}", add.unpack));
         }
-        let selection = known.is_none().then_some(selection);
-        let files = known.or_else(|| selection.as_ref().map(|selection| selection.digest().to_hex().to_string()));
-        let files = files.expect("a selection is either known or made");
-        if let (Some(source), Some(_)) = (&source, &selection) {
+        let files = known.clone().unwrap_or_else(|| digest_of(&found));
+        if let (Some(source), None) = (&source, &known) {
             self.remember_selection(source, &files);
         }
         inputs.add("files", files);
-        Ok(PreparedCopy { selection, _folders: folders })
+        let found = known.is_none().then_some(found);
+        Ok(PreparedCopy { found, selection: OnceLock::new(), known: source.zip(known), _folders: folders })
     }
 
-    /// Makes the selection of a COPY of which only the digest was known.
+    /// Looks for the files of a COPY of which only the digest was known.
     pub(crate) fn complete_copy(&self, copy: &Copy, prepared: &mut PreparedCopy) -> Result<(), BuildError> {
-        if prepared.selection.is_some() {
+        if prepared.found.is_some() {
             return Ok(());
         }
-        let view = self.source_view(&copy.from)?;
-        let mut selection = Selection::default();
+        let mut found = Found::default();
         for source in &copy.sources {
-            let CopySource::Path(path) = source else {
-                unreachable!("a selection is known where all sources are paths")
-            };
-            selection.append(self.select_paths(&*view, copy, path)?);
+            let CopySource::Path(path) = source else { unreachable!("what is known has paths alone for sources") };
+            self.look_for(copy, path, &mut found)?;
         }
-        prepared.selection = Some(selection);
+        if let Some((source, known)) = &prepared.known {
+            self.check_selection(source, known, &digest_of(&found))?;
+        }
+        prepared.found = Some(found);
         Ok(())
     }
 
-    fn select_paths(&self, view: &dyn TreeView, copy: &Copy, path: &str) -> Result<Selection, BuildError> {
-        select(view, &select_options(copy, path)).map_err(|error| self.explain(error, view, copy, path))
+    fn look_for(&self, copy: &Copy, path: &str, found: &mut Found) -> Result<(), BuildError> {
+        let view = self.source_view(&copy.from)?;
+        let options = select_options(copy, path);
+        let print = fingerprint(&*view, &options).map_err(|error| self.explain(error, &*view, copy, path))?;
+        found.fingerprint.append(&print);
+        found.parts.push(Part::InTree { view, options });
+        Ok(())
     }
 
     /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
@@ -152,24 +200,22 @@ impl StageRun<'_, '_> {
         match remote::classify(address, remote::Place::Add).during(action)? {
             remote::RemoteSource::Git(source) => {
                 let source = with_add_options(source, add)?;
-                let target = folder.path().join("checkout");
-                remote::checkout(&source, &target, &fetcher.git_options()).during(action)?;
-                let view = ContextDir::open(&target, None, StatCache::none()).during(action)?;
+                let view = fetcher.repository(&source, folder.path()).during(action)?;
                 let selection =
-                    select(&view, &SelectOptions { sources: vec![b".".to_vec()], ..options(false) }).during(action)?;
+                    select(&*view, &SelectOptions { sources: vec![b".".to_vec()], ..options(false) }).during(action)?;
                 Ok((selection, folder))
             }
             remote::RemoteSource::Http(url) => {
                 let checksum = add.checksum.as_deref().map(str::parse).transpose().during(action)?;
-                let downloaded = fetcher.download(&url, folder.path(), checksum).during(action)?;
-                if downloaded.name == remote::UNNAMED && copy.destination.ends_with('/') {
+                let fetched = fetcher.file(&url, folder.path(), checksum).during(action)?;
+                if fetched.name == remote::UNNAMED && copy.destination.ends_with('/') {
                     return Err(BuildError::usage(
                         format!("`{address}` names no file, so `{}` can't hold it", copy.destination),
                         "give the destination a file name",
                     ));
                 }
-                let view = downloaded_tree(&downloaded).during(action)?;
-                let sources = vec![downloaded.name.as_bytes().to_vec()];
+                let view = remote_tree(&fetched);
+                let sources = vec![fetched.name.as_bytes().to_vec()];
                 let selection =
                     select(&view, &SelectOptions { sources, ..options(add.unpack.unwrap_or(false)) }).during(action)?;
                 Ok((selection, folder))
@@ -200,8 +246,8 @@ impl StageRun<'_, '_> {
             implied_time: self.made_time(),
             temporary_folder: folder.path(),
         };
-        let selection = prepared.selection.as_ref().expect("it is made before anything is copied");
-        let placement = place(selection, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
+        let placement =
+            place(prepared.selection()?, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
         for warning in &placement.warnings {
             self.warn_about_placing(warning, step)?;
         }
@@ -270,7 +316,7 @@ impl StageRun<'_, '_> {
             }
             Source::Named(_) | Source::Image { .. } => {
                 match self.build.bases.resolved(source).expect("planning asked for every source") {
-                    Resolved::Image(base) => Ok(Arc::new(self.build.layers.view(&base.stack)?)),
+                    Resolved::Image(base) => Ok(Arc::new(self.build.layers.view_with_files(&base.stack)?)),
                     Resolved::Folder(view) => Ok(view),
                 }
             }
@@ -291,6 +337,10 @@ impl StageRun<'_, '_> {
             super::materialize::make_directories(&below, &resolved, owner, self.made_time()).during(action)?;
         self.store_changes(changes, None)
     }
+}
+
+fn digest_of(found: &Found) -> String {
+    found.fingerprint.digest().to_hex().to_string()
 }
 
 /// Adds what ADD's flags say to a git source.
@@ -316,24 +366,21 @@ fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::
     Ok(source)
 }
 
-/// A downloaded file as a tree: mode 0600, and the time that the server gave.
-fn downloaded_tree(downloaded: &remote::Downloaded) -> std::io::Result<MemoryTree> {
-    struct Reopen(std::path::PathBuf);
-    impl crate::tree::OpenContent for Reopen {
+/// A file from elsewhere as a tree: mode 0600, and the time that the server gave.
+fn remote_tree(file: &RemoteFile) -> MemoryTree {
+    struct Stored(std::path::PathBuf);
+    impl crate::tree::OpenContent for Stored {
         fn open(&self) -> std::io::Result<std::fs::File> {
             std::fs::File::open(&self.0)
         }
     }
-    // The step's temporary folder holds a second name, which stays when the download is dropped.
-    let kept = downloaded.file.path().with_extension("kept");
-    std::fs::hard_link(downloaded.file.path(), &kept)?;
-    let modified = downloaded.last_modified.map_or(MADE_TIME, Timestamp::from_seconds);
+    let modified = file.modified.map_or(MADE_TIME, Timestamp::from_seconds);
     let mut tree = MemoryTree::new();
     let entry = crate::tree::Entry {
-        path: TreePath::clean(downloaded.name.as_bytes()),
-        node: crate::tree::Node::File { size: downloaded.size },
+        path: TreePath::clean(file.name.as_bytes()),
+        node: crate::tree::Node::File { size: file.size },
         metadata: crate::tree::Metadata { mode: 0o600, modified, ..Default::default() },
     };
-    tree.add(entry, crate::tree::Content::Source(Arc::new(Reopen(kept))), None);
-    Ok(tree)
+    tree.add(entry, crate::tree::Content::Source(Arc::new(Stored(file.path.clone()))), None);
+    tree
 }

@@ -141,7 +141,7 @@ fn write_output(
         OutputKind::Local | OutputKind::Tar => {
             for key in targets {
                 let result = build.stage_result(key.platform, key.stage)?;
-                let view = build.layers.view(&result.stack)?;
+                let view = build.layers.view_with_files(&result.stack)?;
                 let folder = (targets.len() > 1).then(|| build.platforms()[key.platform].to_string().replace('/', "_"));
                 write_files(output, &view, folder.as_deref()).during(action)?;
             }

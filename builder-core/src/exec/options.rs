@@ -182,8 +182,13 @@ pub struct BuildOptions {
     pub cache_to: Vec<CacheTarget>,
     /// Whether tags of base images are looked up again.
     pub pull: bool,
+    /// Whether no request is made: what the store has not kept is an error.
+    pub offline: bool,
     /// How many steps run at the same time; 0 for one per core.
     pub jobs: usize,
+    /// The folder of the tokens that builds of this user share, so that together they run about as many steps as one
+    /// may; the store's own where absent.
+    pub job_tokens: Option<PathBuf>,
     /// Names for the finished image.
     pub tags: Vec<Reference>,
     /// Where the finished image goes.
@@ -237,7 +242,9 @@ impl BuildOptions {
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             pull: false,
+            offline: false,
             jobs: 0,
+            job_tokens: None,
             tags: Vec::new(),
             outputs: Vec::new(),
             push: false,

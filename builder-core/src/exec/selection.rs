@@ -8,6 +8,7 @@ use super::layers::StackLayer;
 use super::stage::StageRun;
 use crate::cache::PreImage;
 use crate::context::SelectOptions;
+use crate::error::BuildError;
 use crate::plan::{Copy, CopySource, Source};
 
 /// The kind of note that keeps digests of selections.
@@ -43,7 +44,7 @@ impl StageRun<'_, '_> {
 
     /// The digest of a selection that was made before, here or on another machine.
     pub(crate) fn known_selection(&self, source: &SelectionSource) -> Option<String> {
-        if self.must_run() {
+        if self.must_run() || self.build.carry.losses().selections_wrong() {
             return None;
         }
         let (build, name) = (self.build, source.inputs.key());
@@ -59,6 +60,19 @@ impl StageRun<'_, '_> {
         let files = build.carry.find_selection(build, &name)?;
         self.remember_selection(source, &files);
         Some(files)
+    }
+
+    /// Makes sure that a digest that was taken for known is that of the files.
+    ///
+    /// # Errors
+    /// When it is another: the step's key is wrong then, and the build begins again.
+    pub(crate) fn check_selection(&self, source: &SelectionSource, known: &str, files: &str) -> Result<(), BuildError> {
+        if known == files {
+            return Ok(());
+        }
+        self.remember_selection(source, files);
+        self.build.carry.losses().distrust_selections();
+        Err(BuildError::failed("look for the files to copy", "they are others than was noted"))
     }
 
     /// Remembers the digest of a selection.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::build::{Build, StageKey};
+use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::layers::StackLayer;
 use super::options::NoCache;
 use crate::cache::{PreImage, StepKey, StepRecord, explain_miss};
 use crate::error::{BuildError, During, FailedStep};
-use crate::oci::{DiffId, ImageConfig};
+use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
 use crate::tree::{Change, MergedTree};
@@ -30,6 +31,9 @@ pub(crate) struct StageRun<'b, 'o> {
     pub(crate) stack: Vec<StackLayer>,
     /// How many of them are the base's.
     base_layers: usize,
+    /// The chain IDs of the base's layers, and of the stage's own: a stage of hundreds of steps would spend its time on
+    /// computing them anew for each.
+    chains: (Option<ChainId>, Option<ChainId>),
     /// Whether the layers become part of the image.
     pub(crate) exported: bool,
 }
@@ -39,12 +43,14 @@ pub(crate) struct Made {
     pub(crate) diff_id: DiffId,
     /// The inputs of a COPY one by one, for later explanations.
     pub(crate) files: Option<BTreeMap<String, String>>,
+    /// The most memory that a command's processes had, bytes; 0 where that is not known.
+    pub(crate) peak_bytes: u64,
 }
 
 /// A step that was prepared: its inputs, and what is needed to do it.
 pub(crate) enum Prepared {
     Run(super::run::PreparedRun),
-    Copy(super::copy::PreparedCopy),
+    Copy(Box<super::copy::PreparedCopy>),
     MakeDirectory,
 }
 
@@ -57,8 +63,10 @@ pub(crate) fn run_stage(build: &Build<'_>, key: &StageKey, plan: &StagePlan) -> 
         }
         source => build.base_of(source, plan)?,
     };
-    let mut run =
-        StageRun { build, plan, key: *key, base_layers: stack.len(), stack, exported: build.is_exported(key) };
+    let base: Vec<DiffId> = stack.iter().map(|layer| layer.diff_id).collect();
+    let chains = (ChainId::of(&base), None);
+    let exported = build.is_exported(key);
+    let mut run = StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported };
     let history_start = config.history.len();
     let mut history = plan.history.clone();
     for (number, step) in plan.steps.iter().enumerate() {
@@ -92,7 +100,7 @@ impl StageRun<'_, '_> {
             && let Some(record) = self.recorded(&key)
         {
             build.events.event(Event::StepStarted { step: id, miss: None });
-            self.stack.push(StackLayer { diff_id: record.diff_id, base_blob: None });
+            self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
             self.remember_last(&slot, &key)?;
             build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
@@ -103,8 +111,8 @@ impl StageRun<'_, '_> {
         }
         let last = self.last_record(&slot);
         let miss = self.miss(last.as_ref(), &inputs, &prepared);
-        let job = build.jobs.take();
-        build.check_cancelled()?;
+        let memory = memory_of(step, last.as_ref().map(|(_, record)| record));
+        let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
         build.events.event(Event::StepStarted { step: id, miss });
         let started = Instant::now();
         let result = self.perform(step, prepared, id, &inputs);
@@ -120,8 +128,8 @@ impl StageRun<'_, '_> {
         };
         let (diff_id, created, unchanged) = self.cut_off(step, last, made.diff_id);
         let took = started.elapsed();
-        let record =
-            StepRecord { inputs, diff_id, created, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) };
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let record = StepRecord { inputs, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
         let action = || "record the step".to_owned();
         if let Some(files) = &made.files {
             let bytes = serde_json::to_vec(files).expect("names and texts are strings");
@@ -134,10 +142,16 @@ impl StageRun<'_, '_> {
         if self.exported {
             build.compress_in_background(&layer);
         }
-        self.stack.push(layer);
+        self.push(layer);
         let end = if unchanged { StepEnd::Unchanged } else { StepEnd::Done };
         build.events.event(Event::StepEnded { step: id, end, took });
         Ok(created)
+    }
+
+    /// Puts a step's layer on top.
+    fn push(&mut self, layer: StackLayer) {
+        self.chains.1 = Some(ChainId::with(self.chains.1, layer.diff_id));
+        self.stack.push(layer);
     }
 
     pub(crate) fn must_run(&self) -> bool {
@@ -226,7 +240,7 @@ impl StageRun<'_, '_> {
                 if !copy.link {
                     self.add_parent(inputs);
                 }
-                Prepared::Copy(self.prepare_copy(copy, inputs)?)
+                Prepared::Copy(Box::new(self.prepare_copy(copy, inputs)?))
             }
             Action::MakeDirectory { path, owner } => {
                 self.add_parent(inputs);
@@ -241,13 +255,9 @@ impl StageRun<'_, '_> {
     /// Adds what is below: by contents, so a base that was pulled anew, or a step that ran again, changes nothing by
     /// itself.
     fn add_parent(&self, inputs: &mut PreImage) {
-        let digest = |layers: &[StackLayer]| {
-            let ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id).collect();
-            crate::oci::ChainId::of(&ids).map_or_else(|| "none".to_owned(), |chain| chain.to_string())
-        };
-        let (base, own) = self.stack.split_at(self.base_layers);
-        inputs.add("the base image", digest(base));
-        inputs.add("the result of an earlier step", digest(own));
+        let digest = |chain: Option<ChainId>| chain.map_or_else(|| "none".to_owned(), |chain| chain.to_string());
+        inputs.add("the base image", digest(self.chains.0));
+        inputs.add("the result of an earlier step", digest(self.chains.1));
     }
 
     pub(crate) fn add_epoch(&self, inputs: &mut PreImage) {
@@ -267,6 +277,10 @@ impl StageRun<'_, '_> {
 
     /// The tree of the layers so far.
     pub(crate) fn below(&self) -> Result<MergedTree, BuildError> {
+        let done = self.stack.len() - self.base_layers;
+        if self.plan.steps.iter().skip(done).any(|step| matches!(step.action, Action::Run(_))) {
+            return self.build.layers.view_with_files(&self.stack);
+        }
         self.build.layers.view(&self.stack)
     }
 
@@ -285,12 +299,20 @@ impl StageRun<'_, '_> {
         if compression.is_none() || self.runs_later() {
             layers.unpack_from(diff_id, &changes)?;
         }
-        Ok(Made { diff_id, files })
+        Ok(Made { diff_id, files, peak_bytes: 0 })
     }
 
     /// Whether a later step of this stage needs the files on disk.
     fn runs_later(&self) -> bool {
         let done = self.stack.len() - self.base_layers;
         self.plan.steps.iter().skip(done + 1).any(|step| matches!(step.action, Action::Run(_)))
+    }
+}
+
+/// How much memory a step will need, by its last run in this place: bytes.
+fn memory_of(step: &Step, last: Option<&StepRecord>) -> u64 {
+    match step.action {
+        Action::Run(_) => last.map(|record| record.peak_bytes).filter(|peak| *peak > 0).unwrap_or(COMMAND_MEMORY),
+        Action::Copy(_) | Action::MakeDirectory { .. } => COPY_MEMORY,
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn export(
     result: Result<BuildResult, BuildError>,
 ) -> Result<BuildResult, BuildError> {
     // After a loss the build begins again, and its end is still to come.
-    let again = result.is_err() && build.carry.has_new_losses();
+    let again = result.is_err() && build.carry.losses().has_news();
     if again || build.cancel.is_cancelled() {
         return result;
     }

@@ -1,30 +1,20 @@
 //! Steps of other stores.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 use super::deadline::within;
+use super::losses::Losses;
 use super::options::CacheSource;
 use super::place::{Found, Opened, client_options};
 use super::{reason, warn};
 use crate::cache::{CarriedSelection, PreImage, StepKey, StepRecord};
-use crate::error::{BuildError, ErrorKind};
 use crate::exec::build::{Build, StageKey};
 use crate::exec::layers::{Origin, lock};
 use crate::exec::options::BuildOptions;
 use crate::oci::{Descriptor, DiffId};
-use crate::progress::{Event, Events};
-
-/// Layers that could not be fetched from where a cache said that they are, and why.
-#[derive(Debug, Default)]
-pub(crate) struct Losses {
-    lost: Mutex<BTreeMap<DiffId, String>>,
-    /// Whether a layer was needed that no cache has, because it had only counted as there.
-    promises_broken: AtomicBool,
-}
+use crate::progress::Event;
 
 /// A step of this build that has a result.
 #[derive(Debug, Clone)]
@@ -54,8 +44,6 @@ pub(crate) struct Carry {
     losses: Arc<Losses>,
     done: Mutex<Vec<DoneStep>>,
     selections: Mutex<Vec<CarriedSelection>>,
-    /// How many losses there were when this try began.
-    known_losses: AtomicUsize,
 }
 
 /// Where a layer is that a step of a cache made: kept with the step, so that the next build need not ask for the list.
@@ -68,65 +56,6 @@ struct Whereabouts {
 /// The kind of note that keeps [`Whereabouts`] by diff ID.
 const WHEREABOUTS: &str = "carried";
 
-impl Losses {
-    pub(crate) fn add(&self, diff_id: DiffId, error: &BuildError) {
-        lock(&self.lost).entry(diff_id).or_insert_with(|| reason(error));
-    }
-
-    /// Makes an end to layers that only count as there.
-    pub(crate) fn break_promises(&self) {
-        self.promises_broken.store(true, Ordering::SeqCst);
-    }
-
-    fn promises_broken(&self) -> bool {
-        self.promises_broken.load(Ordering::SeqCst)
-    }
-
-    fn count(&self) -> usize {
-        lock(&self.lost).len() + usize::from(self.promises_broken())
-    }
-
-    fn contains(&self, diff_id: DiffId) -> bool {
-        lock(&self.lost).contains_key(&diff_id)
-    }
-}
-
-/// Builds, and begins again where a layer of a cache turned out to be gone or damaged.
-pub(crate) fn retrying<T>(
-    carry: &Carry,
-    events: &Events,
-    mut build: impl FnMut() -> Result<T, BuildError>,
-) -> Result<T, BuildError> {
-    loop {
-        lock(&carry.done).clear();
-        lock(&carry.selections).clear();
-        let result = build();
-        // A command that failed fails again.
-        let failed = matches!(&result, Err(error) if matches!(error.kind, ErrorKind::Failed { .. }));
-        if !failed || !carry.has_new_losses() {
-            return result;
-        }
-        carry.known_losses.store(carry.losses.count(), Ordering::SeqCst);
-        let lost = lock(&carry.losses.lost);
-        if lost.is_empty() {
-            let text = "cache: layers of steps are needed that are nowhere any more, so these steps are done again";
-            events.event(Event::Note(text.to_owned()));
-            continue;
-        }
-        for (diff_id, why) in lost.iter() {
-            events.event(Event::Note(format!("cache: without the layer {diff_id}: {why}")));
-        }
-        let text = format!("{} of a cache can't be had, so their steps are done again", layers(lost.len()));
-        let first = lost.values().next().cloned().unwrap_or_default();
-        drop(lost);
-        warn(events, format!("{text}: {first}"), "");
-    }
-}
-
-fn layers(count: usize) -> String {
-    if count == 1 { "a layer".to_owned() } else { format!("{count} layers") }
-}
-
 impl Carry {
     pub(crate) fn new(options: &BuildOptions) -> Self {
         let source = |asked: &CacheSource| Source { asked: asked.clone(), opened: OnceLock::new() };
@@ -136,7 +65,6 @@ impl Carry {
             losses: Arc::default(),
             done: Mutex::default(),
             selections: Mutex::default(),
-            known_losses: AtomicUsize::new(0),
         }
     }
 
@@ -166,9 +94,15 @@ impl Carry {
         lock(&self.done).clone()
     }
 
-    /// Whether layers were lost in this try, so that another one gets further.
-    pub(super) fn has_new_losses(&self) -> bool {
-        self.losses.count() > self.known_losses.load(Ordering::SeqCst)
+    /// What this build was told and can't rely on.
+    pub(crate) const fn losses(&self) -> &Arc<Losses> {
+        &self.losses
+    }
+
+    /// Forgets what was done, because it is looked up again.
+    pub(super) fn begin(&self) {
+        lock(&self.done).clear();
+        lock(&self.selections).clear();
     }
 
     /// Finds the result of a step whose layer the store does not have. `stored` is the store's own record of it;
@@ -194,7 +128,7 @@ impl Carry {
         }
         for cache in self.loaded(build) {
             let Some(step) = cache.found.bundle.step(key) else { continue };
-            if self.losses.contains(step.diff_id) {
+            if self.losses.has(step.diff_id) {
                 continue;
             }
             let blob = cache.found.layers.get(&step.diff_id);
@@ -221,7 +155,7 @@ impl Carry {
 
     /// Whether an earlier build noted that one of the caches has a layer.
     fn is_nearby(&self, build: &Build<'_>, diff_id: DiffId) -> bool {
-        if self.losses.contains(diff_id) {
+        if self.losses.has(diff_id) {
             return false;
         }
         let note = build.layers.store().read_note(WHEREABOUTS, &diff_id.to_string());

@@ -3,6 +3,7 @@
 //! ```text
 //! place     what a cache looks like, and reading one
 //! import    steps of other stores: found by key, their layers fetched when something needs the bytes
+//! losses    what can't be had after all, and beginning again without it
 //! export    the steps of this build, sent to where the next machine finds them
 //! layout    folders that they are written to
 //! deadline  neither may hold a build up
@@ -23,13 +24,15 @@ mod deadline;
 mod export;
 mod import;
 mod layout;
+mod losses;
 mod options;
 mod place;
 
 use std::error::Error;
 
 pub(crate) use export::{export, inline_annotation};
-pub(crate) use import::{Carry, Losses, retrying};
+pub(crate) use import::Carry;
+pub(crate) use losses::{Losses, retrying};
 pub use options::{CacheMode, CachePlace, CacheSource, CacheTarget};
 
 use crate::progress::{Event, Events, Warning};
