@@ -308,6 +308,10 @@ impl<'o> Build<'o> {
         Arc::clone(&self.context.view)
     }
 
+    pub(crate) const fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The folder that the context is, and the name of its ignore file.
     pub(crate) fn context_folder(&self) -> Option<&(Arc<ContextDir>, String)> {
         self.context.folder.as_ref()
@@ -364,13 +368,14 @@ impl<'o> Build<'o> {
         }
     }
 
-    /// Compresses a layer while the next step runs. A failure shows when the image is put together.
+    /// Compresses a layer while the next step runs, where that is not done. A failure shows when the image is put
+    /// together.
     pub(crate) fn compress_in_background(&self, layer: &StackLayer) {
         let (layers, layer, compression) = (Arc::clone(&self.layers), layer.clone(), self.options.compression);
-        let handle = std::thread::spawn(move || {
-            // The image's assembly tries again and reports what is wrong.
-            let _ = layers.blob(&layer, compression);
-        });
+        if matches!(layers.known_blob(layer.diff_id, compression), Ok(Some(_))) {
+            return;
+        }
+        let handle = std::thread::spawn(move || layers.blob_in_background(&layer, compression));
         lock(&self.background).push(handle);
     }
 

@@ -151,8 +151,11 @@ impl StageRun<'_, '_> {
     fn look_for(&self, copy: &Copy, path: &str, found: &mut Found) -> Result<(), BuildError> {
         let view = self.source_view(&copy.from)?;
         let options = select_options(copy, path);
-        let print = fingerprint(&*view, &options).map_err(|error| self.explain(error, &*view, copy, path))?;
-        found.fingerprint.append(&print);
+        let print = match copy.from {
+            Source::Context => self.build.context().fingerprint(&options),
+            _ => fingerprint(&*view, &options),
+        };
+        found.fingerprint.append(&print.map_err(|error| self.explain(error, &*view, copy, path))?);
         found.parts.push(Part::InTree { view, options });
         Ok(())
     }

@@ -23,6 +23,7 @@ mod chroot;
 mod command_output;
 mod context;
 mod copy;
+mod encoding;
 mod finish;
 mod heal;
 mod host_files;

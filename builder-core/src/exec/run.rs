@@ -13,6 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::build::Build;
 use super::command_output::pass_on;
+use super::encoding::AddOptions;
 use super::layers::lock;
 use super::mounts::MountedSource;
 use super::options::Isolation;
@@ -26,7 +27,7 @@ use crate::sys::sandbox::{
     self, Exit, NetworkMode, Process, ResourceLimit, RootMount, SandboxError, SandboxSpec, SecurityMode, Stdio,
 };
 use crate::sys::usage::MemoryWatch;
-use crate::tree::{FollowLast, MergedTree, User, lookup_user, resolve};
+use crate::tree::{Change, FollowLast, MergedTree, User, lookup_user, resolve};
 
 /// A command's inputs besides the tree below.
 pub(crate) struct PreparedRun {
@@ -163,6 +164,12 @@ impl StageRun<'_, '_> {
         Ok(Made { peak_bytes, ..made })
     }
 
+    /// Whether a command's changes are compressed while their diff ID is computed, and not while the next step runs:
+    /// where there is no next step, and where it is no work.
+    fn is_compressed_at_once(&self, changes: &[Change]) -> bool {
+        self.is_last() || !crate::layer::is_large(changes)
+    }
+
     fn network(&self, run: &Run) -> Result<NetworkMode, BuildError> {
         Ok(match run.network {
             NetworkChoice::None => NetworkMode::None,
@@ -200,7 +207,8 @@ impl StageRun<'_, '_> {
             crate::snapshot::clamp_times(&mut changes, epoch);
             super::materialize::set_times(upper, &changes, &before).during(action)?;
         }
-        let diff_id = self.build.layers.add(&changes, None)?;
+        let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack: false })?;
         drop(changes);
         self.build.layers.store().adopt_unpacked(diff_id, upper).during(action)?;
         Ok(Made { diff_id, files: None, peak_bytes: 0 })

@@ -1,15 +1,16 @@
 //! One stage: its steps, one after the other. Each is looked up, else done and recorded.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::build::{Build, StageKey};
+use super::encoding::AddOptions;
 use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::layers::StackLayer;
 use super::options::NoCache;
 use crate::cache::{PreImage, StepKey, StepRecord, explain_miss};
 use crate::error::{BuildError, During, FailedStep};
+use crate::layer::Compression;
 use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
@@ -293,13 +294,20 @@ impl StageRun<'_, '_> {
         if let Some(epoch) = self.build.file_epoch() {
             crate::snapshot::clamp_times(&mut changes, epoch);
         }
-        let layers = Arc::clone(&self.build.layers);
-        let compression = self.exported.then_some(&self.build.options.compression);
-        let diff_id = layers.add(&changes, compression)?;
-        if compression.is_none() || self.runs_later() {
-            layers.unpack_from(diff_id, &changes)?;
-        }
+        let compression = self.compression();
+        let unpack = compression.is_none() || self.runs_later();
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack })?;
         Ok(Made { diff_id, files, peak_bytes: 0 })
+    }
+
+    /// How this stage's layers are compressed, where they become part of the image.
+    pub(crate) fn compression(&self) -> Option<Compression> {
+        self.exported.then_some(self.build.options.compression)
+    }
+
+    /// Whether the step that is done now is the last of this stage.
+    pub(crate) fn is_last(&self) -> bool {
+        self.stack.len() - self.base_layers + 1 == self.plan.steps.len()
     }
 
     /// Whether a later step of this stage needs the files on disk.

@@ -7,6 +7,7 @@
 //! layers/<diff-id-hex>/fs/                   the layer unpacked, ready to be an overlay lower directory
 //! layers/<diff-id-hex>/unpacked              which boot of the machine unpacked it, or that it is on disk for good
 //! layers/<diff-id-hex>/blobs.json            the layer's known compressed forms
+//! layers/<diff-id-hex>/chunks-<compression>  which chunks one of them consists of
 //! steps/<key>                                step records
 //! notes/<kind>/<hash of name>                small records by name, such as look-ups of tags
 //! contexts/<id>                              stat caches of build contexts
