@@ -350,6 +350,37 @@ fn damaged_and_forged_caches_give_the_right_image() {
 }
 
 #[test]
+fn cache_mounts_go_along_where_that_is_asked_for() {
+    let bench = Bench::new();
+    let dockerfile = |text: &str| {
+        format!("FROM busybox\nRUN --mount=type=cache,target=/kept,uid=7 cat /kept/* > /seen; {text} >> /kept/file\n")
+    };
+    let context = project(&bench, &dockerfile("echo first"));
+    let folder = bench.path("cache");
+    let to = format!("type=local,dest={},mounts=true", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    build(&bench, "one", &context, &["--cache-to", &to]);
+    let manifest = manifest_of(&folder);
+    let mounts = manifest["layers"].as_array().expect("layers").iter();
+    assert_eq!(mounts.filter(|layer| layer["annotations"]["rbuild.cache.mount"].is_string()).count(), 1);
+    // A new store has the step and needs no mount; the mount stays in the cache.
+    let (_, second) = build(&bench, "two", &context, &["--cache-from", &from, "--cache-to", &to]);
+    second.says(&["has all 1 steps already"]);
+    // Where the step runs, it finds what the other machine left.
+    fs::write(context.join("Dockerfile"), dockerfile("stat -c %u /kept")).expect("write");
+    let (_, third) = build(&bench, "three", &context, &["--cache-from", &from, "-t", "seen"]);
+    third.says(&["a cache mount begins with that of"]);
+    assert_eq!(run(&bench, "three", &["seen", "cat", "/seen"]), "first\n");
+    let (_, fourth) =
+        build(&bench, "three", &context, &["--cache-from", &from, "--cache-to", &to, "--no-cache", "-t", "new"]);
+    assert!(!fourth.stderr.contains("begins with"), "{}", fourth.stderr);
+    assert_eq!(run(&bench, "three", &["new", "cat", "/seen"]), "");
+    fs::write(context.join("Dockerfile"), dockerfile("echo last")).expect("write");
+    build(&bench, "four", &context, &["--cache-from", &from, "-t", "last"]);
+    assert_eq!(run(&bench, "four", &["last", "cat", "/seen"]), "7\n");
+}
+
+#[test]
 fn files_that_a_cache_lies_about_are_looked_at() {
     let bench = Bench::new();
     let context = project(&bench, DOCKERFILE);

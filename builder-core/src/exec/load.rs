@@ -174,7 +174,7 @@ pub(super) fn wait_for_lock(
     }
 }
 
-fn open_origin<'a>(
+pub(super) fn open_origin<'a>(
     store: &Store,
     origin: &'a Origin,
     blob: &Descriptor,

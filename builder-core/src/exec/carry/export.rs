@@ -9,7 +9,7 @@ use serde_json::json;
 use super::deadline::within;
 use super::options::{CacheMode, CachePlace, CacheTarget};
 use super::place::{BUNDLE_TYPE, DIFF_ID_ANNOTATION, Found, Opened, client_options};
-use super::{layout, reason, warn};
+use super::{layout, mounts, reason, warn};
 use crate::cache::{Bundle, CarriedStep, StepRecord};
 use crate::error::{BuildError, During};
 use crate::exec::build::{Build, BuildResult, StageKey};
@@ -187,6 +187,9 @@ fn pack(
         Ok(Some(layer))
     })?;
     let mut layers: Vec<Descriptor> = layers.into_iter().flatten().collect();
+    if target.mounts {
+        layers.extend(mounts::pack(build, compression, there.map(|(_, found)| found))?);
+    }
     layers.sort_by_key(|layer| layer.digest);
     let steps = bundle.len();
     let bundle = build.layers.store().put_blob(&bundle.to_bytes(), BUNDLE_TYPE);

@@ -1,5 +1,6 @@
 //! Steps of other stores.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::deadline::within;
 use super::losses::Losses;
 use super::options::CacheSource;
-use super::place::{Found, Opened, client_options};
+use super::place::{CarriedMount, Found, Opened, client_options};
 use super::{reason, warn};
 use crate::cache::{CarriedSelection, PreImage, StepKey, StepRecord};
 use crate::exec::build::{Build, StageKey};
@@ -44,6 +45,7 @@ pub(crate) struct Carry {
     losses: Arc<Losses>,
     done: Mutex<Vec<DoneStep>>,
     selections: Mutex<Vec<CarriedSelection>>,
+    used_mounts: Mutex<BTreeSet<String>>,
 }
 
 /// Where a layer is that a step of a cache made: kept with the step, so that the next build need not ask for the list.
@@ -65,6 +67,7 @@ impl Carry {
             losses: Arc::default(),
             done: Mutex::default(),
             selections: Mutex::default(),
+            used_mounts: Mutex::default(),
         }
     }
 
@@ -76,6 +79,24 @@ impl Carry {
     /// Notes what a COPY takes from layers, for those that the cache is written for.
     pub(crate) fn note_selection(&self, inputs: &PreImage, files: &str) {
         lock(&self.selections).push(CarriedSelection { files: files.to_owned(), inputs: inputs.clone() });
+    }
+
+    /// Notes that a command of the build uses a cache mount, whether or not the command is run.
+    pub(crate) fn note_mount(&self, id: &str) {
+        lock(&self.used_mounts).insert(id.to_owned());
+    }
+
+    pub(super) fn used_mounts(&self) -> BTreeSet<String> {
+        lock(&self.used_mounts).clone()
+    }
+
+    /// Every cache that has a cache mount.
+    pub(super) fn mounts(&self, build: &Build<'_>, id: &str) -> Vec<(&str, &Opened, &CarriedMount)> {
+        if self.sources.is_empty() {
+            return Vec::new();
+        }
+        let caches = self.loaded(build).iter();
+        caches.filter_map(|cache| Some((cache.name.as_str(), &cache.opened, cache.found.mounts.get(id)?))).collect()
     }
 
     /// The digest of what a COPY takes from layers that are not here.
@@ -103,6 +124,7 @@ impl Carry {
     pub(super) fn begin(&self) {
         lock(&self.done).clear();
         lock(&self.selections).clear();
+        lock(&self.used_mounts).clear();
     }
 
     /// Finds the result of a step whose layer the store does not have. `stored` is the store's own record of it;

@@ -6,6 +6,7 @@
 //! losses    what can't be had after all, and beginning again without it
 //! export    the steps of this build, sent to where the next machine finds them
 //! layout    folders that they are written to
+//! mounts    cache mounts that go along
 //! deadline  neither may hold a build up
 //! ```
 //!
@@ -25,6 +26,7 @@ mod export;
 mod import;
 mod layout;
 mod losses;
+mod mounts;
 mod options;
 mod place;
 
