@@ -53,7 +53,7 @@ impl Layers {
                 return Err(BuildError::failed(action(), "only its step is known"));
             }
             return Err(failure.unwrap_or_else(|| {
-                BuildError::failed(action(), "the store has lost it").with_help("build again with --no-cache")
+                BuildError::failed(action(), StoreError::LayerLost { diff_id }).with_help("build again with --no-cache")
             }));
         };
         if self.store.has_blob(&descriptor.digest, descriptor.size)
