@@ -17,6 +17,7 @@ mod canvas;
 mod directory;
 mod error;
 mod extract;
+mod folder;
 mod glob;
 mod ignore;
 mod links;
@@ -28,7 +29,9 @@ mod program;
 mod select;
 mod spool;
 mod stat_cache;
+mod stat_table;
 mod suggest;
+mod visit;
 mod walk;
 
 #[cfg(test)]
@@ -47,6 +50,6 @@ pub use ignore::{IgnoreRules, Verdict};
 pub use memory::MemoryTree;
 pub use mode::{ModeChange, ModeError};
 pub use place::{PlaceOptions, PlaceWarning, Placement, make_directory, place};
-pub use select::{SelectOptions, Selection, select};
+pub use select::{Fingerprint, SelectOptions, Selection, fingerprint, select};
 pub use stat_cache::{StatCache, StatCacheError};
 pub use suggest::{MissingSource, explain_missing};

@@ -88,6 +88,10 @@ impl Layers {
         }
         let action = || format!("compress the layer {}", layer.diff_id);
         let tree = self.tree(layer.diff_id)?;
+        // Reading a layer of another machine brought its blob along.
+        if let Some(blob) = self.known_blob(layer.diff_id, compression)? {
+            return Ok(blob);
+        }
         let folder = self.unpacked(layer.diff_id)?;
         let changes = changes_of(&tree, &folder).during(action)?;
         let encoded = self.write_blob(&changes, compression, None, Some(layer.diff_id), action)?;

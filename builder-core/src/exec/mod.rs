@@ -10,11 +10,13 @@
 //! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
 //! finish     configuration, manifest, names, outputs, push
+//! carry      results of steps from and for other machines
 //! ```
 
 mod bases;
 mod build;
 mod ca;
+mod carry;
 mod check;
 mod chroot;
 mod command_output;
@@ -24,11 +26,14 @@ mod encoding;
 mod finish;
 mod heal;
 mod host_files;
+mod jobs;
 mod layers;
+mod load;
 mod materialize;
 mod mounts;
 mod options;
 mod platforms;
+mod remote_files;
 mod run;
 mod run_image;
 mod scheduler;
@@ -36,6 +41,7 @@ mod ssh_agent;
 mod stage;
 
 pub use build::{BuildResult, BuiltImage, build, build_plan};
+pub use carry::{CacheMode, CachePlace, CacheSource, CacheTarget};
 pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
 pub use host_files::{ExtraHost, ExtraHostError};
 pub use options::{

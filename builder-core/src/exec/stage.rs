@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use super::build::{Build, StageKey};
 use super::encoding::AddOptions;
+use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::layers::StackLayer;
 use super::options::NoCache;
 use crate::cache::{PreImage, StepKey, StepRecord, explain_miss};
 use crate::error::{BuildError, During, FailedStep};
 use crate::layer::Compression;
-use crate::oci::{DiffId, ImageConfig};
+use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
 use crate::tree::{Change, MergedTree};
@@ -31,6 +32,9 @@ pub(crate) struct StageRun<'b, 'o> {
     pub(crate) stack: Vec<StackLayer>,
     /// How many of them are the base's.
     base_layers: usize,
+    /// The chain IDs of the base's layers, and of the stage's own: a stage of hundreds of steps would spend its time on
+    /// computing them anew for each.
+    chains: (Option<ChainId>, Option<ChainId>),
     /// Whether the layers become part of the image.
     pub(crate) exported: bool,
 }
@@ -40,6 +44,8 @@ pub(crate) struct Made {
     pub(crate) diff_id: DiffId,
     /// The inputs of a COPY one by one, for later explanations.
     pub(crate) files: Option<BTreeMap<String, String>>,
+    /// The most memory that a command's processes had, bytes; 0 where that is not known.
+    pub(crate) peak_bytes: u64,
 }
 
 /// A step that was prepared: its inputs, and what is needed to do it.
@@ -58,8 +64,10 @@ pub(crate) fn run_stage(build: &Build<'_>, key: &StageKey, plan: &StagePlan) -> 
         }
         source => build.base_of(source, plan)?,
     };
-    let mut run =
-        StageRun { build, plan, key: *key, base_layers: stack.len(), stack, exported: build.is_exported(key) };
+    let base: Vec<DiffId> = stack.iter().map(|layer| layer.diff_id).collect();
+    let chains = (ChainId::of(&base), None);
+    let exported = build.is_exported(key);
+    let mut run = StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported };
     let history_start = config.history.len();
     let mut history = plan.history.clone();
     for (number, step) in plan.steps.iter().enumerate() {
@@ -93,15 +101,16 @@ impl StageRun<'_, '_> {
             && let Some(record) = self.recorded(&key)
         {
             build.events.event(Event::StepStarted { step: id, miss: None });
-            self.stack.push(StackLayer { diff_id: record.diff_id, base_blob: None });
+            self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
             self.remember_last(&slot, &key)?;
+            build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             return Ok(record.created);
         }
         let last = self.last_record(&slot);
         let miss = self.miss(last.as_ref(), &inputs, &prepared);
-        let job = build.jobs.take();
-        build.check_cancelled()?;
+        let memory = memory_of(step, last.as_ref().map(|(_, record)| record));
+        let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
         build.events.event(Event::StepStarted { step: id, miss });
         let started = Instant::now();
         let result = self.perform(step, prepared, id, &inputs);
@@ -117,8 +126,8 @@ impl StageRun<'_, '_> {
         };
         let (diff_id, created, unchanged) = self.cut_off(step, last, made.diff_id);
         let took = started.elapsed();
-        let record =
-            StepRecord { inputs, diff_id, created, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) };
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let record = StepRecord { inputs, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
         let action = || "record the step".to_owned();
         if let Some(files) = &made.files {
             let bytes = serde_json::to_vec(files).expect("names and texts are strings");
@@ -126,14 +135,21 @@ impl StageRun<'_, '_> {
         }
         build.layers.store().write_step(key.as_str(), &record.to_bytes()).during(action)?;
         self.remember_last(&slot, &key)?;
+        build.carry.note(self.key, &key, diff_id);
         let layer = StackLayer { diff_id, base_blob: None };
         if self.exported {
             build.compress_in_background(&layer);
         }
-        self.stack.push(layer);
+        self.push(layer);
         let end = if unchanged { StepEnd::Unchanged } else { StepEnd::Done };
         build.events.event(Event::StepEnded { step: id, end, took });
         Ok(created)
+    }
+
+    /// Puts a step's layer on top.
+    fn push(&mut self, layer: StackLayer) {
+        self.chains.1 = Some(ChainId::with(self.chains.1, layer.diff_id));
+        self.stack.push(layer);
     }
 
     fn must_run(&self) -> bool {
@@ -145,9 +161,13 @@ impl StageRun<'_, '_> {
     }
 
     fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
-        let bytes = self.build.layers.store().read_step(key.as_str()).ok()??;
-        let record = StepRecord::from_bytes(&bytes)?;
-        self.build.layers.is_available(record.diff_id).then_some(record)
+        let build = self.build;
+        let stored = build.layers.store().read_step(key.as_str()).ok().flatten();
+        let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
+        match stored {
+            Some(record) if build.layers.is_available(record.diff_id) => Some(record),
+            stored => build.carry.find(build, key, stored),
+        }
     }
 
     /// The record of the last run of the step in this place of this Dockerfile.
@@ -228,13 +248,9 @@ impl StageRun<'_, '_> {
     /// Adds what is below: by contents, so a base that was pulled anew, or a step that ran again, changes nothing by
     /// itself.
     fn add_parent(&self, inputs: &mut PreImage) {
-        let digest = |layers: &[StackLayer]| {
-            let ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id).collect();
-            crate::oci::ChainId::of(&ids).map_or_else(|| "none".to_owned(), |chain| chain.to_string())
-        };
-        let (base, own) = self.stack.split_at(self.base_layers);
-        inputs.add("the base image", digest(base));
-        inputs.add("the result of an earlier step", digest(own));
+        let digest = |chain: Option<ChainId>| chain.map_or_else(|| "none".to_owned(), |chain| chain.to_string());
+        inputs.add("the base image", digest(self.chains.0));
+        inputs.add("the result of an earlier step", digest(self.chains.1));
     }
 
     pub(crate) fn add_epoch(&self, inputs: &mut PreImage) {
@@ -254,6 +270,10 @@ impl StageRun<'_, '_> {
 
     /// The tree of the layers so far.
     pub(crate) fn below(&self) -> Result<MergedTree, BuildError> {
+        let done = self.stack.len() - self.base_layers;
+        if self.plan.steps.iter().skip(done).any(|step| matches!(step.action, Action::Run(_))) {
+            return self.build.layers.view_with_files(&self.stack);
+        }
         self.build.layers.view(&self.stack)
     }
 
@@ -269,7 +289,7 @@ impl StageRun<'_, '_> {
         let compression = self.compression();
         let unpack = compression.is_none() || self.runs_later();
         let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack })?;
-        Ok(Made { diff_id, files })
+        Ok(Made { diff_id, files, peak_bytes: 0 })
     }
 
     /// How this stage's layers are compressed, where they become part of the image.
@@ -286,5 +306,13 @@ impl StageRun<'_, '_> {
     fn runs_later(&self) -> bool {
         let done = self.stack.len() - self.base_layers;
         self.plan.steps.iter().skip(done + 1).any(|step| matches!(step.action, Action::Run(_)))
+    }
+}
+
+/// How much memory a step will need, by its last run in this place: bytes.
+fn memory_of(step: &Step, last: Option<&StepRecord>) -> u64 {
+    match step.action {
+        Action::Run(_) => last.map(|record| record.peak_bytes).filter(|peak| *peak > 0).unwrap_or(COMMAND_MEMORY),
+        Action::Copy(_) | Action::MakeDirectory { .. } => COPY_MEMORY,
     }
 }

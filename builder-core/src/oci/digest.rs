@@ -144,8 +144,13 @@ impl ChainId {
     /// Computes the chain ID of layers given from the lowest up; `None` for no layers.
     #[must_use]
     pub fn of(layers: &[DiffId]) -> Option<Self> {
-        let (first, rest) = layers.split_first()?;
-        Some(Self(rest.iter().fold(first.0, |chain, layer| Digest::of(format!("{chain} {layer}").as_bytes()))))
+        layers.iter().fold(None, |chain, layer| Some(Self::with(chain, *layer)))
+    }
+
+    /// Computes the chain ID of layers and one on top of them.
+    #[must_use]
+    pub fn with(below: Option<Self>, layer: DiffId) -> Self {
+        Self(below.map_or(layer.0, |chain| Digest::of(format!("{chain} {layer}").as_bytes())))
     }
 }
 

@@ -8,6 +8,7 @@
 //! stage + configuration of its base --stage--> steps + final configuration + history
 //! ```
 
+mod copy;
 mod error;
 mod graph;
 mod run;

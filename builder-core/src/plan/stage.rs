@@ -2,21 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
-use rbuild_dockerfile::chmod::ChmodSpec;
-use rbuild_dockerfile::instruction::{
-    Add as AddInstruction, Arg, Copy as CopyInstruction, Healthcheck as HealthcheckInstruction, KeyValue,
-};
+use rbuild_dockerfile::instruction::{Arg, Healthcheck as HealthcheckInstruction, KeyValue};
 use rbuild_dockerfile::port::parse_port;
 use rbuild_dockerfile::signal::parse_signal;
-use rbuild_dockerfile::word::{expand, expand_heredoc, expand_words};
-use rbuild_dockerfile::{Dockerfile, Heredoc, Instruction, Span, Stage, Word, parse_trigger};
+use rbuild_dockerfile::word::{expand, expand_words};
+use rbuild_dockerfile::{Dockerfile, Instruction, Span, Stage, Word, parse_trigger};
 use serde_json::{Value, json};
 
 use super::error::PlanError;
 use super::graph::PlanOptions;
-use super::step::{Action, Add, Copy, CopySource, Source, StageIndex, StagePlan, Step};
+use super::step::{Action, Source, StageIndex, StagePlan, Step};
 use super::variables::{DEFAULT_PATH, Variables, set_text};
 use crate::oci::{Healthcheck, History, ImageConfig, Platform};
 
@@ -230,7 +226,7 @@ impl Walk<'_> {
             .map_err(|e| PlanError::new(e.to_string(), word.span))
     }
 
-    fn expanded_option(&self, word: Option<&Word>) -> Result<Option<String>, PlanError> {
+    pub(super) fn expanded_option(&self, word: Option<&Word>) -> Result<Option<String>, PlanError> {
         word.map(|w| self.expanded(w)).transpose()
     }
 
@@ -369,155 +365,6 @@ impl Walk<'_> {
     pub(super) fn step(&mut self, name: String, span: Option<Range<usize>>, action: Action, history: usize) {
         self.state.plan.steps.push(Step { name, span, action, history });
     }
-
-    fn heredocs(&self, heredocs: &[Heredoc]) -> Result<Vec<CopySource>, PlanError> {
-        let mut sources = Vec::new();
-        for heredoc in heredocs {
-            let mut body = heredoc.content();
-            if heredoc.word.expand {
-                body = expand_heredoc(&body, &self.lookup())
-                    .map_err(|e| PlanError::new(e.to_string(), heredoc.span))?
-                    .text;
-            }
-            sources.push(CopySource::Heredoc { name: heredoc.name().to_owned(), body: Arc::from(body) });
-        }
-        Ok(sources)
-    }
-
-    fn copy(&mut self, copy: &CopyInstruction, span: Option<Range<usize>>) -> Result<(), PlanError> {
-        let from = match &copy.from {
-            Some(word) => (self.resolve)(&word.text, word.span)?,
-            None => Source::Context,
-        };
-        let mut sources = Vec::new();
-        for word in &copy.sources {
-            let path = self.expanded(word)?;
-            if is_remote(&path) {
-                return Err(
-                    PlanError::new(format!("source can't be a URL for COPY: `{path}`"), word.span).with_help("use ADD")
-                );
-            }
-            sources.push(CopySource::Path(path));
-        }
-        sources.extend(self.heredocs(&copy.heredocs)?);
-        let flags = Flags { chown: copy.chown.as_ref(), chmod: copy.chmod.as_ref(), exclude: &copy.exclude };
-        let mut action = self.copy_action(from, sources, &copy.destination, &flags)?;
-        action.link = copy.link && action.chmod.is_none();
-        action.parents = copy.parents;
-        let mut shown = String::new();
-        if copy.parents {
-            shown.push_str(" --parents");
-        }
-        self.finish_copy("COPY", &shown, action, copy.from.as_ref(), span);
-        Ok(())
-    }
-
-    fn add(&mut self, add: &AddInstruction, span: Option<Range<usize>>) -> Result<(), PlanError> {
-        let checksum = self.expanded_option(add.checksum.as_ref())?;
-        let mut sources = Vec::new();
-        for word in &add.sources {
-            let path = self.expanded(word)?;
-            sources.push(if is_remote(&path) { CopySource::Remote(path) } else { CopySource::Path(path) });
-        }
-        let wrong = |message: &str| {
-            let span = add.checksum.as_ref().map_or(add.destination.span, |w| w.span);
-            PlanError::new(message, span)
-        };
-        if checksum.is_some() {
-            if sources.len() + add.heredocs.len() != 1 {
-                return Err(wrong("checksum can't be specified for multiple sources"));
-            }
-            if !matches!(sources.first(), Some(CopySource::Remote(_))) {
-                return Err(wrong("checksum requires HTTP(S) or Git sources"));
-            }
-        }
-        sources.extend(self.heredocs(&add.heredocs)?);
-        let flags = Flags { chown: add.chown.as_ref(), chmod: add.chmod.as_ref(), exclude: &add.exclude };
-        let mut action = self.copy_action(Source::Context, sources, &add.destination, &flags)?;
-        action.link = add.link && action.chmod.is_none();
-        action.add = Some(Add { unpack: add.unpack, checksum, keep_git_dir: add.keep_git_dir });
-        self.finish_copy("ADD", "", action, None, span);
-        Ok(())
-    }
-
-    fn copy_action(
-        &self,
-        from: Source,
-        sources: Vec<CopySource>,
-        destination: &Word,
-        flags: &Flags<'_>,
-    ) -> Result<Copy, PlanError> {
-        let chmod_text = self.expanded_option(flags.chmod)?;
-        let chmod = match (&chmod_text, flags.chmod) {
-            (Some(text), Some(word)) => {
-                Some(ChmodSpec::parse(text).map_err(|e| PlanError::new(e.to_string(), word.span))?)
-            }
-            _ => None,
-        };
-        Ok(Copy {
-            from,
-            sources,
-            destination: self.expanded(destination)?,
-            working_dir: self.working_dir(),
-            chown: self.expanded_option(flags.chown)?.filter(|c| !c.is_empty()),
-            chmod,
-            chmod_text,
-            link: false,
-            parents: false,
-            excludes: flags.exclude.iter().map(|w| w.text.clone()).collect(),
-            add: None,
-        })
-    }
-
-    fn finish_copy(
-        &mut self,
-        keyword: &str,
-        flags: &str,
-        action: Copy,
-        from: Option<&Word>,
-        span: Option<Range<usize>>,
-    ) {
-        let paths: Vec<&str> = action
-            .sources
-            .iter()
-            .map(|source| match source {
-                CopySource::Path(path) | CopySource::Remote(path) => path.as_str(),
-                CopySource::Heredoc { name, .. } => name.as_str(),
-            })
-            .collect();
-        let mut text = format!("{keyword}{flags}");
-        for (flag, value) in [("chown", &action.chown), ("chmod", &action.chmod_text)] {
-            if let Some(value) = value {
-                text.push_str(&format!(" --{flag}={value}"));
-            }
-        }
-        let operands = format!("{} {}", paths.join(" "), action.destination);
-        let history = self.history(format!("{text} {operands} # buildkit"), false);
-        let from = from.map_or_else(String::new, |word| format!(" --from={}", word.text));
-        self.step(format!("{text}{from} {operands}"), span, Action::Copy(Box::new(action)), history);
-    }
-}
-
-struct Flags<'a> {
-    chown: Option<&'a Word>,
-    chmod: Option<&'a Word>,
-    exclude: &'a [Word],
-}
-
-/// Whether ADD fetches a source instead of reading it from the context.
-fn is_remote(source: &str) -> bool {
-    let lower = source.to_ascii_lowercase();
-    ["http://", "https://", "git://", "ssh://"].iter().any(|scheme| lower.starts_with(scheme))
-        || is_git_over_ssh(source)
-}
-
-/// Whether a source is of git's short form `user@host:path`.
-fn is_git_over_ssh(source: &str) -> bool {
-    let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    source
-        .split_once('@')
-        .and_then(|(user, rest)| Some((user, rest.split_once(':')?)))
-        .is_some_and(|(user, (host, path))| word(user) && word(host) && !path.is_empty())
 }
 
 /// Joins a WORKDIR to the one before, lexically.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::oci::{Descriptor, Digest, Hasher};
 
+use super::claim::Claimed;
 use super::file::open_regular;
 use super::{Store, StoreError, VerifiedReader};
 
@@ -39,8 +40,11 @@ impl Store {
     }
 
     /// Whether the store has a blob of that digest and size in bytes. Its bytes are checked when they are read.
+    ///
+    /// What is there then stays as long as this handle, unless it turns out to be damaged.
     #[must_use]
     pub fn has_blob(&self, digest: &Digest, size: u64) -> bool {
+        self.claim(Claimed::blob(digest));
         fs::symlink_metadata(self.blob_path(digest)).is_ok_and(|m| m.is_file() && m.len() == size)
     }
 
@@ -55,6 +59,7 @@ impl Store {
     /// # Errors
     /// When the store has no such blob, or it can't be opened.
     pub fn open_blob(&self, descriptor: &Descriptor) -> Result<VerifiedReader<File>, StoreError> {
+        self.claim(Claimed::blob(&descriptor.digest));
         let path = self.blob_path(&descriptor.digest);
         let file = open_regular(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::BlobMissing { digest: descriptor.digest },
@@ -148,6 +153,7 @@ impl UnfinishedBlob {
         if self.file.metadata().map_err(StoreError::io("look at", path))?.len() != size {
             return Err(StoreError::BlobMismatch { digest, size });
         }
+        self.store.claim(Claimed::blob(&digest));
         let target = self.store.blob_path(&digest);
         // Replacing a blob that is there already heals it, should it be damaged.
         fs::rename(path, &target).map_err(StoreError::io("put in place", &target))?;

@@ -52,14 +52,15 @@ impl Store {
         for kind in file::list(&self.path("notes"))? {
             records.extend(self.record_files(&format!("notes/{kind}"))?);
         }
-        records.extend(file::list(&self.path("layers"))?.iter().map(|l| self.path("layers").join(l).join("tree")));
+        records.extend(self.layer_names()?.iter().map(|l| self.path("layers").join(l).join("tree")));
         records.retain(|path| path.exists());
         let mut problems: Vec<Problem> = blobs
             .par_iter()
             .filter(|digest| !self.is_sound(digest))
             .map(|digest| Problem::Blob { digest: *digest })
             .collect();
-        let torn = records.par_iter().filter(|path| !matches!(read_record(path), Ok(Some(_))));
+        // One that is gone by now was removed by another process.
+        let torn = records.par_iter().filter(|path| !matches!(read_record(path), Ok(Some(_))) && path.exists());
         problems.extend(torn.map(|path| Problem::Record { path: path.clone() }).collect::<Vec<_>>());
         for image in self.images()? {
             if !self.has_blob(&image.descriptor.digest, image.descriptor.size) {
@@ -94,7 +95,8 @@ impl Store {
             let size = blob.metadata()?.len();
             VerifiedReader::new(blob, &Descriptor::new("", *digest, size)).finish()
         };
-        check().is_ok()
+        // One that is gone by now was removed by another process.
+        check().map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |()| true)
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::{Descriptor, DiffId};
 
+use super::claim::Claimed;
 use super::file::{self, Durability};
 use super::lock::Lock;
 use super::record::read_record;
@@ -43,9 +44,10 @@ struct BlobList {
 }
 
 impl Store {
-    /// What the store knows of a layer; `None` when that is nothing.
+    /// What the store knows of a layer; `None` when that is nothing. It stays as long as this handle.
     #[must_use]
     pub fn layer(&self, diff_id: DiffId) -> Option<Layer> {
+        self.claim(Claimed::layer(diff_id));
         let layer = Layer { store: self.clone(), diff_id };
         layer.dir().is_dir().then_some(layer)
     }
@@ -188,7 +190,7 @@ impl Store {
             let mark = layers.join(name).join("unpacked");
             (read_mark(&mark).as_deref() == Some(&boot) && layers.join(name).join("fs").is_dir()).then_some(mark)
         };
-        let marks: Vec<PathBuf> = file::list(&layers)?.iter().filter_map(open).collect();
+        let marks: Vec<PathBuf> = self.layer_names()?.iter().filter_map(open).collect();
         if marks.is_empty() {
             return Ok(0);
         }
@@ -200,8 +202,16 @@ impl Store {
         Ok(marks.len())
     }
 
+    /// The names of all layers' folders.
+    pub(super) fn layer_names(&self) -> Result<Vec<String>, StoreError> {
+        let mut names = file::list(&self.path("layers"))?;
+        names.retain(|name| !name.starts_with(super::sweep::REMOVED));
+        Ok(names)
+    }
+
     /// The folder of a layer, made where it is missing.
     fn layer_dir(&self, diff_id: DiffId) -> Result<PathBuf, StoreError> {
+        self.claim(Claimed::layer(diff_id));
         let path = self.layer_path(diff_id);
         file::create_dir(&path)?;
         Ok(path)

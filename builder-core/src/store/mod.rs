@@ -19,7 +19,8 @@
 //!
 //! Any number of processes share a store without a daemon. Every object is written under `tmp/` and renamed into
 //! place, so that a reader sees all of it or nothing; only the index, a layer's list of blobs, moving a layer into place,
-//! cache mounts and pruning need locks, and a killed process leaves none behind.
+//! cache mounts and pruning need locks, and a killed process leaves none behind. Objects in use are claimed, so that
+//! pruning leaves them alone while builds go on.
 //!
 //! # What survives a power failure
 //!
@@ -33,6 +34,7 @@
 
 mod blob;
 mod check;
+mod claim;
 mod delete;
 mod error;
 mod file;
@@ -43,8 +45,10 @@ mod mounts;
 mod process_tests;
 mod prune;
 mod record;
+mod sweep;
 mod tags;
 mod temp;
+mod usage;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -56,15 +60,17 @@ use crate::oci::Digest;
 
 pub use blob::{BlobWriter, HashedBlobWriter};
 pub use check::{CheckReport, Problem};
+pub use claim::Lease;
 pub use delete::remove_tree;
 pub use error::StoreError;
 pub use layer::{Layer, LayerBlob};
-pub use lock::{Lease, Lock};
+pub use lock::Lock;
 pub use mounts::{CacheMount, CacheSharing};
-pub use prune::{PruneOptions, Pruned, Usage};
+pub use prune::{PruneOptions, Pruned};
 pub use tags::StoredImage;
 pub(crate) use tags::{IMAGE_NAME, REF_NAME};
 pub use temp::TempDir;
+pub use usage::Usage;
 pub use verify::{VerifiedReader, VerifyError};
 
 /// The format that this version of rbuild writes, and the newest that it reads.
@@ -88,6 +94,7 @@ struct Inner {
     temp: Mutex<Option<temp::ProcessTemp>>,
     counter: AtomicU64,
     known_good: Mutex<BTreeSet<Digest>>,
+    claims: claim::Claims,
 }
 
 impl Store {
@@ -100,8 +107,13 @@ impl Store {
     /// newer format; and when it can't be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let root = file::prepare_root(root)?;
-        let inner =
-            Inner { root, temp: Mutex::new(None), counter: AtomicU64::new(0), known_good: Mutex::new(BTreeSet::new()) };
+        let inner = Inner {
+            root,
+            temp: Mutex::new(None),
+            counter: AtomicU64::new(0),
+            known_good: Mutex::new(BTreeSet::new()),
+            claims: claim::Claims::default(),
+        };
         let store = Self { inner: Arc::new(inner) };
         store.initialise()?;
         store.remove_leftovers();
@@ -128,6 +140,7 @@ impl Store {
     /// When `id` can't be a file name, or the folder can't be made.
     pub fn build_dir(&self, id: &str) -> Result<PathBuf, StoreError> {
         let path = self.path("builds").join(file::name("build", id)?);
+        self.claim(claim::Claimed::named("build", id));
         file::create_dir(&path)?;
         Ok(path)
     }
@@ -151,7 +164,7 @@ impl Store {
                 self.write_file(&self.path(name), &[bytes], file::Durability::Checked)?;
             }
         }
-        for name in ["index", "lease", "temp", "layer-blobs"] {
+        for name in ["index", "lease", "claims", "temp", "layer-blobs"] {
             lock::open_lock_file(&self.path("locks").join(name))?;
         }
         // Written last: a store without it is made again from the start, which is harmless.

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::claim::Claimed;
 use super::lock::Lock;
 use super::{Store, StoreError, file};
 
@@ -111,6 +112,7 @@ impl Store {
         number: u32,
         fill: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<PathBuf, StoreError> {
+        self.claim(Claimed::named("mount", id));
         let folder = self.path("mounts").join(id);
         let path = folder.join(number.to_string());
         if path.is_dir() {

@@ -90,9 +90,14 @@ impl Store {
         Ok(images)
     }
 
+    /// The index as it is written.
+    pub(super) fn index_bytes(&self) -> Result<Vec<u8>, StoreError> {
+        Ok(file::read(&self.path("index.json"), INDEX_LIMIT)?.unwrap_or_default())
+    }
+
     /// The index as JSON; one that can't be understood counts as empty.
     pub(super) fn read_index(&self) -> Result<Value, StoreError> {
-        let bytes = file::read(&self.path("index.json"), INDEX_LIMIT)?.unwrap_or_default();
+        let bytes = self.index_bytes()?;
         let index = serde_json::from_slice(&bytes).ok();
         Ok(index.filter(|index: &Value| index["manifests"].is_array()).unwrap_or_else(empty_index))
     }

@@ -4,7 +4,6 @@
 //! attaches it inside the step's own mount namespace, so nothing is ever mounted on the host and closing the
 //! descriptor takes everything back. Paths are resolved once, to a descriptor, and never again.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,12 +12,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::call;
 use crate::tree::TreePath;
+
+mod overlay;
+
+pub use overlay::{MOST_LAYERS, Overlay, WritableLayer, overlay};
 
 /// A mount could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,14 @@ pub enum MountError {
         message: String,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// More layers than the kernel can stack.
+    #[error("cannot stack {count} layers: the kernel takes {most} at most")]
+    TooManyLayers {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        most: usize,
     },
     /// A tree could not be cloned into a bind mount.
     #[error("cannot make a bind mount of `{path}`")]
@@ -90,24 +101,6 @@ impl MountError {
     }
 }
 
-/// The layers of an overlay mount. Always mounted with `userxattr`, so root and rootless share one form on disk.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overlay {
-    /// Read-only layers, topmost first.
-    pub lower: Vec<PathBuf>,
-    /// Where changes go; without it the mount is read-only.
-    pub writable: Option<WritableLayer>,
-}
-
-/// The writable part of an overlay: two folders on one file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WritableLayer {
-    /// Receives the changes.
-    pub upper: PathBuf,
-    /// Empty folder for the kernel's own use.
-    pub work: PathBuf,
-}
-
 /// What may not be done through a mount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Restrictions {
@@ -139,88 +132,6 @@ impl Restrictions {
         flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, self.no_exec);
         flags
     }
-}
-
-/// Makes a detached overlay mount.
-///
-/// One read-only layer alone becomes a read-only bind mount, because overlayfs wants two. Writes are `volatile`
-/// (never synced: a step that was cut off is thrown away), so ending a step does not flush the whole disk.
-///
-/// # Errors
-/// When a layer cannot be opened, or the file system under `upper` cannot carry an overlay.
-pub fn overlay(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
-    let layers = &Overlay { lower: without_repetitions(&layers.lower), writable: layers.writable.clone() };
-    if let ([only], None) = (layers.lower.as_slice(), &layers.writable) {
-        return bind(only, restrictions.with_read_only(true));
-    }
-    match overlay_by_layer(layers, restrictions) {
-        // Before 6.5 the layers cannot be given one at a time; some kernels say so only at the end.
-        Err(error @ MountError::Create { .. }) if error.is_invalid_argument() => {
-            overlay_classic(layers, restrictions).map_err(|_| error)
-        }
-        result => result,
-    }
-}
-
-/// Every folder once, where it is topmost: what it says of a path there hides what it says of that path further down.
-/// The kernel refuses a folder that is named twice, and two steps that change nothing have the same layer.
-fn without_repetitions(lower: &[PathBuf]) -> Vec<PathBuf> {
-    let mut seen = std::collections::BTreeSet::new();
-    lower.iter().filter(|folder| seen.insert(folder.as_path())).cloned().collect()
-}
-
-fn overlay_by_layer(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
-    let context = FileSystem::open("overlay")?;
-    for layer in &layers.lower {
-        let directory = open_path(layer)?;
-        // The kernel resolves the path at once, so the descriptor can go; the short name keeps long store paths
-        // below the call's limit of 255 bytes and out of the step's mountinfo.
-        context.set("lowerdir+", &descriptor_path(directory.as_fd()))?;
-    }
-    if let Some(writable) = &layers.writable {
-        let (upper, work) = (open_path(&writable.upper)?, open_path(&writable.work)?);
-        context.set("upperdir", &descriptor_path(upper.as_fd()))?;
-        context.set("workdir", &descriptor_path(work.as_fd()))?;
-        context.flag("volatile")?;
-    }
-    context.set("index", "off")?;
-    context.flag("userxattr")?;
-    context.mount(restrictions)
-}
-
-/// The overlay made by `mount(2)` in a mount namespace of its own, so that it is never visible.
-fn overlay_classic(layers: &Overlay, restrictions: Restrictions) -> Result<OwnedFd, MountError> {
-    let target = layers.writable.as_ref().map(|writable| &writable.upper).or(layers.lower.first());
-    let target = target.cloned().unwrap_or_default();
-    let mount = in_private_namespace(|| {
-        // The layers are opened here because they must belong to this namespace's copies of the mounts.
-        let mut opened = Vec::new();
-        let mut name = |path: &Path| {
-            let directory = open_path(path)?;
-            let name = descriptor_path(directory.as_fd());
-            opened.push(directory);
-            Ok::<_, MountError>(name)
-        };
-        let lower = layers.lower.iter().map(|layer| name(layer)).collect::<Result<Vec<_>, _>>()?.join(":");
-        let mut options = format!("lowerdir={lower},index=off,userxattr");
-        if let Some(writable) = &layers.writable {
-            let (upper, work) = (name(&writable.upper)?, name(&writable.work)?);
-            options.push_str(&format!(",upperdir={upper},workdir={work},volatile"));
-        }
-        let failed = |error: Errno| MountError::Create {
-            file_system: "overlay",
-            option: options.clone(),
-            message: String::new(),
-            source: error.into(),
-        };
-        let data = CString::new(options.as_str()).map_err(|_| failed(Errno::INVAL))?;
-        rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), Some(&*data)).map_err(failed)?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        open_tree(CWD, &target, flags).map_err(failed)
-    })?;
-    call::restrict(mount.as_fd(), restrictions.flags(), false)
-        .map_err(|error| MountError::Attributes { path: target.clone(), source: error.into() })?;
-    Ok(mount)
 }
 
 /// Runs `work` on a thread that has a mount namespace of its own.
@@ -401,7 +312,3 @@ impl FileSystem {
         text
     }
 }
-
-#[cfg(test)]
-#[path = "mount_tests.rs"]
-mod tests;

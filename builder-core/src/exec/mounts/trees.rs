@@ -1,0 +1,189 @@
+//! Mounts of files: binds, which show a tree, and caches, which outlive the build.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
+
+use super::{MountedSource, Wanted, absolute};
+use crate::cache::PreImage;
+use crate::error::{BuildError, During};
+use crate::exec::materialize::{part_of, rebase, single};
+use crate::exec::options::{Isolation, NoCache};
+use crate::exec::run::Keep;
+use crate::exec::stage::StageRun;
+use crate::plan::{Run, Source};
+use crate::snapshot::MountKind;
+use crate::store::CacheSharing;
+use crate::sys::mount::{Overlay, WritableLayer};
+use crate::sys::sandbox::MountSource;
+use crate::tree::{FollowLast, TreeView, resolve};
+
+impl StageRun<'_, '_> {
+    /// Adds mounts to a command's inputs: what they show, by content, and how.
+    pub(crate) fn prepare_mounts(
+        &self,
+        run: &Run,
+        inputs: &mut PreImage,
+    ) -> Result<Vec<Option<MountedSource>>, BuildError> {
+        let mut sources = Vec::new();
+        for (mount, from) in &run.mounts {
+            let target = &mount.target;
+            let (name, mut facts) = (format!("mount {} {target}", mount.kind.name()), String::new());
+            let source = match mount.kind {
+                MountType::Bind => {
+                    let (source, digest) = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
+                    facts = format!("{digest} {} {}", mount.source, mount.read_only);
+                    Some(source)
+                }
+                MountType::Cache => match from {
+                    Some(from) => Some(self.mounted_source(mount, from)?.0),
+                    None => None,
+                },
+                MountType::Tmpfs => {
+                    facts = mount.size_bytes.to_string();
+                    None
+                }
+                MountType::Secret | MountType::Ssh => {
+                    facts = format!(
+                        "{} {:?} {:?} {:?} {:?}",
+                        mount.effective_id(),
+                        mount.env,
+                        mount.mode,
+                        mount.uid,
+                        mount.gid
+                    );
+                    None
+                }
+            };
+            inputs.add(name, facts);
+            sources.push(source);
+        }
+        Ok(sources)
+    }
+
+    /// The tree that `from` names, with the digest of what the mount shows of it.
+    fn mounted_source(&self, mount: &PlannedMount, from: &Source) -> Result<(MountedSource, String), BuildError> {
+        let action = || format!("mount `{}`", mount.source);
+        let stack = match from {
+            Source::Scratch => Some(Vec::new()),
+            Source::Context => None,
+            Source::Stage(stage) => Some(self.build.stage_result(self.key.platform, *stage)?.stack.clone()),
+            Source::Named(_) | Source::Image { .. } => self.build.image_stack(from),
+        };
+        let view = self.source_view(from)?;
+        let path = resolve(&*view, mount.source.as_bytes(), FollowLast::Yes).during(action)?;
+        let Some(entry) = view.get(&path).during(action)? else {
+            return Err(BuildError::failed(action(), format!("`{}` was not found", mount.source)));
+        };
+        let is_directory = entry.node.is_directory();
+        if let Some(stack) = stack {
+            let ids: Vec<String> = stack.iter().map(|layer| layer.diff_id.to_string()).collect();
+            return Ok((MountedSource { stack, path, is_directory }, ids.join(" ")));
+        }
+        let part = part_of(&*view, &path).during(action)?.expect("its root was just seen");
+        let digest = part.digest.clone();
+        let diff_id = self.build.layers.materialize(&part)?;
+        Ok((MountedSource { stack: single(diff_id), path, is_directory }, digest))
+    }
+
+    pub(super) fn bind(
+        &self,
+        run: &Run,
+        mount: &PlannedMount,
+        source: &MountedSource,
+        work: &Path,
+    ) -> Result<Wanted, BuildError> {
+        let mut lower = self.build.layers.unpacked_stack(&source.stack)?;
+        lower.reverse();
+        let action = || format!("mount `{}`", mount.source);
+        let writable = if mount.read_only {
+            None
+        } else {
+            let layer = WritableLayer { upper: work.join("upper"), work: work.join("work") };
+            std::fs::create_dir_all(&layer.upper).and_then(|()| std::fs::create_dir_all(&layer.work)).during(action)?;
+            Some(layer)
+        };
+        if lower.is_empty() {
+            let empty = work.join("empty");
+            std::fs::create_dir_all(&empty).during(action)?;
+            lower.push(empty);
+        }
+        Ok(Wanted {
+            target: absolute(run, &mount.target),
+            source: MountSource::Overlay { overlay: Overlay { lower, writable }, path: source.path.clone() },
+            read_only: mount.read_only,
+            kind: if source.is_directory { MountKind::Directory } else { MountKind::File },
+        })
+    }
+
+    pub(super) fn cache(
+        &self,
+        run: &Run,
+        mount: &PlannedMount,
+        from: Option<&MountedSource>,
+        keep: &mut Keep,
+    ) -> Result<Wanted, BuildError> {
+        let store = self.build.layers.store();
+        let identity = format!("{}\0{}", run.cache_namespace, mount.effective_id());
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(identity.as_bytes());
+        hasher.update(format!("\0{:?}\0{:?}\0{:?}", mount.uid, mount.gid, mount.mode).as_bytes());
+        if let Some(from) = from {
+            hasher.update(
+                format!("\0{:?}\0{}", from.stack.iter().map(|l| l.diff_id).collect::<Vec<_>>(), from.path).as_bytes(),
+            );
+        }
+        let id = hasher.finalize().to_hex().to_string();
+        let sharing = match mount.sharing {
+            // Without mounts the command works on a copy, which replaces the cache afterwards.
+            None | Some(Sharing::Shared) if self.build.options.isolation == Isolation::Chroot => CacheSharing::Locked,
+            None | Some(Sharing::Shared) => CacheSharing::Shared,
+            Some(Sharing::Private) => CacheSharing::Private,
+            Some(Sharing::Locked) => CacheSharing::Locked,
+        };
+        let action = || format!("open the cache `{}`", mount.effective_id());
+        let fill = |folder: &Path| self.fill_cache(folder, mount, from).map_err(std::io::Error::other);
+        if !matches!(self.build.options.no_cache, NoCache::Never) && self.build.first_use_of_cache(&id) {
+            store.remove_cache_mount(&id).during(action)?;
+        }
+        let cache = loop {
+            match store.try_cache_mount(&id, sharing, fill).during(action)? {
+                Some(cache) => break cache,
+                None => {
+                    self.build.check_cancelled()?;
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+            }
+        };
+        let path = cache.path().to_owned();
+        keep.push(Arc::new(cache));
+        Ok(Wanted {
+            target: absolute(run, &mount.target),
+            source: MountSource::Bind(path),
+            read_only: mount.read_only,
+            kind: MountKind::Directory,
+        })
+    }
+
+    /// Gives a new cache its first content.
+    fn fill_cache(&self, folder: &Path, mount: &PlannedMount, from: Option<&MountedSource>) -> Result<(), BuildError> {
+        let action = || format!("fill the cache `{}`", mount.effective_id());
+        let mut metadata = crate::tree::Metadata {
+            mode: mount.mode.unwrap_or(0o755),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+            ..Default::default()
+        };
+        if let Some(from) = from {
+            let view = self.build.layers.view_with_files(&from.stack)?;
+            if let Some(part) = part_of(&view, &from.path).during(action)? {
+                if let Some(root) = view.get(&from.path).during(action)? {
+                    metadata = crate::tree::Metadata { xattrs: Default::default(), ..root.metadata };
+                }
+                crate::layer::unpack_changes(&rebase(part.changes, &from.path), folder).during(action)?;
+            }
+        }
+        crate::exec::materialize::set_metadata(folder, &metadata).during(action)
+    }
+}
