@@ -11,7 +11,7 @@ use super::walk::{Collect, Filter, content_size, digest_of, walk};
 use crate::tree::{Content, ContentDigest, Entry, Node, TreeError, TreePath, TreeView};
 
 /// What is to be selected.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SelectOptions {
     /// The sources as written, after variables were expanded. A leading `/` or `..` means the root of the tree.
     pub sources: Vec<Vec<u8>>,

@@ -308,6 +308,10 @@ impl<'o> Build<'o> {
         Arc::clone(&self.context.view)
     }
 
+    pub(crate) const fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The folder that the context is, and the name of its ignore file.
     pub(crate) fn context_folder(&self) -> Option<&(Arc<ContextDir>, String)> {
         self.context.folder.as_ref()

@@ -127,8 +127,11 @@ impl StageRun<'_, '_> {
             excludes: copy.excludes.clone(),
             unpack: copy.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true)),
         };
-        let found = fingerprint(view, &options).map_err(|error| self.explain(error, view, copy, path))?;
-        Ok((options, found))
+        let found = match copy.from {
+            Source::Context => self.build.context().fingerprint(&options),
+            _ => fingerprint(view, &options),
+        };
+        Ok((options, found.map_err(|error| self.explain(error, view, copy, path))?))
     }
 
     /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
