@@ -107,17 +107,20 @@ pub(crate) struct Fetcher<'a> {
 pub fn build(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<BuildResult, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    super::room::use_limit(&store, options);
     let fetcher = Fetcher { store: &store, options };
     let (context, text) = super::context::open(options, &store, &fetcher)?;
     let DockerfileText { name, text } = text;
     let carry = Arc::new(Carry::new(options));
-    let result = super::heal::healing(events, |events| {
+    let result = super::heal::healing(&store, Arc::clone(&events), |events| {
         carry::retrying(&carry, &Arc::clone(&events), || {
             let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), &name);
             build.carry = Arc::clone(&carry);
             build_text(build, &text)
         })
     });
+    drop(context);
+    super::room::keep_limit(&store, &events);
     result.map_err(|mut error| {
         error.dockerfile.get_or_insert((name, text));
         error
@@ -153,14 +156,17 @@ pub fn build_plan(
     };
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    super::room::use_limit(&store, options);
     let context = super::context::open_without_dockerfile(options, &store)?;
     let target = StageKey { platform: 0, stage: last.index };
     let carry = Arc::new(Carry::new(options));
-    carry::retrying(&carry, &Arc::clone(&events), || {
+    let result = carry::retrying(&carry, &Arc::clone(&events), || {
         let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), "");
         build.carry = Arc::clone(&carry);
         build_stages(build, stages.clone(), target)
-    })
+    });
+    super::room::keep_limit(&store, &events);
+    result
 }
 
 fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) -> Result<BuildResult, BuildError> {

@@ -13,6 +13,7 @@ use super::layers::{Layers, StackLayer, changes_of, compression_name, descriptor
 use crate::error::{BuildError, During};
 use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer};
 use crate::oci::{Descriptor, DiffId};
+use crate::store::StoreError;
 use crate::tree::Change;
 
 /// How many large layers are encoded at the same time.
@@ -127,8 +128,9 @@ impl Layers {
     ) -> Result<EncodedLayer, BuildError> {
         let mut writer = self.store().hashed_blob_writer().during(action)?;
         let encoded = self.encode(changes, compression, unpack_into, &mut writer).during(action)?;
-        if expected.is_some_and(|expected| expected != encoded.diff_id) {
-            return Err(BuildError::failed(action(), "its unpacked files were changed by somebody")
+        if let Some(expected) = expected.filter(|expected| *expected != encoded.diff_id) {
+            self.store().discard_unpacked(expected).during(action)?;
+            return Err(BuildError::failed(action(), StoreError::LayerLost { diff_id: expected })
                 .with_help("build again with --no-cache"));
         }
         let descriptor = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
@@ -175,7 +177,7 @@ impl Layers {
         diff_id: DiffId,
         compression: Compression,
         record: &ChunkRecord,
-    ) -> Result<(), crate::store::StoreError> {
+    ) -> Result<(), StoreError> {
         let store = self.store();
         if let Some(memory) = self.encoders().memory.get() {
             memory.add(record, &store.blob_path(&record.blob()));

@@ -118,12 +118,13 @@ impl Layers {
         if let Some(path) = lock(&self.folders).get(&diff_id) {
             return Ok(path.clone());
         }
-        let folder = || self.store.layer(diff_id).and_then(|layer| layer.fs_path());
-        let path = match folder() {
+        let action = || format!("unpack the layer {diff_id}");
+        let path = match self.store.sound_layer_path(diff_id).during(action)? {
             Some(path) => path,
             None => {
                 self.load(diff_id, true)?;
-                folder().ok_or_else(|| BuildError::failed(format!("unpack the layer {diff_id}"), "it is gone again"))?
+                let unpacked = self.store.sound_layer_path(diff_id).during(action)?;
+                unpacked.ok_or_else(|| BuildError::failed(action(), "it is gone again"))?
             }
         };
         lock(&self.folders).insert(diff_id, path.clone());

@@ -49,7 +49,7 @@ impl Layers {
         let origin = lock(&self.origins).get(&diff_id).cloned();
         let Some((descriptor, origin)) = origin else {
             return Err(failure.unwrap_or_else(|| {
-                BuildError::failed(action(), "the store has lost it").with_help("build again with --no-cache")
+                BuildError::failed(action(), StoreError::LayerLost { diff_id }).with_help("build again with --no-cache")
             }));
         };
         if self.store.has_blob(&descriptor.digest, descriptor.size)

@@ -80,7 +80,7 @@ impl Layers {
         let store = self.store();
         if let Some(bytes) = store.read_note("folder", &part.digest).during(action)?
             && let Ok(diff_id) = serde_json::from_slice::<DiffId>(&bytes)
-            && store.layer(diff_id).is_some_and(|layer| layer.fs_path().is_some())
+            && store.sound_layer_path(diff_id).during(action)?.is_some()
         {
             return Ok(diff_id);
         }

@@ -219,6 +219,8 @@ pub struct BuildOptions {
     pub program_path: Vec<PathBuf>,
     /// Whether warnings about silent surprises are errors.
     pub strict: bool,
+    /// The most bytes that the store may hold after this build; what the store's own limit says where absent.
+    pub cache_max: Option<u64>,
 }
 
 impl BuildOptions {
@@ -260,6 +262,7 @@ impl BuildOptions {
             ulimits: Vec::new(),
             program_path: DEFAULT_PROGRAM_PATH.map(PathBuf::from).to_vec(),
             strict: false,
+            cache_max: None,
         }
     }
 }

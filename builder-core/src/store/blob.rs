@@ -8,6 +8,7 @@ use crate::oci::{Descriptor, Digest, Hasher};
 
 use super::claim::Claimed;
 use super::file::open_regular;
+use super::seal::{is_sealed_blob, seal_blob};
 use super::{Store, StoreError, VerifiedReader};
 
 impl Store {
@@ -45,7 +46,8 @@ impl Store {
     #[must_use]
     pub fn has_blob(&self, digest: &Digest, size: u64) -> bool {
         self.claim(Claimed::blob(digest));
-        fs::symlink_metadata(self.blob_path(digest)).is_ok_and(|m| m.is_file() && m.len() == size)
+        let Ok(metadata) = fs::symlink_metadata(self.blob_path(digest)) else { return false };
+        metadata.is_file() && metadata.len() == size && (is_sealed_blob(&metadata) || self.check_unsealed(digest, size))
     }
 
     /// The size in bytes of a blob, if the store has it.
@@ -122,6 +124,22 @@ impl Store {
         self.path("blobs/sha256").join(digest.hex())
     }
 
+    /// Reads a blob that somebody else wrote or wrote to, and removes it where it is not what its name says.
+    fn check_unsealed(&self, digest: &Digest, size: u64) -> bool {
+        let descriptor = Descriptor::new("", *digest, size);
+        let Ok(reader) = self.open_blob(&descriptor) else { return false };
+        let is_sound = reader.finish().is_ok();
+        if is_sound {
+            self.remember_good(*digest);
+            if let Ok(file) = open_regular(&self.blob_path(digest)) {
+                seal_blob(file);
+            }
+        } else {
+            self.note_damage(format!("the blob `{digest}` was damaged"));
+        }
+        is_sound
+    }
+
     fn read_error(&self, digest: Digest, error: io::Error) -> StoreError {
         self.forget_good(&digest);
         let lost = error.raw_os_error() == Some(libc::EIO);
@@ -133,6 +151,7 @@ impl Store {
     }
 
     fn unfinished_blob(&self) -> Result<UnfinishedBlob, StoreError> {
+        self.make_room_when_due();
         let (file, path) = self.temp_file()?;
         Ok(UnfinishedBlob { store: self.clone(), file, path: Some(path), size: 0 })
     }
@@ -154,6 +173,7 @@ impl UnfinishedBlob {
             return Err(StoreError::BlobMismatch { digest, size });
         }
         self.store.claim(Claimed::blob(&digest));
+        seal_blob(&self.file);
         let target = self.store.blob_path(&digest);
         // Replacing a blob that is there already heals it, should it be damaged.
         fs::rename(path, &target).map_err(StoreError::io("put in place", &target))?;
@@ -171,6 +191,9 @@ impl Write for UnfinishedBlob {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.size += count as u64;
+        if self.store.wrote(count as u64) {
+            self.store.make_room_when_due();
+        }
         Ok(count)
     }
 

@@ -9,16 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::oci::{Descriptor, DiffId};
 
 use super::claim::Claimed;
-use super::file::{self, Durability};
+use super::file;
 use super::lock::Lock;
 use super::record::read_record;
+use super::seal::Seal;
 use super::{Store, StoreError, TempDir};
 
-/// The largest list of a layer's blobs, in bytes.
-const BLOB_LIST_LIMIT: u64 = 1 << 20;
-
-/// What the mark of an unpacked layer says once it is on disk for good.
-const SETTLED: &str = "settled\n";
+/// What the names of records of chunks begin with.
+pub(super) const CHUNKS: &str = "chunks-";
 
 /// What the store knows of a layer.
 #[derive(Debug, Clone)]
@@ -66,6 +64,7 @@ impl Store {
     /// # Errors
     /// When it can't be made.
     pub fn unpack_dir(&self) -> Result<TempDir, StoreError> {
+        self.make_room_when_due();
         self.temp_dir("unpack")
     }
 
@@ -80,6 +79,10 @@ impl Store {
         let layer = Layer { store: self.clone(), diff_id };
         let target = self.layer_dir(diff_id)?.join("fs");
         let old = self.temp_dir("old")?;
+        // What is there already may be damaged, and then it does not count.
+        self.sound_layer_path(diff_id)?;
+        let seal = Seal::of(dir, boot_id()).map_err(StoreError::io("look at", dir))?;
+        let mark = layer.dir().join("unpacked");
         let lock = self.lock("adopt")?;
         let adopted = layer.fs_path().is_none();
         if adopted {
@@ -91,10 +94,13 @@ impl Store {
                 _ => {}
             }
             // The mark comes first: a folder never stands without knowing which boot wrote it.
-            self.write_file(&layer.dir().join("unpacked"), &[boot_id().as_bytes()], Durability::Checked)?;
+            self.write_record(&mark, seal.to_text().as_bytes())?;
             fs::rename(dir, &target).map_err(StoreError::io("put in place", &target))?;
+            self.remember_sound(diff_id);
+            self.wrote(seal.bytes);
         }
         drop(lock);
+        self.make_room_when_due();
         if !adopted {
             super::delete::remove_path(dir).map_err(StoreError::io("remove", dir))?;
         }
@@ -134,7 +140,7 @@ impl Store {
     /// When the list can't be read.
     pub fn all_layer_blobs(&self, diff_id: DiffId) -> Result<Vec<LayerBlob>, StoreError> {
         let path = self.layer_path(diff_id).join("blobs.json");
-        let Some(bytes) = file::read(&path, BLOB_LIST_LIMIT)? else { return Ok(Vec::new()) };
+        let Some(bytes) = self.read_noted(&path)? else { return Ok(Vec::new()) };
         Ok(serde_json::from_slice::<BlobList>(&bytes).unwrap_or_default().blobs)
     }
 
@@ -154,7 +160,7 @@ impl Store {
         blobs.sort_by_key(|blob| blob.descriptor.digest);
         let value = serde_json::to_value(BlobList { blobs }).expect("descriptors have string keys only");
         let bytes = serde_json::to_vec(&value).expect("a JSON value can always be written");
-        self.write_file(&path, &[&bytes], Durability::Checked)
+        self.write_record(&path, &bytes)
     }
 
     /// Stores what the chunks of a layer's blob are, by the name of its compression. Prune removes it with the layer.
@@ -188,18 +194,20 @@ impl Store {
         let layers = self.path("layers");
         let open = |name: &String| {
             let mark = layers.join(name).join("unpacked");
-            (read_mark(&mark).as_deref() == Some(&boot) && layers.join(name).join("fs").is_dir()).then_some(mark)
+            let seal = Seal::read(&mark)?;
+            (seal.boot.as_deref() == Some(boot.trim()) && layers.join(name).join("fs").is_dir()).then_some((mark, seal))
         };
-        let marks: Vec<PathBuf> = self.layer_names()?.iter().filter_map(open).collect();
+        let marks: Vec<(PathBuf, Seal)> = self.layer_names()?.iter().filter_map(open).collect();
         if marks.is_empty() {
             return Ok(0);
         }
         let folder = fs::File::open(&layers).map_err(StoreError::io("open", &layers))?;
         rustix::fs::syncfs(&folder).map_err(StoreError::errno("flush the file system of", &layers))?;
-        for mark in &marks {
-            self.write_file(mark, &[SETTLED.as_bytes()], Durability::Checked)?;
+        let count = marks.len();
+        for (mark, seal) in marks {
+            self.write_record(&mark, Seal { boot: None, ..seal }.to_text().as_bytes())?;
         }
-        Ok(marks.len())
+        Ok(count)
     }
 
     /// The names of all layers' folders.
@@ -234,16 +242,16 @@ impl Layer {
     /// # Errors
     /// When the file can't be read.
     pub fn tree(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        read_record(&self.dir().join("tree"))
+        self.store.read_noted(&self.dir().join("tree"))
     }
 
     /// Where the layer is unpacked, ready to be an overlay lower directory; `None` when it is not, or when a restart
-    /// of the machine makes it doubtful that all of it reached the disk.
+    /// of the machine makes it doubtful that all of it reached the disk. [`Store::sound_layer_path`] looks at its files.
     #[must_use]
     pub fn fs_path(&self) -> Option<PathBuf> {
         let path = self.dir().join("fs");
-        let mark = read_mark(&self.dir().join("unpacked"))?;
-        (path.is_dir() && (mark == SETTLED || mark == boot_id())).then_some(path)
+        let seal = Seal::read(&self.dir().join("unpacked"))?;
+        (path.is_dir() && seal.boot.is_none_or(|boot| boot == boot_id().trim())).then_some(path)
     }
 
     /// The known compressed forms whose blobs are in the store.
@@ -264,11 +272,7 @@ pub(super) fn layer_lock_name(diff_id: DiffId) -> String {
 }
 
 fn chunks_name(compression: &str) -> String {
-    format!("chunks-{compression}")
-}
-
-fn read_mark(path: &Path) -> Option<String> {
-    String::from_utf8(file::read(path, 4096).ok()??).ok()
+    format!("{CHUNKS}{compression}")
 }
 
 /// What tells this run of the machine from earlier ones. Where the kernel does not say, every run is taken for the same.
@@ -320,7 +324,7 @@ mod tests {
         assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "two");
         assert_eq!(store.settle().unwrap(), 1);
         assert_eq!(store.settle().unwrap(), 0);
-        assert_eq!(fs::read_to_string(&mark).unwrap(), SETTLED);
+        assert_eq!(Seal::read(&mark).unwrap().boot, None);
         assert!(store.layer(id).unwrap().fs_path().is_some());
     }
 

@@ -77,7 +77,7 @@ fn processes_share_a_store() {
     }
     assert_eq!(store.images().unwrap().len(), 15);
     let report = store.check().unwrap();
-    assert_eq!((report.objects, report.problems), (60, Vec::new()));
+    assert_eq!((report.objects, report.problems), (101, Vec::new()));
     assert!(no_leftovers(&[&store]));
 }
 

@@ -56,6 +56,7 @@ pub struct Pruned {
 }
 
 /// Something with a time of last use, that may refer to objects.
+#[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) path: PathBuf,
     pub(super) used: SystemTime,
@@ -64,7 +65,7 @@ pub(super) struct Record {
 }
 
 /// What a record is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordKind {
     /// A file that may name objects.
     Refers,
@@ -97,7 +98,7 @@ pub(super) struct Doomed {
 }
 
 /// What there is, besides records.
-struct Objects {
+pub(super) struct Objects {
     layers: BTreeMap<Digest, u64>,
     blobs: BTreeMap<Digest, u64>,
     needs: BTreeMap<Digest, Need>,
@@ -189,7 +190,7 @@ impl Store {
         Ok(total)
     }
 
-    fn records(&self, cache_mounts: bool) -> Result<Vec<Record>, StoreError> {
+    pub(super) fn records(&self, cache_mounts: bool) -> Result<Vec<Record>, StoreError> {
         let mut folders = vec![(self.path("steps"), "")];
         for kind in file::list(&self.path("notes"))? {
             folders.push((self.path("notes").join(kind), ""));
@@ -216,6 +217,14 @@ impl Store {
             }
         }
         Ok(records)
+    }
+
+    /// What each record alone keeps, in bytes, and what images keep. The records must be sorted, the latest first.
+    pub(super) fn weights(&self, records: &[Record]) -> Result<(Vec<u64>, u64), StoreError> {
+        let needs = self.mark(&self.index_bytes()?, records)?;
+        let (layers, blobs) = (self.sizes("layers")?, self.sizes("blobs/sha256")?);
+        let objects = Objects { layers, blobs, needs, fixed_bytes: 0 };
+        Ok(weights(records, &objects))
     }
 
     /// Finds who needs each object last. The records must be sorted, the most recently used first.
@@ -264,22 +273,28 @@ fn records_to_keep(records: &[Record], options: &PruneOptions, objects: &Objects
         options.unused_for.is_some_and(|limit| age >= limit)
     };
     let mut kept = records.iter().position(too_old).unwrap_or(records.len());
-    // What goes together with each record.
-    let mut weights: Vec<u64> = records.iter().map(|record| record.bytes).collect();
-    let mut total = objects.fixed_bytes;
-    for (digest, bytes) in objects.layers.iter().chain(&objects.blobs) {
-        match objects.needs.get(digest) {
-            Some(Need::Image | Need::Process) => total += bytes,
-            Some(Need::Record(number)) => weights[*number] += bytes,
-            None => {}
-        }
-    }
+    let (weights, other) = weights(records, objects);
+    let mut total = objects.fixed_bytes + other;
     total += weights[..kept].iter().sum::<u64>();
     while kept > 0 && options.keep_bytes.is_some_and(|limit| total > limit) {
         kept -= 1;
         total -= weights[kept];
     }
     (kept, total)
+}
+
+/// What goes together with each record, in bytes, and what objects take that no record keeps.
+fn weights(records: &[Record], objects: &Objects) -> (Vec<u64>, u64) {
+    let mut weights: Vec<u64> = records.iter().map(|record| record.bytes).collect();
+    let mut other = 0;
+    for (digest, bytes) in objects.layers.iter().chain(&objects.blobs) {
+        match objects.needs.get(digest) {
+            Some(Need::Image | Need::Process) => other += bytes,
+            Some(Need::Record(number)) => weights[*number] += bytes,
+            None => {}
+        }
+    }
+    (weights, other)
 }
 
 /// The digests that a text names.

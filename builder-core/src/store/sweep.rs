@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -129,7 +130,7 @@ impl<'s> Sweep<'s> {
                 Kind::Layer => (self.store.path("layers").join(digest.hex()), Claimed::layer(DiffId(*digest))),
                 Kind::Blob => (self.store.blob_path(digest), Claimed::blob(digest)),
             };
-            if self.named_since.contains(digest) || self.is_new(&path) {
+            if self.named_since.contains(digest) || self.is_new(kind, &path) {
                 continue;
             }
             let done = self.unclaimed.with(claimed, || match kind {
@@ -159,11 +160,21 @@ impl<'s> Sweep<'s> {
         Ok(())
     }
 
-    fn is_new(&self, path: &Path) -> bool {
-        let written = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
-        let age = written.ok().and_then(|written| written.duration_since(self.begun).ok());
+    fn is_new(&self, kind: Kind, path: &Path) -> bool {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+        let written = match kind {
+            Kind::Layer => metadata.modified().ok(),
+            // The modification time of a blob is its seal.
+            Kind::Blob => time_of(metadata.ctime(), metadata.ctime_nsec()),
+        };
+        let age = written.and_then(|written| written.duration_since(self.begun).ok());
         age.is_some_and(|age| !age.is_zero() && age < LONGEST_SWEEP)
     }
+}
+
+fn time_of(seconds: i64, nanoseconds: i64) -> Option<SystemTime> {
+    let (seconds, nanoseconds) = (u64::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
 }
 
 /// Renames a folder so that it is not what it was; gives where it is then.

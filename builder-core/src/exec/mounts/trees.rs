@@ -14,7 +14,7 @@ use crate::exec::run::Keep;
 use crate::exec::stage::StageRun;
 use crate::plan::{Run, Source};
 use crate::snapshot::MountKind;
-use crate::store::CacheSharing;
+use crate::store::{CacheSharing, MountAbout};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::MountSource;
 use crate::tree::{FollowLast, TreeView, resolve};
@@ -156,6 +156,8 @@ impl StageRun<'_, '_> {
                 }
             }
         };
+        let about = MountAbout { id: mount.effective_id(), namespace: run.cache_namespace.clone() };
+        store.describe_cache_mount(&id, &about).during(action)?;
         let path = cache.path().to_owned();
         keep.push(Arc::new(cache));
         Ok(Wanted {
