@@ -18,7 +18,7 @@ use crate::store::{Store, TempDir};
 use crate::tree::{Timestamp, TreeView, read_small};
 
 /// The largest Dockerfile, and ignore file, that is read: bytes.
-const DOCKERFILE_LIMIT: u64 = 16 << 20;
+pub(super) const DOCKERFILE_LIMIT: u64 = 16 << 20;
 
 /// A build context that can be read.
 #[derive(Clone)]
@@ -214,13 +214,14 @@ impl super::build::Fetcher<'_> {
         }
     }
 
-    /// Fetches one file; secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>` say who asks.
+    /// Fetches one file, unless it is the version that is known; secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>` say who asks.
     pub(crate) fn download(
         &self,
         url: &crate::registry::transport::Url,
         folder: &Path,
         checksum: Option<crate::oci::Digest>,
-    ) -> Result<remote::Downloaded, Cause> {
+        known: Option<&remote::Marks>,
+    ) -> Result<Option<remote::Downloaded>, Cause> {
         let options = remote::DownloadOptions {
             transport: self.options.registry.transport.clone(),
             ..remote::DownloadOptions::default()
@@ -229,7 +230,10 @@ impl super::build::Fetcher<'_> {
         let authorization = self.http_authorization(&url.origin().host);
         let request =
             remote::DownloadRequest { url, authorization: authorization.as_ref(), checksum, folder, events: None };
-        Ok(downloader.download(&request)?)
+        Ok(match known {
+            Some(known) => downloader.download_if_changed(&request, known)?,
+            None => Some(downloader.download(&request)?),
+        })
     }
 
     fn http_authorization(&self, host: &str) -> Option<crate::registry::Secret> {
@@ -249,22 +253,19 @@ impl super::build::Fetcher<'_> {
         let folder = self.store.temp_dir("remote").during(action)?;
         match remote::classify(text, remote::Place::Context).during(action)? {
             remote::RemoteSource::Git(source) => {
-                let target = folder.path().join("checkout");
-                remote::checkout(&source, &target, &self.git_options()).during(action)?;
-                let view: Arc<dyn TreeView> =
-                    Arc::new(ContextDir::open(&target, None, StatCache::none()).during(action)?);
+                let view = self.repository(&source, folder.path()).during(action)?;
                 Ok(Fetched { view, folder, dockerfile: None })
             }
             remote::RemoteSource::Http(url) => {
-                let downloaded = self.download(&url, folder.path(), None).during(action)?;
+                let fetched = self.file(&url, folder.path(), None).during(action)?;
                 let mut start = Vec::new();
-                downloaded.file.reopen().and_then(|f| f.take(1024).read_to_end(&mut start)).during(action)?;
+                File::open(&fetched.path).and_then(|f| f.take(1024).read_to_end(&mut start)).during(action)?;
                 if is_archive(&start) {
-                    let file = downloaded.file.reopen().during(action)?;
+                    let file = File::open(&fetched.path).during(action)?;
                     let tree = read_archive_tree(Box::new(file), folder.path(), Timestamp::default()).during(action)?;
                     return Ok(Fetched { view: Arc::new(tree), folder, dockerfile: None });
                 }
-                let text = std::fs::read_to_string(downloaded.file.path()).during(action)?;
+                let text = std::fs::read_to_string(&fetched.path).during(action)?;
                 Ok(Fetched { view: Arc::new(MemoryTree::new()), folder, dockerfile: Some(text) })
             }
             remote::RemoteSource::Local => {

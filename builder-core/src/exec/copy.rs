@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
 use super::build::StageKey;
+use super::remote_files::RemoteFile;
 use super::stage::{Made, StageRun};
 use crate::cache::PreImage;
 use crate::context::{
-    ContextDir, CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
-    StatCache, explain_missing, fingerprint, place, select,
+    CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    explain_missing, fingerprint, place, select,
 };
 use crate::error::{BuildError, During, ErrorKind};
 use crate::plan::{Add, Copy, CopySource, Source, Step};
@@ -176,24 +177,22 @@ impl StageRun<'_, '_> {
         match remote::classify(address, remote::Place::Add).during(action)? {
             remote::RemoteSource::Git(source) => {
                 let source = with_add_options(source, add)?;
-                let target = folder.path().join("checkout");
-                remote::checkout(&source, &target, &fetcher.git_options()).during(action)?;
-                let view = ContextDir::open(&target, None, StatCache::none()).during(action)?;
+                let view = fetcher.repository(&source, folder.path()).during(action)?;
                 let selection =
-                    select(&view, &SelectOptions { sources: vec![b".".to_vec()], ..options(false) }).during(action)?;
+                    select(&*view, &SelectOptions { sources: vec![b".".to_vec()], ..options(false) }).during(action)?;
                 Ok((selection, folder))
             }
             remote::RemoteSource::Http(url) => {
                 let checksum = add.checksum.as_deref().map(str::parse).transpose().during(action)?;
-                let downloaded = fetcher.download(&url, folder.path(), checksum).during(action)?;
-                if downloaded.name == remote::UNNAMED && copy.destination.ends_with('/') {
+                let fetched = fetcher.file(&url, folder.path(), checksum).during(action)?;
+                if fetched.name == remote::UNNAMED && copy.destination.ends_with('/') {
                     return Err(BuildError::usage(
                         format!("`{address}` names no file, so `{}` can't hold it", copy.destination),
                         "give the destination a file name",
                     ));
                 }
-                let view = downloaded_tree(&downloaded).during(action)?;
-                let sources = vec![downloaded.name.as_bytes().to_vec()];
+                let view = remote_tree(&fetched);
+                let sources = vec![fetched.name.as_bytes().to_vec()];
                 let selection =
                     select(&view, &SelectOptions { sources, ..options(add.unpack.unwrap_or(false)) }).during(action)?;
                 Ok((selection, folder))
@@ -294,7 +293,7 @@ impl StageRun<'_, '_> {
             }
             Source::Named(_) | Source::Image { .. } => {
                 match self.build.bases.resolved(source).expect("planning asked for every source") {
-                    Resolved::Image(base) => Ok(Arc::new(self.build.layers.view(&base.stack)?)),
+                    Resolved::Image(base) => Ok(Arc::new(self.build.layers.view_with_files(&base.stack)?)),
                     Resolved::Folder(view) => Ok(view),
                 }
             }
@@ -340,24 +339,21 @@ fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::
     Ok(source)
 }
 
-/// A downloaded file as a tree: mode 0600, and the time that the server gave.
-fn downloaded_tree(downloaded: &remote::Downloaded) -> std::io::Result<MemoryTree> {
-    struct Reopen(std::path::PathBuf);
-    impl crate::tree::OpenContent for Reopen {
+/// A file from elsewhere as a tree: mode 0600, and the time that the server gave.
+fn remote_tree(file: &RemoteFile) -> MemoryTree {
+    struct Stored(std::path::PathBuf);
+    impl crate::tree::OpenContent for Stored {
         fn open(&self) -> std::io::Result<std::fs::File> {
             std::fs::File::open(&self.0)
         }
     }
-    // The step's temporary folder holds a second name, which stays when the download is dropped.
-    let kept = downloaded.file.path().with_extension("kept");
-    std::fs::hard_link(downloaded.file.path(), &kept)?;
-    let modified = downloaded.last_modified.map_or(MADE_TIME, Timestamp::from_seconds);
+    let modified = file.modified.map_or(MADE_TIME, Timestamp::from_seconds);
     let mut tree = MemoryTree::new();
     let entry = crate::tree::Entry {
-        path: TreePath::clean(downloaded.name.as_bytes()),
-        node: crate::tree::Node::File { size: downloaded.size },
+        path: TreePath::clean(file.name.as_bytes()),
+        node: crate::tree::Node::File { size: file.size },
         metadata: crate::tree::Metadata { mode: 0o600, modified, ..Default::default() },
     };
-    tree.add(entry, crate::tree::Content::Source(Arc::new(Reopen(kept))), None);
-    Ok(tree)
+    tree.add(entry, crate::tree::Content::Source(Arc::new(Stored(file.path.clone()))), None);
+    tree
 }
