@@ -11,6 +11,7 @@
 //! forecast   what a build would do
 //! past       builds that are over, compared
 //! copy run   what a step does
+//! selection  what a COPY takes from layers, remembered
 //! check      the linter's look at a Dockerfile
 //! check_store reads everything that a store holds
 //! platforms  whether commands can run on this machine's processor
@@ -49,6 +50,7 @@ mod room;
 mod run;
 mod run_image;
 mod scheduler;
+mod selection;
 mod ssh_agent;
 mod stage;
 
