@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use super::bases::{Bases, Resolved};
 use super::context::{Context, DockerfileText};
+use super::devices::Registry;
 use super::finish;
 use super::layers::{Layers, StackLayer, lock};
 use super::options::{BuildOptions, Cancel, OutputKind};
@@ -85,6 +86,7 @@ pub(crate) struct Build<'o> {
     used_caches: Mutex<BTreeSet<String>>,
     background: Mutex<Vec<JoinHandle<()>>>,
     host_bundle: OnceLock<Option<Vec<u8>>>,
+    devices: OnceLock<Registry>,
 }
 
 /// Fetches git repositories and web addresses for a build.
@@ -171,8 +173,10 @@ pub fn build_plan(
 
 /// Does what was planned.
 fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
-    build.check_commands_can_run()?;
     build.announce();
+    build.check_entitlements()?;
+    build.check_devices()?;
+    build.check_commands_can_run()?;
     let keys: Vec<StageKey> = build.plans.keys().copied().collect();
     let ran = run_all(&keys, &build.results, &build.stop, |key| run_stage(&build, key, &build.plans[key]));
     build.wait_for_background();
@@ -234,6 +238,7 @@ impl<'o> Build<'o> {
             used_caches: Mutex::default(),
             background: Mutex::default(),
             host_bundle: OnceLock::new(),
+            devices: OnceLock::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! scheduler  who waits for whom
 //! stage      one stage, step by step: key, look up, do, record
 //! copy run   what a step does
+//! devices    what of the host a command may use
 //! check      the linter's look at a Dockerfile
 //! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
@@ -20,6 +21,7 @@ mod chroot;
 mod command_output;
 mod context;
 mod copy;
+mod devices;
 mod finish;
 mod heal;
 mod host_files;

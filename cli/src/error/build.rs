@@ -27,8 +27,9 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
     problem.causes = causes(error.source());
     problem.hints.extend(Some(error.help().to_owned()).filter(|help| !help.is_empty()));
     let failed = tally.failed();
-    problem.step =
-        error.step.as_ref().map(|step| failed.map_or_else(|| step.name.clone(), |failed| tally.title(failed)));
+    problem.step = error.step.as_ref().map(|step| {
+        failed.or_else(|| tally.planned(step)).map_or_else(|| step.name.clone(), |failed| tally.title(failed))
+    });
     if let (Some(source), Some(span)) = (source, error.span()) {
         problem.place = Some(Place { source, span, label: String::new() });
     }
