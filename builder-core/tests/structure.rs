@@ -40,7 +40,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("remote", &["oci", "progress", "registry"]),
     ("rootfs", &["tree"]),
     ("snapshot", &["rootfs", "tree"]),
-    ("store", &["oci"]),
+    ("store", &["oci", "sys"]),
     ("sys", &["tree"]),
     ("tree", &[]),
 ];

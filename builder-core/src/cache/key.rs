@@ -5,10 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The version of what pre-images hold. A change of it makes every earlier record a miss.
-const FORMAT: &str = "rbuild-step-1";
+pub(super) const FORMAT: &str = "rbuild-step-1";
 
 /// The BLAKE3 digest of a step's pre-image, 64 hexadecimal digits.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepKey(String);
 
 impl StepKey {

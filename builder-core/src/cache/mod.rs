@@ -4,10 +4,12 @@
 //! stored with the result, so a miss can name the very input that changed. Proxy variables, the values of secrets
 //! and what cache mounts hold are in no key.
 
+mod bundle;
 mod explain;
 mod key;
 mod record;
 
+pub use bundle::{Bundle, BundleError, CarriedStep};
 pub use explain::explain_miss;
 pub use key::{PreImage, StepKey};
 pub use record::StepRecord;

@@ -16,6 +16,9 @@ pub struct StepRecord {
     pub created: i64,
     /// How long it took, milliseconds.
     pub took_ms: u64,
+    /// The most memory that its processes had, bytes; 0 where that is not known.
+    #[serde(default)]
+    pub peak_bytes: u64,
 }
 
 impl StepRecord {

@@ -7,46 +7,38 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::ContextError;
+use super::folder::{ContextFile, Folder, hash_unchanged, read_capability};
 use super::ignore::{IgnoreRules, Verdict};
 use super::pattern::DirectoryMatch;
-use super::spool::hash_reader;
-use super::stat_cache::{FileStatus, StatCache, StatCacheError};
+use super::stat_cache::{FileStatus, Known, StatCache, StatCacheError};
 use crate::tree::{
-    Content, ContentDigest, Entry, Metadata, Node, OpenContent, Timestamp, TreeError, TreePath, TreeView, Xattrs,
+    Content, ContentDigest, Entry, Metadata, Node, OpenContent, Take, TreeError, TreePath, TreeView, Wants, Xattrs,
 };
-
-/// The one attribute that layers carry.
-const CAPABILITY: &str = "security.capability";
 
 /// A folder whose files can be copied, without those that its ignore rules leave out.
 ///
 /// COMPAT(buildkit): every entry belongs to root (0:0), and a socket is an empty file.
 pub struct ContextDir {
-    folder: Arc<Folder>,
-    rules: IgnoreRules,
-    cache: StatCache,
+    pub(super) folder: Arc<Folder>,
+    pub(super) rules: IgnoreRules,
+    pub(super) cache: StatCache,
     listings: RwLock<HashMap<TreePath, Arc<Listing>>>,
+    /// What the entries of directories need to be decided, where there are rules.
+    states: RwLock<HashMap<TreePath, DirectoryMatch>>,
     links: Mutex<HashMap<(u64, u64), u64>>,
-}
-
-/// The open folder.
-struct Folder {
-    root: OwnedFd,
-    path: PathBuf,
 }
 
 /// What is in a directory and belongs to the context.
 struct Listing {
     entries: Vec<Listed>,
-    state: DirectoryMatch,
 }
 
 #[derive(Clone)]
@@ -70,6 +62,7 @@ impl ContextDir {
             rules: rules.unwrap_or_default(),
             cache,
             listings: RwLock::default(),
+            states: RwLock::default(),
             links: Mutex::default(),
         })
     }
@@ -134,18 +127,25 @@ impl ContextDir {
         if let Some(listing) = self.listings.read().unwrap_or_else(PoisonError::into_inner).get(path) {
             return Ok(Arc::clone(listing));
         }
-        let state = match path.parent() {
-            None => DirectoryMatch::default(),
-            Some(parent) => {
-                let known = self.listings.read().unwrap_or_else(PoisonError::into_inner).get(&parent).cloned();
-                let above = known.map_or_else(|| self.rules.directory_state(&parent), |known| known.state.clone());
-                self.rules.patterns().decide_directory(path.as_bytes(), &above).1
-            }
-        };
-        let entries = self.read_entries(path, &state)?;
-        let listing = Arc::new(Listing { entries, state });
+        let entries = self.read_entries(path, &self.state_of(path))?;
+        let listing = Arc::new(Listing { entries });
         let mut listings = self.listings.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(listings.entry(path.clone()).or_insert(listing)))
+    }
+
+    /// What the entries of a directory need to be decided.
+    pub(super) fn state_of(&self, directory: &TreePath) -> DirectoryMatch {
+        if self.rules.is_empty() {
+            return DirectoryMatch::default();
+        }
+        let Some(parent) = directory.parent() else { return DirectoryMatch::default() };
+        if let Some(state) = self.states.read().unwrap_or_else(PoisonError::into_inner).get(directory) {
+            return state.clone();
+        }
+        let above = self.state_of(&parent);
+        let state = self.rules.patterns().decide_directory(directory.as_bytes(), &above).1;
+        let mut states = self.states.write().unwrap_or_else(PoisonError::into_inner);
+        states.entry(directory.clone()).or_insert(state).clone()
     }
 
     fn read_entries(&self, path: &TreePath, state: &DirectoryMatch) -> Result<Vec<Listed>, TreeError> {
@@ -203,34 +203,21 @@ impl ContextDir {
 
     fn describe(&self, directory: BorrowedFd<'_>, path: TreePath, stat: &Stat) -> Result<Listed, TreeError> {
         let name = path.file_name().unwrap_or(b".");
-        let node = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Node::Directory { opaque: false },
-            FileType::Symlink => {
-                let target = rustix::fs::readlinkat(directory, name, Vec::new())
-                    .map_err(|error| self.folder.error("read", &path, error.into()))?;
-                Node::Symlink { target: target.into_bytes() }
-            }
-            FileType::Fifo => Node::Fifo,
-            FileType::CharacterDevice => {
-                Node::CharDevice { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) }
-            }
-            FileType::BlockDevice => {
-                Node::BlockDevice { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) }
-            }
-            FileType::Socket => Node::File { size: 0 },
-            _ => Node::File { size: stat.st_size.unsigned_abs() },
-        };
+        let node = node_of(directory, name, stat).map_err(|error| self.folder.error("read", &path, error.into()))?;
         let status = FileStatus::of(stat);
-        let xattrs = if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0 {
-            read_capability(directory, name)
-        } else {
-            Xattrs::new()
-        };
+        let xattrs = if may_have_capability(stat) { read_capability(directory, name) } else { Xattrs::new() };
         let metadata = Metadata { mode: stat.st_mode & 0o7777, uid: 0, gid: 0, modified: status.modified, xattrs };
         // The type's width differs between architectures.
         #[allow(clippy::useless_conversion)]
         let link_count = u64::from(stat.st_nlink);
         Ok(Listed { entry: Entry { path, node, metadata }, status, link_count })
+    }
+
+    /// The number of a file that has several names.
+    pub(super) fn link_of(&self, inode: (u64, u64)) -> u64 {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = links.len() as u64;
+        *links.entry(inode).or_insert(next)
     }
 
     /// Hands over what is at a path.
@@ -250,7 +237,7 @@ impl ContextDir {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(take(None)),
             directory => directory.map_err(|error| self.folder.error("read", &parent, error.into()))?,
         };
-        Ok(take(self.look_at(&directory, path.clone(), &self.rules.directory_state(&parent))?.as_ref()))
+        Ok(take(self.look_at(&directory, path.clone(), &self.state_of(&parent))?.as_ref()))
     }
 
     /// The status of a regular file that is not empty.
@@ -279,12 +266,13 @@ impl TreeView for ContextDir {
 
     fn content_digest(&self, path: &TreePath) -> Result<ContentDigest, TreeError> {
         let Some(status) = self.find_file(path)? else { return Ok(blake3::hash(b"")) };
-        if let Some(digest) = self.cache.look_up(path.as_bytes(), &status) {
-            return Ok(digest);
+        if let Some(known) = self.cache.look_up(path.as_bytes(), &status) {
+            return Ok(known.digest);
         }
         let file = ContextFile { folder: Arc::clone(&self.folder), path: path.clone(), status };
-        let digest = file.open().and_then(hash_reader).map_err(|error| self.folder.error("read", path, error))?;
-        self.cache.record(path.as_bytes(), &status, digest);
+        let digest = file.open().and_then(|file| hash_unchanged(file, &status));
+        let digest = digest.map_err(|error| self.folder.error("read", path, error))?;
+        self.cache.record(path.as_bytes(), &status, Known { digest, plain: false });
         Ok(digest)
     }
 
@@ -295,98 +283,35 @@ impl TreeView for ContextDir {
             }
             _ => None,
         })?;
-        let Some(inode) = inode else { return Ok(None) };
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = links.len() as u64;
-        Ok(Some(*links.entry(inode).or_insert(next)))
+        Ok(inode.map(|inode| self.link_of(inode)))
+    }
+
+    fn visit(&self, directory: &TreePath, wants: &Wants<'_>, take: &mut Take<'_>) -> Result<(), TreeError> {
+        self.visit_directory(directory, wants, take)
     }
 }
 
-/// A file of the folder that can be opened later, as long as it has not changed.
-struct ContextFile {
-    folder: Arc<Folder>,
-    path: TreePath,
-    status: FileStatus,
+/// What an entry is, by its status.
+pub(super) fn node_of(directory: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<Node, Errno> {
+    let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Node::Directory { opaque: false },
+        FileType::Symlink => {
+            Node::Symlink { target: rustix::fs::readlinkat(directory, name, Vec::new())?.into_bytes() }
+        }
+        FileType::Fifo => Node::Fifo,
+        FileType::CharacterDevice => Node::CharDevice { major, minor },
+        FileType::BlockDevice => Node::BlockDevice { major, minor },
+        FileType::Socket => Node::File { size: 0 },
+        _ => Node::File { size: stat.st_size.unsigned_abs() },
+    })
 }
 
-impl OpenContent for ContextFile {
-    fn open(&self) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = File::from(self.folder.open(&self.path, flags)?);
-        if FileStatus::of(&rustix::fs::fstat(&file)?) != self.status {
-            let path = self.folder.shown(&self.path);
-            return Err(io::Error::other(format!("`{path}` changed while the build used it")));
-        }
-        Ok(file)
-    }
-}
-
-impl FileStatus {
-    fn of(stat: &Stat) -> Self {
-        // Kernel interfaces give these in types that differ between architectures.
-        #[allow(clippy::useless_conversion, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let time = |seconds: i64, nanoseconds: u64| Timestamp { seconds, nanoseconds: nanoseconds as u32 };
-        #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-        Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-            changed: time(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
-            modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
-            size: stat.st_size.unsigned_abs(),
-            mode: stat.st_mode,
-        }
-    }
-}
-
-impl Folder {
-    fn open_directory(&self, path: &TreePath) -> Result<OwnedFd, Errno> {
-        self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
-    }
-
-    /// Opens something below the folder without following any link.
-    fn open(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(&self.root, path.as_path(), flags, Mode::empty(), resolve) {
-            // Some container sandboxes refuse the call.
-            Err(Errno::NOSYS | Errno::PERM) => self.open_stepwise(path, flags),
-            result => result,
-        }
-    }
-
-    fn open_stepwise(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Some(name) = path.file_name() else {
-            return rustix::fs::openat(&self.root, ".", flags, Mode::empty());
-        };
-        let mut directory: Option<OwnedFd> = None;
-        for ancestor in path.ancestors() {
-            let at = directory.as_ref().map_or_else(|| self.root.as_fd(), AsFd::as_fd);
-            let next = rustix::fs::openat(at, ancestor.file_name().unwrap_or(b"."), step, Mode::empty())?;
-            directory = Some(next);
-        }
-        let at = directory.as_ref().map_or_else(|| self.root.as_fd(), AsFd::as_fd);
-        rustix::fs::openat(at, name, flags, Mode::empty())
-    }
-
-    fn shown(&self, path: &TreePath) -> String {
-        self.path.join(path.as_path()).display().to_string()
-    }
-
-    fn error(&self, action: &'static str, path: &TreePath, source: io::Error) -> TreeError {
-        TreeError::Io { action, path: self.shown(path), source }
-    }
+/// Whether it is worth looking for capabilities.
+pub(super) fn may_have_capability(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0
 }
 
 fn name_of(entry: &Entry) -> &[u8] {
     entry.path.file_name().unwrap_or_default()
-}
-
-/// Reads a file's capabilities. A path through `/proc` is the only way to a file that need not be readable.
-fn read_capability(directory: BorrowedFd<'_>, name: &[u8]) -> Xattrs {
-    let path = [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name].concat();
-    let mut value = [0; 64];
-    match rustix::fs::lgetxattr(path.as_slice(), CAPABILITY, &mut value) {
-        Ok(length @ 1..) => Xattrs::from([(CAPABILITY.as_bytes().to_vec(), value[..length].to_vec())]),
-        _ => Xattrs::new(),
-    }
 }

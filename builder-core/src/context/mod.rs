@@ -17,7 +17,9 @@ mod canvas;
 mod directory;
 mod error;
 mod extract;
+mod folder;
 mod glob;
+mod idle;
 mod ignore;
 mod links;
 mod memory;
@@ -28,7 +30,9 @@ mod program;
 mod select;
 mod spool;
 mod stat_cache;
+mod stat_table;
 mod suggest;
+mod visit;
 mod walk;
 
 #[cfg(test)]
@@ -37,16 +41,19 @@ mod archive_tests;
 mod copy_tests;
 #[cfg(test)]
 mod directory_tests;
+#[cfg(test)]
+mod walk_tests;
 
 pub use archive::{Compression, is_archive};
 pub use directory::ContextDir;
 pub use error::{ArchiveError, ContextError, CopyError, IgnoreError};
 pub use extract::read_archive_tree;
 pub use glob::{BadPattern, has_wildcards, matches as glob_matches};
+pub use idle::idle_patterns;
 pub use ignore::{IgnoreRules, Verdict};
 pub use memory::MemoryTree;
 pub use mode::{ModeChange, ModeError};
 pub use place::{PlaceOptions, PlaceWarning, Placement, make_directory, place};
-pub use select::{SelectOptions, Selection, select};
+pub use select::{Fingerprint, SelectOptions, Selection, fingerprint, select};
 pub use stat_cache::{StatCache, StatCacheError};
 pub use suggest::{MissingSource, explain_missing};

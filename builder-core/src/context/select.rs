@@ -1,19 +1,17 @@
 //! What a COPY or ADD takes from its source.
 
-use std::collections::{BTreeMap, HashMap};
-
-use rayon::prelude::*;
+use std::collections::BTreeMap;
 
 use super::archive::is_archive;
 use super::error::CopyError;
 use super::glob::{Glob, has_wildcards};
 use super::links::{self, Last};
 use super::pattern::PatternList;
-use super::walk::{Filter, walk};
+use super::walk::{Collect, Filter, content_size, digest_of, walk};
 use crate::tree::{Content, ContentDigest, Entry, Node, TreeError, TreePath, TreeView};
 
 /// What is to be selected.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SelectOptions {
     /// The sources as written, after variables were expanded. A leading `/` or `..` means the root of the tree.
     pub sources: Vec<Vec<u8>>,
@@ -31,7 +29,17 @@ pub struct SelectOptions {
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
     pub(super) items: Vec<Item>,
+    fingerprint: Fingerprint,
+}
+
+/// What a selection comes to, without the selection itself: enough for a step's key.
+#[derive(Debug, Clone, Default)]
+pub struct Fingerprint {
+    /// One for each source, or match of a source with wildcards.
+    digests: Vec<ContentDigest>,
     unmatched: Vec<String>,
+    count: usize,
+    size: u64,
 }
 
 /// One source, or one match of a source with wildcards.
@@ -78,6 +86,18 @@ pub(super) struct Picked {
 /// When a source without wildcards, or the directory before a wildcard, does not exist; when a pattern is bad; when the
 /// tree can't be read.
 pub fn select(source: &dyn TreeView, options: &SelectOptions) -> Result<Selection, CopyError> {
+    collect(source, options, Collect::Entries)
+}
+
+/// Finds out what [`select`] would give, and keeps nothing of it: the way to a step's key, also with a million files.
+///
+/// # Errors
+/// Those of [`select`].
+pub fn fingerprint(source: &dyn TreeView, options: &SelectOptions) -> Result<Fingerprint, CopyError> {
+    Ok(collect(source, options, Collect::Digest)?.fingerprint)
+}
+
+fn collect(source: &dyn TreeView, options: &SelectOptions, what: Collect) -> Result<Selection, CopyError> {
     let excludes = parse_excludes(&options.excludes)?;
     let mut selection = Selection::default();
     for text in &options.sources {
@@ -91,26 +111,29 @@ pub fn select(source: &dyn TreeView, options: &SelectOptions) -> Result<Selectio
             vec![path]
         };
         if matches.is_empty() {
-            selection.unmatched.push(wanted.clone());
+            selection.fingerprint.unmatched.push(wanted.clone());
         }
         for path in matches {
-            selection.items.push(pick(source, path, &filter, options.unpack, &wanted)?);
+            let source = Picking { source, filter: &filter, unpack: options.unpack, what };
+            source.pick(path, &wanted, &mut selection)?;
         }
     }
     Ok(selection)
 }
 
-impl Selection {
-    /// Adds what another selection holds behind this one's, so that it wins where both bring a path.
-    pub fn append(&mut self, other: Self) {
-        self.items.extend(other.items);
-        self.unmatched.extend(other.unmatched);
+impl Fingerprint {
+    /// Adds another selection's behind this one's, as [`Selection::append`] does.
+    pub fn append(&mut self, other: &Self) {
+        self.digests.extend_from_slice(&other.digests);
+        self.unmatched.extend_from_slice(&other.unmatched);
+        self.count += other.count;
+        self.size += other.size;
     }
 
     /// Whether nothing at all is copied.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.digests.is_empty()
     }
 
     /// The sources with wildcards that matched nothing.
@@ -123,30 +146,46 @@ impl Selection {
     /// attributes.
     #[must_use]
     pub fn digest(&self) -> ContentDigest {
-        let mut hasher = blake3::Hasher::new_derive_key("rbuild 2026 selection of files to copy, version 1");
-        for item in &self.items {
-            match &item.kind {
-                ItemKind::File(picked) => {
-                    field(&mut hasher, b"file");
-                    field(&mut hasher, item.path.file_name().unwrap_or_default());
-                    hash_picked(&mut hasher, picked, None);
-                }
-                ItemKind::Archive(picked) => {
-                    field(&mut hasher, b"archive");
-                    hash_picked(&mut hasher, picked, None);
-                }
-                ItemKind::Directory { contents, .. } => {
-                    field(&mut hasher, b"directory");
-                    let mut firsts = HashMap::new();
-                    for (index, picked) in contents.iter().enumerate() {
-                        let first = picked.link.map(|link| *firsts.entry(link).or_insert(index));
-                        hash_picked(&mut hasher, picked, first);
-                    }
-                    field(&mut hasher, b"end");
-                }
-            }
-        }
+        let mut hasher = blake3::Hasher::new_derive_key("rbuild 2026 selection of files to copy, version 2");
+        self.digests.iter().for_each(|digest| {
+            hasher.update(digest.as_bytes());
+        });
         hasher.finalize()
+    }
+
+    /// How many entries are copied, and the bytes of all their contents.
+    #[must_use]
+    pub const fn totals(&self) -> (usize, u64) {
+        (self.count, self.size)
+    }
+
+    fn add(&mut self, kind: &[u8], name: &[u8], digest: &[u8; 32]) {
+        let mut hasher = blake3::Hasher::new();
+        for field in [kind, name, digest] {
+            hasher.update(&(field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+        self.digests.push(hasher.finalize());
+    }
+}
+
+impl Selection {
+    /// Adds what another selection holds behind this one's, so that it wins where both bring a path.
+    pub fn append(&mut self, other: Self) {
+        self.items.extend(other.items);
+        self.fingerprint.append(&other.fingerprint);
+    }
+
+    /// What it comes to.
+    #[must_use]
+    pub const fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// Its fingerprint's digest.
+    #[must_use]
+    pub fn digest(&self) -> ContentDigest {
+        self.fingerprint.digest()
     }
 
     /// What each source path is, in a short text that changes when the step's result may change: for telling which
@@ -159,25 +198,6 @@ impl Selection {
         });
         picked.map(|picked| (picked.entry.path.to_string()[1..].to_owned(), describe(picked))).collect()
     }
-
-    /// How many entries are copied, and the bytes of all their contents.
-    #[must_use]
-    pub fn totals(&self) -> (usize, u64) {
-        let mut totals = (0, 0);
-        for item in &self.items {
-            let picked = match &item.kind {
-                ItemKind::File(picked) | ItemKind::Archive(picked) => std::slice::from_ref(picked),
-                ItemKind::Directory { contents, .. } => contents,
-            };
-            totals.0 += picked.len();
-            totals.1 += picked.iter().map(|picked| size_of(&picked.entry.node)).sum::<u64>();
-        }
-        totals
-    }
-}
-
-const fn size_of(node: &Node) -> u64 {
-    if let Node::File { size } = node { *size } else { 0 }
 }
 
 fn parse_excludes(texts: &[String]) -> Result<PatternList, CopyError> {
@@ -255,89 +275,56 @@ fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<Tr
     Ok(matches)
 }
 
-fn pick(
-    source: &dyn TreeView,
-    path: TreePath,
-    filter: &Filter<'_>,
+/// How the sources of one selection are picked.
+struct Picking<'a> {
+    source: &'a dyn TreeView,
+    filter: &'a Filter<'a>,
     unpack: bool,
-    wanted: &str,
-) -> Result<Item, CopyError> {
-    let entry = find(source, &path, wanted)?;
-    if !entry.node.is_directory() {
-        // COMPAT(buildkit): `--exclude` never leaves out a file that is itself the source.
-        let picked = read_picked(source, TreePath::root(), entry, false)?;
-        let unpacked = unpack
-            && matches!(picked.entry.node, Node::File { .. })
-            && is_archive(&picked.content).map_err(|error| TreeError::Io {
-                action: "read",
-                path: path.to_string(),
-                source: error,
-            })?;
-        let kind = if unpacked { ItemKind::Archive(picked) } else { ItemKind::File(picked) };
-        return Ok(Item { path, kind });
-    }
-    let found = walk(source, &entry.path, filter)?;
-    let mut contents = found
-        .into_par_iter()
-        .map(|found| read_picked(source, found.relative, found.entry, found.only_on_the_way))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut names: HashMap<u64, usize> = HashMap::new();
-    for link in contents.iter().filter_map(|picked| picked.link) {
-        *names.entry(link).or_default() += 1;
-    }
-    for picked in &mut contents {
-        picked.link = picked.link.filter(|link| names.get(link).is_some_and(|count| *count > 1));
-    }
-    Ok(Item { path, kind: ItemKind::Directory { entry, contents } })
+    what: Collect,
 }
 
-fn read_picked(
-    source: &dyn TreeView,
-    relative: TreePath,
-    entry: Entry,
-    only_on_the_way: bool,
-) -> Result<Picked, TreeError> {
-    let (mut content, mut digest, mut link) = (Content::None, None, None);
-    if let Node::File { .. } = entry.node {
-        content = source.content(&entry.path)?;
-        digest = Some(source.content_digest(&entry.path)?);
-        link = source.link_id(&entry.path)?;
+impl Picking<'_> {
+    fn pick(&self, path: TreePath, wanted: &str, selection: &mut Selection) -> Result<(), CopyError> {
+        let entry = find(self.source, &path, wanted)?;
+        let fingerprint = &mut selection.fingerprint;
+        let kind = if entry.node.is_directory() {
+            let found = walk(self.source, &entry.path, self.filter, self.what)?;
+            fingerprint.add(b"directory", b"", &found.digest);
+            fingerprint.count += found.count;
+            fingerprint.size += found.size;
+            ItemKind::Directory { entry, contents: found.picked }
+        } else {
+            // COMPAT(buildkit): `--exclude` never leaves out a file that is itself the source.
+            let picked = self.read(entry)?;
+            let unpacked = self.unpack && matches!(picked.entry.node, Node::File { .. });
+            let unpacked = unpacked
+                && is_archive(&picked.content).map_err(|error| TreeError::Io {
+                    action: "read",
+                    path: path.to_string(),
+                    source: error,
+                })?;
+            fingerprint.count += 1;
+            fingerprint.size += content_size(&picked.entry.node);
+            let name = if unpacked { b"" } else { path.file_name().unwrap_or_default() };
+            let digest = digest_of(&picked);
+            fingerprint.add(if unpacked { b"archive" } else { b"file" }, name, digest.as_bytes());
+            if unpacked { ItemKind::Archive(picked) } else { ItemKind::File(picked) }
+        };
+        if self.what == Collect::Entries {
+            selection.items.push(Item { path, kind });
+        }
+        Ok(())
     }
-    Ok(Picked { relative, entry, content, digest, link, only_on_the_way })
-}
 
-fn field(hasher: &mut blake3::Hasher, bytes: &[u8]) {
-    hasher.update(&(bytes.len() as u64).to_le_bytes());
-    hasher.update(bytes);
-}
-
-fn hash_picked(hasher: &mut blake3::Hasher, picked: &Picked, first_name: Option<usize>) {
-    let metadata = &picked.entry.metadata;
-    field(hasher, picked.relative.as_bytes());
-    let (kind, first, second): (u8, u64, u64) = match &picked.entry.node {
-        Node::Directory { .. } => (1, u64::from(picked.only_on_the_way), 0),
-        Node::File { size } => (2, *size, first_name.map_or(0, |index| index as u64 + 1)),
-        Node::Symlink { .. } => (3, 0, 0),
-        Node::Fifo => (4, 0, 0),
-        Node::CharDevice { major, minor } => (5, u64::from(*major), u64::from(*minor)),
-        Node::BlockDevice { major, minor } => (6, u64::from(*major), u64::from(*minor)),
-        Node::HardLink { .. } => (7, 0, 0),
-        Node::Whiteout => (8, 0, 0),
-    };
-    hasher.update(&[kind]);
-    for number in [first, second, u64::from(metadata.mode), u64::from(metadata.uid), u64::from(metadata.gid)] {
-        hasher.update(&number.to_le_bytes());
-    }
-    if let Node::Symlink { target } = &picked.entry.node {
-        field(hasher, target);
-    }
-    if let Some(digest) = &picked.digest {
-        hasher.update(digest.as_bytes());
-    }
-    hasher.update(&(metadata.xattrs.len() as u64).to_le_bytes());
-    for (name, value) in &metadata.xattrs {
-        field(hasher, name);
-        field(hasher, value);
+    /// Reads a single file.
+    fn read(&self, entry: Entry) -> Result<Picked, TreeError> {
+        let (mut content, mut digest, mut link) = (Content::None, None, None);
+        if let Node::File { .. } = entry.node {
+            content = self.source.content(&entry.path)?;
+            digest = Some(self.source.content_digest(&entry.path)?);
+            link = self.source.link_id(&entry.path)?;
+        }
+        Ok(Picked { relative: TreePath::root(), entry, content, digest, link, only_on_the_way: false })
     }
 }
 

@@ -5,28 +5,30 @@
 //! no trace in its times (git calls such a file racily clean).
 //!
 //! ```text
-//! "rbstat1\n" | count u32 | entries, sorted by path | BLAKE3 of all before
-//! entry: length u16 | path | device inode ctime mtime (seconds i64, nanoseconds u32 each) size u64 | mode u32
-//!        | age u8 | digest 32 bytes                                                    (little-endian)
+//! fact: device u64 | inode u64 | ctime, mtime (seconds i64, nanoseconds u32 each) | size u64 | mode u32
+//!       | marks u8 (1: the file has no capabilities) | digest 32 bytes                     (little-endian)
 //! ```
+//!
+//! The facts of a directory's files are looked up and replaced together; [`super::stat_table`] is how they lie on disk.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::stat_table::{Cursor, Fact, StatTable, TableWriter, push_entry, runs};
 use crate::tree::{ContentDigest, Timestamp};
 
-const MAGIC: &[u8; 8] = b"rbstat1\n";
+/// The bytes of a fact that say in what status the file was.
+const STATUS_SIZE: usize = 8 + 8 + 12 + 12 + 8 + 4;
 
-/// The bytes of an entry behind its path.
-const TAIL: usize = 8 + 8 + 12 + 12 + 8 + 4 + 1 + 32;
+/// The bytes of a fact.
+pub(super) const FACT_SIZE: usize = STATUS_SIZE + 1 + 32;
 
-/// The bytes of the tail that must be equal for an entry to count.
-const STATUS: usize = 8 + 8 + 12 + 12 + 8 + 4;
+/// The mark of a file that has no capabilities; setting some changes the status.
+const PLAIN: u8 = 1;
 
-/// An entry that was not asked for in this many rewrites is dropped.
+/// A directory that nobody asked for in this many rewrites is dropped.
 const OLDEST: u8 = 20;
 
 /// Clocks of file systems move in steps; a file that changed within this time before it was read is not remembered.
@@ -54,22 +56,31 @@ pub(super) struct FileStatus {
     pub(super) mode: u32,
 }
 
+/// What is known of a file in a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) digest: ContentDigest,
+    /// Whether it was looked for capabilities and has none.
+    pub(super) plain: bool,
+}
+
 /// The digests of a context's files.
 #[derive(Debug, Default)]
 pub struct StatCache {
     file: Option<PathBuf>,
     opened: Timestamp,
-    bytes: Vec<u8>,
-    /// Where each entry begins.
-    starts: Vec<u32>,
+    table: Option<StatTable>,
     news: Mutex<News>,
 }
 
 #[derive(Debug, Default)]
 struct News {
-    recorded: HashMap<Vec<u8>, [u8; TAIL]>,
-    /// Entries of the file that were of use.
-    used: Vec<u32>,
+    /// The entries of directories that were read whole and were not as the table has them.
+    directories: BTreeMap<Vec<u8>, Arc<[u8]>>,
+    /// Files that were read one by one, by directory.
+    files: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Fact>>,
+    /// Directories of the table that were of use.
+    visited: BTreeSet<Vec<u8>>,
 }
 
 impl StatCache {
@@ -79,17 +90,11 @@ impl StatCache {
         Self::default()
     }
 
-    /// Reads a cache. A file that is missing or damaged is an empty cache. `now` is the time; what changed about then or
+    /// Opens a cache. A file that is missing or damaged is an empty cache. `now` is the time; what changed about then or
     /// later is not remembered.
     #[must_use]
     pub fn load(file: &Path, now: Timestamp) -> Self {
-        let mut cache = Self { file: Some(file.to_owned()), opened: now, ..Self::default() };
-        let Ok(bytes) = read_file(file) else { return cache };
-        if let Some(starts) = index(&bytes) {
-            cache.bytes = bytes;
-            cache.starts = starts;
-        }
-        cache
+        Self { file: Some(file.to_owned()), opened: now, table: StatTable::open(file), news: Mutex::default() }
     }
 
     /// Writes the cache if something was learnt. It replaces the old file at once, so that a reader sees either.
@@ -99,207 +104,191 @@ impl StatCache {
     pub fn save(&self) -> Result<(), StatCacheError> {
         let Some(file) = &self.file else { return Ok(()) };
         let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        if news.recorded.is_empty() {
+        if news.directories.is_empty() && news.files.is_empty() {
             return Ok(());
         }
         self.write(file, &news).map_err(|source| StatCacheError { path: file.clone(), source })
     }
 
-    /// The digest of a file that has this status.
-    pub(super) fn look_up(&self, path: &[u8], status: &FileStatus) -> Option<ContentDigest> {
-        let tail = status.encode(blake3::Hash::from_bytes([0; 32]));
-        let matching = |known: &[u8]| (known[..STATUS] == tail[..STATUS]).then(|| digest_of(known));
-        let position = self.starts.binary_search_by(|start| self.entry(*start).0.cmp(path));
+    /// Starts to look up all files of a directory.
+    pub(super) fn directory(&self, path: &[u8]) -> DirectoryFacts<'_> {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        if !news.recorded.is_empty()
-            && let Some(known) = news.recorded.get(path)
-        {
-            return matching(known);
-        }
-        let start = self.starts[position.ok()?];
-        let digest = matching(self.entry(start).1)?;
-        news.used.push(start);
-        Some(digest)
+        let cursor = match (news.directories.get(path), &self.table) {
+            (Some(entries), _) => Cursor::of(Arc::clone(entries)),
+            (None, Some(table)) => {
+                news.visited.insert(path.to_vec());
+                table.directory(path)
+            }
+            (None, None) => Cursor::of(Arc::default()),
+        };
+        DirectoryFacts { cache: self, path: path.to_vec(), cursor, entries: Vec::new(), changed: false }
     }
 
-    /// Remembers the digest of a file that had this status before it was read.
-    pub(super) fn record(&self, path: &[u8], status: &FileStatus, digest: ContentDigest) {
+    /// What is known of a file that has this status.
+    pub(super) fn look_up(&self, path: &[u8], status: &FileStatus) -> Option<Known> {
+        let (directory, name) = split_path(path);
+        let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fact) = news.files.get(directory).and_then(|files| files.get(name)) {
+            return known(fact, status);
+        }
+        drop(news);
+        let fact = self.directory(directory).find(name)?;
+        known(&fact, status)
+    }
+
+    /// Remembers what is known of a file that had this status before it was read.
+    pub(super) fn record(&self, path: &[u8], status: &FileStatus, known: Known) {
+        if self.is_settled(status) {
+            let (directory, name) = split_path(path);
+            let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+            news.files.entry(directory.to_vec()).or_default().insert(name.to_vec(), encode(status, known));
+        }
+    }
+
+    /// Whether any later change of a file with this status would show in its times.
+    fn is_settled(&self, status: &FileStatus) -> bool {
         let fine = status.changed.nanoseconds != 0 || status.modified.nanoseconds != 0;
         let step = if fine { CLOCK_STEP_NANOSECONDS } else { COARSE_CLOCK_STEP_NANOSECONDS };
-        let latest = nanoseconds(status.changed).max(nanoseconds(status.modified));
-        if latest + step > nanoseconds(self.opened) || path.len() > usize::from(u16::MAX) {
+        nanoseconds(status.changed).max(nanoseconds(status.modified)) + step <= nanoseconds(self.opened)
+    }
+
+    /// Merges the table with the news.
+    fn write(&self, file: &Path, news: &News) -> io::Result<()> {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut writer = TableWriter::new(folder)?;
+        let fresh: BTreeSet<&[u8]> = news.directories.keys().chain(news.files.keys()).map(Vec::as_slice).collect();
+        let mut fresh = fresh.into_iter().peekable();
+        let mut last_fresh: Option<&[u8]> = None;
+        for block in (0..self.table.as_ref().map_or(0, StatTable::len)).filter_map(|n| self.table.as_ref()?.block(n)) {
+            for run in runs(&block) {
+                while let Some(directory) = fresh.next_if(|directory| *directory <= run.directory) {
+                    self.write_fresh(&mut writer, news, directory)?;
+                    last_fresh = Some(directory);
+                }
+                let age = if news.visited.contains(run.directory) { 0 } else { run.age.saturating_add(1) };
+                if last_fresh != Some(run.directory) && age <= OLDEST {
+                    writer.push(run.directory, age, run.entries)?;
+                }
+            }
+        }
+        for directory in fresh {
+            self.write_fresh(&mut writer, news, directory)?;
+        }
+        writer.finish(file)
+    }
+
+    /// Writes a directory that there are news of.
+    fn write_fresh(&self, writer: &mut TableWriter, news: &News, directory: &[u8]) -> io::Result<()> {
+        let Some(files) = news.files.get(directory) else {
+            return writer.push(directory, 0, news.directories.get(directory).map_or(&[], |entries| &**entries));
+        };
+        let mut cursor = match (news.directories.get(directory), &self.table) {
+            (Some(entries), _) => Cursor::of(Arc::clone(entries)),
+            (None, Some(table)) => table.directory(directory),
+            (None, None) => Cursor::of(Arc::default()),
+        };
+        let mut merged = BTreeMap::new();
+        while let Some((name, fact)) = cursor.entry() {
+            merged.insert(name.to_vec(), *fact);
+            cursor.advance();
+        }
+        merged.extend(files.iter().map(|(name, fact)| (name.clone(), *fact)));
+        let mut entries = Vec::new();
+        merged.iter().for_each(|(name, fact)| push_entry(&mut entries, name, fact));
+        writer.push(directory, 0, &entries)
+    }
+}
+
+/// The facts of one directory's files, looked up in the order of their names while new ones are put together.
+pub(super) struct DirectoryFacts<'c> {
+    cache: &'c StatCache,
+    path: Vec<u8>,
+    cursor: Cursor<'c>,
+    entries: Vec<u8>,
+    changed: bool,
+}
+
+impl DirectoryFacts<'_> {
+    /// What the cache has of a name. Names must come sorted.
+    pub(super) fn find(&mut self, name: &[u8]) -> Option<Fact> {
+        loop {
+            let (next, fact) = self.cursor.entry()?;
+            if next > name {
+                return None;
+            }
+            let found = (next == name).then_some(*fact);
+            self.cursor.advance();
+            if found.is_some() {
+                return found;
+            }
+            // Nothing of that name is there any more.
+            self.changed = true;
+        }
+    }
+
+    /// Keeps what the cache has.
+    pub(super) fn keep(&mut self, name: &[u8], fact: &Fact) {
+        push_entry(&mut self.entries, name, fact);
+    }
+
+    /// Adds what was learnt of a file.
+    pub(super) fn learn(&mut self, name: &[u8], status: &FileStatus, known: Known) {
+        if self.cache.is_settled(status) {
+            self.changed = true;
+            push_entry(&mut self.entries, name, &encode(status, known));
+        }
+    }
+
+    /// Remembers the directory as it was put together.
+    pub(super) fn finish(mut self) {
+        if !self.changed && self.cursor.entry().is_none() {
             return;
         }
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.recorded.insert(path.to_vec(), status.encode(digest));
-    }
-
-    /// The path of an entry, and what follows it.
-    fn entry(&self, start: u32) -> (&[u8], &[u8]) {
-        let rest = &self.bytes[start as usize..];
-        let length = usize::from(u16::from_le_bytes([rest[0], rest[1]]));
-        (&rest[2..2 + length], &rest[2 + length..2 + length + TAIL])
-    }
-
-    fn write(&self, file: &Path, news: &News) -> io::Result<()> {
-        let mut used = news.used.clone();
-        used.sort_unstable();
-        let mut entries: Vec<(&[u8], [u8; TAIL])> = Vec::new();
-        for start in &self.starts {
-            let (path, tail) = self.entry(*start);
-            if news.recorded.contains_key(path) {
-                continue;
-            }
-            let mut tail: [u8; TAIL] = tail.try_into().expect("an entry's tail has that many bytes");
-            tail[STATUS] = if used.binary_search(start).is_ok() { 0 } else { tail[STATUS].saturating_add(1) };
-            if tail[STATUS] <= OLDEST {
-                entries.push((path, tail));
-            }
-        }
-        entries.extend(news.recorded.iter().map(|(path, tail)| (path.as_slice(), *tail)));
-        entries.sort_unstable_by(|a, b| a.0.cmp(b.0));
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(u32::try_from(entries.len()).map_err(io::Error::other)?.to_le_bytes());
-        for (path, tail) in entries {
-            bytes.extend(u16::try_from(path.len()).map_err(io::Error::other)?.to_le_bytes());
-            bytes.extend(path);
-            bytes.extend(tail);
-        }
-        bytes.extend(blake3::hash(&bytes).as_bytes());
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-        temporary.write_all(&bytes)?;
-        temporary.persist(file).map_err(|error| error.error)?;
-        Ok(())
+        let mut news = self.cache.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.directories.insert(self.path, self.entries.into());
     }
 }
 
-impl FileStatus {
-    fn encode(&self, digest: ContentDigest) -> [u8; TAIL] {
-        let mut tail = [0; TAIL];
-        let mut rest = &mut tail[..];
-        let mut put = |bytes: &[u8]| {
-            let (head, tail) = std::mem::take(&mut rest).split_at_mut(bytes.len());
-            head.copy_from_slice(bytes);
-            rest = tail;
-        };
-        put(&self.device.to_le_bytes());
-        put(&self.inode.to_le_bytes());
-        for time in [self.changed, self.modified] {
-            put(&time.seconds.to_le_bytes());
-            put(&time.nanoseconds.to_le_bytes());
-        }
-        put(&self.size.to_le_bytes());
-        put(&self.mode.to_le_bytes());
-        put(&[0]);
-        put(digest.as_bytes());
-        tail
+/// What a fact says of a file that has this status now.
+pub(super) fn known(fact: &Fact, status: &FileStatus) -> Option<Known> {
+    let unknown = Known { digest: blake3::Hash::from_bytes([0; 32]), plain: false };
+    if fact[..STATUS_SIZE] != encode(status, unknown)[..STATUS_SIZE] {
+        return None;
     }
+    let digest = fact.last_chunk::<32>().expect("a fact ends with a digest");
+    Some(Known { digest: blake3::Hash::from_bytes(*digest), plain: fact[STATUS_SIZE] & PLAIN != 0 })
 }
 
-fn digest_of(tail: &[u8]) -> ContentDigest {
-    let bytes: [u8; 32] = tail[STATUS + 1..].try_into().expect("32 bytes follow the age");
-    blake3::Hash::from_bytes(bytes)
+fn encode(status: &FileStatus, known: Known) -> Fact {
+    let mut fact = [0; FACT_SIZE];
+    let mut rest = &mut fact[..];
+    let mut put = |bytes: &[u8]| {
+        let (head, tail) = std::mem::take(&mut rest).split_at_mut(bytes.len());
+        head.copy_from_slice(bytes);
+        rest = tail;
+    };
+    put(&status.device.to_le_bytes());
+    put(&status.inode.to_le_bytes());
+    for time in [status.changed, status.modified] {
+        put(&time.seconds.to_le_bytes());
+        put(&time.nanoseconds.to_le_bytes());
+    }
+    put(&status.size.to_le_bytes());
+    put(&status.mode.to_le_bytes());
+    put(&[if known.plain { PLAIN } else { 0 }]);
+    put(known.digest.as_bytes());
+    fact
+}
+
+/// Splits a path into its directory and its name.
+fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
+    path.iter().rposition(|byte| *byte == b'/').map_or((&[], path), |at| (&path[..at], &path[at + 1..]))
 }
 
 fn nanoseconds(time: Timestamp) -> i128 {
     i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds)
 }
 
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut File::open(path)?, &mut bytes)?;
-    Ok(bytes)
-}
-
-/// Checks a file's bytes, and finds its entries; `None` when something is wrong.
-fn index(bytes: &[u8]) -> Option<Vec<u32>> {
-    let (body, checksum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
-    if blake3::hash(body).as_bytes() != checksum {
-        return None;
-    }
-    let rest = body.strip_prefix(MAGIC)?;
-    let count = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
-    let mut at = MAGIC.len() + 4;
-    let mut starts = Vec::with_capacity(count.min(1 << 20) as usize);
-    let mut last: Option<&[u8]> = None;
-    for _ in 0..count {
-        starts.push(u32::try_from(at).ok()?);
-        let length = usize::from(u16::from_le_bytes(body.get(at..at + 2)?.try_into().ok()?));
-        let path = body.get(at + 2..at + 2 + length)?;
-        if last.is_some_and(|last| last >= path) {
-            return None;
-        }
-        last = Some(path);
-        at += 2 + length + TAIL;
-    }
-    (at == body.len()).then_some(starts)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(seconds: i64) -> FileStatus {
-        let time = Timestamp { seconds, nanoseconds: 7 };
-        FileStatus { device: 1, inode: 2, changed: time, modified: time, size: 3, mode: 0o100_644 }
-    }
-
-    #[test]
-    fn remembers_across_processes() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("cache");
-        let (now, digest) = (Timestamp::from_seconds(1000), blake3::hash(b"x"));
-        let cache = StatCache::load(&file, now);
-        assert_eq!(cache.look_up(b"a", &status(5)), None);
-        for path in [&b"b"[..], b"a", b"a/c"] {
-            cache.record(path, &status(5), digest);
-        }
-        cache.record(b"young", &status(1000), digest);
-        cache.save().unwrap();
-        let cache = StatCache::load(&file, now);
-        assert_eq!(cache.starts.len(), 3);
-        assert_eq!(cache.look_up(b"a/c", &status(5)), Some(digest));
-        assert_eq!(cache.look_up(b"a/c", &status(6)), None);
-        assert_eq!(cache.look_up(b"a/c", &FileStatus { inode: 9, ..status(5) }), None);
-        assert_eq!(cache.look_up(b"young", &status(1000)), None);
-        cache.record(b"a", &status(6), blake3::hash(b"y"));
-        assert_eq!(cache.look_up(b"a", &status(6)), Some(blake3::hash(b"y")));
-        cache.save().unwrap();
-        assert_eq!(StatCache::load(&file, now).look_up(b"a", &status(6)), Some(blake3::hash(b"y")));
-    }
-
-    #[test]
-    fn a_torn_file_is_an_empty_cache() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("cache");
-        let cache = StatCache::load(&file, Timestamp::from_seconds(1000));
-        cache.record(b"a", &status(5), blake3::hash(b"x"));
-        cache.save().unwrap();
-        let whole = read_file(&file).unwrap();
-        for cut in 0..whole.len() {
-            assert!(index(&whole[..cut]).is_none());
-        }
-        for at in 0..whole.len() {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 1;
-            assert!(index(&bytes).is_none());
-        }
-    }
-
-    #[test]
-    fn entries_nobody_asks_for_go_in_the_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("cache");
-        let now = Timestamp::from_seconds(1000);
-        for round in 0..=i64::from(OLDEST) + 2 {
-            let cache = StatCache::load(&file, now);
-            if round == 0 {
-                cache.record(b"old", &status(5), blake3::hash(b"x"));
-            }
-            cache.record(b"busy", &status(round), blake3::hash(b"x"));
-            cache.save().unwrap();
-        }
-        assert_eq!(StatCache::load(&file, now).starts.len(), 1);
-    }
-}
+#[path = "stat_cache_tests.rs"]
+mod tests;

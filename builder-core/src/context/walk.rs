@@ -1,9 +1,24 @@
 //! Walking a source directory, narrowed by `--parents` and `--exclude` patterns.
+//!
+//! Directories are walked in parallel. A directory's digest is made of its entries' and of those of the directories in
+//! it, so a walk for the digest alone holds one directory per thread and no list of files.
+
+use std::collections::HashMap;
 
 use rayon::prelude::*;
 
 use super::pattern::{DirectoryMatch, PatternList};
-use crate::tree::{Entry, TreeError, TreePath, TreeView};
+use super::select::Picked;
+use crate::tree::{Content, ContentDigest, Entry, Metadata, Node, Seen, TreeError, TreePath, TreeView};
+
+/// As many bytes are gathered before they are hashed.
+const HASHED_AT_ONCE: usize = 64 * 1024;
+
+/// Begins what is hashed of a directory's entries.
+const ENTRIES: u8 = 0;
+
+/// Begins what is hashed of a directory's entries together with the directories in it.
+const COMBINED: u8 = 1;
 
 /// Which entries below a directory are wanted.
 pub(super) struct Filter<'a> {
@@ -13,12 +28,38 @@ pub(super) struct Filter<'a> {
     pub(super) exclude: Option<&'a PatternList>,
 }
 
-/// An entry that was found.
+/// What a walk brings home.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Collect {
+    /// The digest, and how much there is.
+    Digest,
+    /// The entries too.
+    Entries,
+}
+
+/// What was found below a directory.
+#[derive(Default)]
 pub(super) struct Found {
-    pub(super) relative: TreePath,
-    pub(super) entry: Entry,
-    /// Whether the directory was not wanted itself, only something in it.
-    pub(super) only_on_the_way: bool,
+    /// All that decides the result but for times.
+    pub(super) digest: [u8; 32],
+    /// The entries, where they were asked for, each directory before what is in it.
+    pub(super) picked: Vec<Picked>,
+    pub(super) count: usize,
+    pub(super) size: u64,
+    /// Names of files that have several, in order.
+    links: Vec<(TreePath, u64)>,
+}
+
+/// A directory that may have to be walked.
+struct Below {
+    relative: TreePath,
+    metadata: Metadata,
+    state: State,
+    /// How many of the entries found come before it.
+    position: usize,
+    wanted: bool,
+    enter: bool,
+    hollow: bool,
 }
 
 #[derive(Clone, Default)]
@@ -27,65 +68,251 @@ struct State {
     exclude: DirectoryMatch,
 }
 
-/// Finds all wanted entries below a directory, each directory before what is in it.
-pub(super) fn walk(source: &dyn TreeView, directory: &TreePath, filter: &Filter<'_>) -> Result<Vec<Found>, TreeError> {
-    walk_directory(source, directory, &TreePath::root(), filter, &State::default())
+struct Walk<'a> {
+    source: &'a dyn TreeView,
+    filter: &'a Filter<'a>,
+    collect: Collect,
 }
 
-fn walk_directory(
+/// Finds all wanted entries below a directory.
+pub(super) fn walk(
     source: &dyn TreeView,
     directory: &TreePath,
-    relative: &TreePath,
     filter: &Filter<'_>,
-    state: &State,
-) -> Result<Vec<Found>, TreeError> {
-    let entries = source.read_dir(directory)?;
-    let directories = entries.iter().filter(|entry| entry.node.is_directory()).count();
-    let visit = |entry: Entry| visit(source, entry, relative, filter, state);
-    let found: Vec<Vec<Found>> = if directories > 1 {
-        entries.into_par_iter().map(visit).collect::<Result<_, _>>()?
-    } else {
-        entries.into_iter().map(visit).collect::<Result<_, _>>()?
-    };
-    Ok(found.into_iter().flatten().collect())
+    collect: Collect,
+) -> Result<Found, TreeError> {
+    let walk = Walk { source, filter, collect };
+    let mut found = walk.directory(directory, &TreePath::root(), &State::default())?;
+    keep_shared(&mut found);
+    // Which names are one file decides the result too.
+    let mut firsts: HashMap<u64, usize> = HashMap::new();
+    let mut record = found.digest.to_vec();
+    for (index, (path, link)) in found.links.iter().enumerate() {
+        push_field(&mut record, path.as_bytes());
+        record.extend_from_slice(&(*firsts.entry(*link).or_insert(index) as u64).to_le_bytes());
+    }
+    found.digest = blake3::hash(&record).into();
+    Ok(found)
 }
 
-fn visit(
-    source: &dyn TreeView,
-    entry: Entry,
-    relative: &TreePath,
-    filter: &Filter<'_>,
-    state: &State,
-) -> Result<Vec<Found>, TreeError> {
-    let relative = relative.join(entry.path.file_name().unwrap_or_default());
-    let path = relative.as_bytes();
-    if !entry.node.is_directory() {
-        let wanted = filter.include.is_none_or(|list| list.decide(path, &state.include).is_match())
-            && !filter.exclude.is_some_and(|list| list.decide(path, &state.exclude).is_match());
-        return Ok(if wanted { vec![Found { relative, entry, only_on_the_way: false }] } else { Vec::new() });
+/// Forgets links of files that have one name only among what was found.
+fn keep_shared(found: &mut Found) {
+    let mut names: HashMap<u64, usize> = HashMap::new();
+    found.links.iter().for_each(|(_, link)| *names.entry(*link).or_default() += 1);
+    let is_shared = |link: &u64| names.get(link).is_some_and(|count| *count > 1);
+    found.links.retain(|(_, link)| is_shared(link));
+    for picked in &mut found.picked {
+        picked.link = picked.link.filter(is_shared);
     }
-    let mut own = State::default();
-    let (mut wanted, mut enter) = (true, true);
-    if let Some(list) = filter.include {
-        let (decision, matched) = list.decide_directory(path, &state.include);
-        own.include = matched;
-        wanted = decision.is_match();
-        enter = wanted || list.may_match_below(path);
-    }
-    if let Some(list) = filter.exclude {
-        let (decision, matched) = list.decide_directory(path, &state.exclude);
-        if decision.is_match() {
-            wanted = false;
-            enter &= list.may_except_below(path, &matched);
+}
+
+impl Walk<'_> {
+    fn directory(&self, path: &TreePath, relative: &TreePath, state: &State) -> Result<Found, TreeError> {
+        let (mut found, below) = self.entries(path, relative, state)?;
+        if below.is_empty() {
+            return Ok(found);
         }
-        own.exclude = matched;
+        let enter = |below: &Below| {
+            if !below.enter {
+                return Ok(Found::default());
+            }
+            self.directory(&path.join(below.relative.file_name().unwrap_or_default()), &below.relative, &below.state)
+        };
+        let inner: Vec<Found> = if below.len() > 1 {
+            below.par_iter().map(enter).collect::<Result<_, _>>()?
+        } else {
+            below.iter().map(enter).collect::<Result<_, _>>()?
+        };
+        let mut record = vec![COMBINED];
+        record.extend_from_slice(&found.digest);
+        let mut own = std::mem::take(&mut found.picked).into_iter();
+        let mut taken = 0;
+        for (below, inner) in below.into_iter().zip(inner) {
+            if inner.count == 0 && !self.stays(path, &below)? {
+                continue;
+            }
+            found.picked.extend(own.by_ref().take(below.position - taken));
+            taken = below.position;
+            push_facts(&mut record, below.relative.file_name().unwrap_or_default(), &below.metadata);
+            record.push(u8::from(below.wanted));
+            record.extend_from_slice(&inner.digest);
+            found.count += 1 + inner.count;
+            found.size += inner.size;
+            found.links.extend(inner.links);
+            if self.collect == Collect::Entries {
+                found.picked.push(below.pick(path));
+                found.picked.extend(inner.picked);
+            }
+        }
+        found.picked.extend(own);
+        found.digest = blake3::hash(&record).into();
+        Ok(found)
     }
-    let below = if enter { walk_directory(source, &entry.path, &relative, filter, &own)? } else { Vec::new() };
-    if !wanted && below.is_empty() {
-        return Ok(below);
+
+    /// Whether a directory without wanted contents is itself copied.
+    fn stays(&self, path: &TreePath, below: &Below) -> Result<bool, TreeError> {
+        if !below.wanted {
+            return Ok(false);
+        }
+        let narrowed = self.filter.include.is_some() || self.filter.exclude.is_some();
+        let path = path.join(below.relative.file_name().unwrap_or_default());
+        Ok(!below.hollow || (narrowed && !self.source.read_dir(&path)?.is_empty()))
     }
-    let mut found = Vec::with_capacity(below.len() + 1);
-    found.push(Found { relative, entry, only_on_the_way: !wanted });
-    found.extend(below);
-    Ok(found)
+
+    /// Goes through the entries of a directory: all but the directories in it are done with.
+    #[inline(never)]
+    fn entries(&self, path: &TreePath, relative: &TreePath, state: &State) -> Result<(Found, Vec<Below>), TreeError> {
+        let (mut found, mut below) = (Found::default(), Vec::new());
+        let mut hasher = Box::new(blake3::Hasher::new());
+        let mut record = vec![ENTRIES];
+        self.source.visit(path, &|name| self.wants(relative, name, state), &mut |seen| {
+            if seen.node.is_directory() {
+                below.extend(self.below(relative, &seen, state, found.picked.len()));
+                return Ok(());
+            }
+            push_file(&mut record, &seen);
+            if record.len() >= HASHED_AT_ONCE {
+                hasher.update(&record);
+                record.clear();
+            }
+            found.count += 1;
+            found.size += content_size(seen.node);
+            if let Some(link) = seen.link {
+                found.links.push((relative.join(seen.name), link));
+            }
+            if self.collect == Collect::Entries {
+                found.picked.push(pick(path, relative, &seen)?);
+            }
+            Ok(())
+        })?;
+        hasher.update(&record);
+        found.digest = hasher.finalize().into();
+        Ok((found, below))
+    }
+
+    /// Whether something that is no directory is wanted.
+    fn wants(&self, directory: &TreePath, name: &[u8], state: &State) -> bool {
+        let Filter { include, exclude } = self.filter;
+        if include.is_none() && exclude.is_none() {
+            return true;
+        }
+        let path = directory.join(name);
+        let path = path.as_bytes();
+        include.is_none_or(|list| list.decide(path, &state.include).is_match())
+            && !exclude.is_some_and(|list| list.decide(path, &state.exclude).is_match())
+    }
+
+    /// Decides a directory; `None` where nothing of it is wanted.
+    fn below(&self, directory: &TreePath, seen: &Seen<'_>, state: &State, position: usize) -> Option<Below> {
+        let relative = directory.join(seen.name);
+        let path = relative.as_bytes();
+        let mut own = State::default();
+        let (mut wanted, mut enter) = (true, true);
+        if let Some(list) = self.filter.include {
+            let (decision, matched) = list.decide_directory(path, &state.include);
+            own.include = matched;
+            wanted = decision.is_match();
+            enter = wanted || list.may_match_below(path);
+        }
+        if let Some(list) = self.filter.exclude {
+            let (decision, matched) = list.decide_directory(path, &state.exclude);
+            if decision.is_match() {
+                wanted = false;
+                enter &= list.may_except_below(path, &matched);
+            }
+            own.exclude = matched;
+        }
+        let (metadata, hollow) = (seen.metadata.clone(), seen.hollow);
+        (wanted || enter).then_some(Below { relative, metadata, state: own, position, wanted, enter, hollow })
+    }
+}
+
+impl Below {
+    fn pick(self, parent: &TreePath) -> Picked {
+        let path = parent.join(self.relative.file_name().unwrap_or_default());
+        let entry = Entry { path, node: Node::Directory { opaque: false }, metadata: self.metadata };
+        Picked {
+            relative: self.relative,
+            entry,
+            content: Content::None,
+            digest: None,
+            link: None,
+            only_on_the_way: !self.wanted,
+        }
+    }
+}
+
+fn pick(parent: &TreePath, relative: &TreePath, seen: &Seen<'_>) -> Result<Picked, TreeError> {
+    Ok(Picked {
+        relative: relative.join(seen.name),
+        entry: Entry { path: parent.join(seen.name), node: seen.node.clone(), metadata: seen.metadata.clone() },
+        content: (seen.content)()?,
+        digest: seen.digest,
+        link: seen.link,
+        only_on_the_way: false,
+    })
+}
+
+/// The digest of a single entry.
+pub(super) fn digest_of(picked: &Picked) -> ContentDigest {
+    let mut record = Vec::new();
+    push_file(
+        &mut record,
+        &Seen {
+            name: b"",
+            node: &picked.entry.node,
+            metadata: &picked.entry.metadata,
+            digest: picked.digest,
+            link: None,
+            hollow: false,
+            content: &|| Ok(Content::None),
+        },
+    );
+    blake3::hash(&record)
+}
+
+/// The bytes of a file's content.
+pub(super) const fn content_size(node: &Node) -> u64 {
+    if let Node::File { size } = node { *size } else { 0 }
+}
+
+fn push_field(record: &mut Vec<u8>, bytes: &[u8]) {
+    record.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    record.extend_from_slice(bytes);
+}
+
+/// Appends all that decides the result but for times.
+fn push_file(record: &mut Vec<u8>, seen: &Seen<'_>) {
+    push_facts(record, seen.name, seen.metadata);
+    let (kind, first, second): (u8, u64, u64) = match seen.node {
+        Node::Directory { .. } => (1, 0, 0),
+        Node::File { size } => (2, *size, 0),
+        Node::Symlink { .. } => (3, 0, 0),
+        Node::Fifo => (4, 0, 0),
+        Node::CharDevice { major, minor } => (5, u64::from(*major), u64::from(*minor)),
+        Node::BlockDevice { major, minor } => (6, u64::from(*major), u64::from(*minor)),
+        Node::HardLink { .. } => (7, 0, 0),
+        Node::Whiteout => (8, 0, 0),
+    };
+    record.push(kind);
+    record.extend_from_slice(&first.to_le_bytes());
+    record.extend_from_slice(&second.to_le_bytes());
+    if let Node::Symlink { target } = seen.node {
+        push_field(record, target);
+    }
+    if let Some(digest) = &seen.digest {
+        record.extend_from_slice(digest.as_bytes());
+    }
+}
+
+fn push_facts(record: &mut Vec<u8>, name: &[u8], metadata: &Metadata) {
+    push_field(record, name);
+    for number in [metadata.mode, metadata.uid, metadata.gid] {
+        record.extend_from_slice(&number.to_le_bytes());
+    }
+    record.extend_from_slice(&(metadata.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &metadata.xattrs {
+        push_field(record, name);
+        push_field(record, value);
+    }
 }

@@ -12,7 +12,7 @@ use crate::oci::{Descriptor, ImageConfig, Platform};
 use crate::plan::{Needed, Source};
 use crate::progress::{Event, Warning};
 use crate::reference::Reference;
-use crate::registry::{Client, PulledImage};
+use crate::registry::PulledImage;
 use crate::store::Store;
 use crate::tree::TreeView;
 
@@ -136,6 +136,10 @@ pub(crate) fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base
         .iter()
         .zip(&image.manifest.layers)
         .map(|(&diff_id, blob)| {
+            if matches!(origin, Origin::Store) {
+                // Claims the blob: no prune may remove what the build will read from here.
+                let _ = layers.store().has_blob(&blob.digest, blob.size);
+            }
             layers.add_origin(diff_id, blob.clone(), origin.clone());
             StackLayer { diff_id, base_blob: Some(blob.clone()) }
         })
@@ -153,12 +157,21 @@ fn resolve_image(build: &Build<'_>, reference: &Reference, platform: &Platform) 
         return Ok(checked(build, reference, platform, from_image(&build.layers, image, &Origin::Store)));
     }
     let client = build.client()?;
-    // A digest always means the same image; what a tag means is looked up again only when that is asked for.
-    if (reference.digest().is_some() || !build.options.pull)
-        && let Some(image) = pulled_before(store, reference, platform)
-    {
-        let origin = Origin::Registry(client, reference.clone());
-        return Ok(checked(build, reference, platform, from_image(&build.layers, image, &origin)));
+    let known = || {
+        // A digest always means the same image; what a tag means is looked up again only when that is asked for.
+        let may = reference.digest().is_some() || !build.options.pull;
+        let image = pulled_before(store, reference, platform).filter(|_| may)?;
+        let origin = Origin::Registry(Arc::clone(&client), reference.clone());
+        Some(checked(build, reference, platform, from_image(&build.layers, image, &origin)))
+    };
+    if let Some(base) = known() {
+        return Ok(base);
+    }
+    let name = note_name(reference, platform);
+    let _lock = build.layers.wait_for(|| store.try_lock_note("pulled", &name), action)?;
+    // Another build may have looked it up while this one waited.
+    if let Some(base) = known() {
+        return Ok(base);
     }
     let pulled = client.pull_manifest(reference, platform).map_err(|error| {
         let not_found = error.is_not_found();
@@ -173,7 +186,7 @@ fn resolve_image(build: &Build<'_>, reference: &Reference, platform: &Platform) 
     let descriptor = pulled.manifest.clone();
     let manifest = image::read_manifest(&pulled.manifest_bytes).during(action)?;
     let image = Image::new(descriptor, manifest, &pulled.config_bytes).during(action)?;
-    let origin = Origin::Registry(Client::clone(&client).into(), pulled.reference);
+    let origin = Origin::Registry(Arc::clone(&client), pulled.reference);
     Ok(checked(build, reference, platform, from_image(&build.layers, image, &origin)))
 }
 

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use super::bases::{Bases, Resolved};
+use super::carry::{self, Carry};
 use super::context::{Context, DockerfileText};
 use super::devices::Registry;
 use super::finish;
+use super::jobs::Jobs;
 use super::layers::{Layers, StackLayer, lock};
 use super::options::{BuildOptions, Cancel, OutputKind};
-use super::scheduler::{Jobs, Results, run_all};
+use super::scheduler::{Results, run_all};
 use super::ssh_agent::HostAgent;
 use super::stage::{StageResult, run_stage};
 use crate::context::ContextDir;
@@ -68,6 +70,8 @@ pub(crate) struct Build<'o> {
     pub(crate) epoch: Option<i64>,
     pub(crate) layers: Arc<Layers>,
     pub(crate) bases: Bases,
+    /// Results of steps that come from and go to other machines.
+    pub(crate) carry: Arc<Carry>,
     pub(crate) jobs: Jobs,
     pub(crate) results: Results<StageKey, StageResult>,
     /// Names this Dockerfile in this place, to find its last build by.
@@ -105,33 +109,32 @@ pub(crate) struct Fetcher<'a> {
 pub fn build(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<BuildResult, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    super::room::use_limit(&store, options);
     let fetcher = Fetcher { store: &store, options };
     let (context, text) = super::context::open(options, &store, &fetcher)?;
     let DockerfileText { name, text } = text;
-    let result = super::heal::healing(events, |events| {
-        build_text(options, events, cancel, store.clone(), context.clone(), &name, &text)
+    let carry = Arc::new(Carry::new(options));
+    let result = super::heal::healing(&store, Arc::clone(&events), |events| {
+        carry::retrying(&carry, &Arc::clone(&events), || {
+            let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), &name);
+            build.carry = Arc::clone(&carry);
+            build_text(build, &text)
+        })
     });
+    drop(context);
+    super::room::keep_limit(&store, &events);
     result.map_err(|mut error| {
         error.dockerfile.get_or_insert((name, text));
         error
     })
 }
 
-fn build_text(
-    options: &BuildOptions,
-    events: Events,
-    cancel: &Cancel,
-    store: Store,
-    context: Context,
-    name: &str,
-    text: &str,
-) -> Result<BuildResult, BuildError> {
+fn build_text(mut build: Build<'_>, text: &str) -> Result<BuildResult, BuildError> {
     let (dockerfile, diagnostics) = rbuild_dockerfile::parse(text);
     if diagnostics.has_errors() {
         return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
     }
-    planning::check_syntax(&dockerfile, &options.build_args)?;
-    let mut build = Build::new(options, events, cancel, store, context, name);
+    planning::check_syntax(&dockerfile, &build.options.build_args)?;
     let targets = build.plan(&dockerfile)?;
     build.epoch = build.source_date_epoch()?;
     super::check::warn(&build, &dockerfile, &diagnostics)?;
@@ -155,9 +158,21 @@ pub fn build_plan(
     };
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
+    super::room::use_limit(&store, options);
     let context = super::context::open_without_dockerfile(options, &store)?;
     let target = StageKey { platform: 0, stage: last.index };
-    let mut build = Build::new(options, events, cancel, store, context, "");
+    let carry = Arc::new(Carry::new(options));
+    let result = carry::retrying(&carry, &Arc::clone(&events), || {
+        let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), "");
+        build.carry = Arc::clone(&carry);
+        build_stages(build, stages.clone(), target)
+    });
+    super::room::keep_limit(&store, &events);
+    result
+}
+
+fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) -> Result<BuildResult, BuildError> {
+    let last = stages.last().expect("a plan without stages was refused");
     build.platforms = vec![last.platform.clone()];
     let mut sources: Vec<Source> =
         stages.iter().flat_map(|stage| stage.sources().chain([&stage.base]).cloned()).collect();
@@ -184,8 +199,8 @@ fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, B
     if build.cancel.is_cancelled() {
         return Err(BuildError::cancelled());
     }
-    ran?;
-    finish::finish(&build, targets)
+    let result = ran.and_then(|()| finish::finish(&build, targets));
+    carry::export(&build, targets, result)
 }
 
 /// Names a Dockerfile in its place.
@@ -213,15 +228,18 @@ impl<'o> Build<'o> {
         let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
         let jobs =
             if options.jobs == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { options.jobs };
+        let tokens = options.job_tokens.clone().unwrap_or_else(|| store.root().join("locks"));
+        let stop = Cancel::new();
         Self {
             options,
             events,
             cancel,
-            stop: Cancel::new(),
             epoch: options.epoch,
-            layers: Arc::new(Layers::new(store)),
+            layers: Arc::new(Layers::new(store, vec![cancel.clone(), stop.clone()])),
+            stop,
             bases: Bases::default(),
-            jobs: Jobs::new(jobs),
+            jobs: Jobs::new(jobs, tokens, crate::sys::usage::available_memory),
+            carry: Arc::new(Carry::new(options)),
             results: Results::new(),
             identity: identity(options, name),
             context,
@@ -301,6 +319,10 @@ impl<'o> Build<'o> {
         Arc::clone(&self.context.view)
     }
 
+    pub(crate) const fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The folder that the context is, and the name of its ignore file.
     pub(crate) fn context_folder(&self) -> Option<&(Arc<ContextDir>, String)> {
         self.context.folder.as_ref()
@@ -357,13 +379,14 @@ impl<'o> Build<'o> {
         }
     }
 
-    /// Compresses a layer while the next step runs. A failure shows when the image is put together.
+    /// Compresses a layer while the next step runs, where that is not done. A failure shows when the image is put
+    /// together.
     pub(crate) fn compress_in_background(&self, layer: &StackLayer) {
         let (layers, layer, compression) = (Arc::clone(&self.layers), layer.clone(), self.options.compression);
-        let handle = std::thread::spawn(move || {
-            // The image's assembly tries again and reports what is wrong.
-            let _ = layers.blob(&layer, compression);
-        });
+        if matches!(layers.known_blob(layer.diff_id, compression), Ok(Some(_))) {
+            return;
+        }
+        let handle = std::thread::spawn(move || layers.blob_in_background(&layer, compression));
         lock(&self.background).push(handle);
     }
 

@@ -66,10 +66,10 @@ pub(crate) fn run(stage: &StageRun<'_, '_>, command: &Command<'_>, mut mounted: 
     for cache in &caches {
         keep_cache(cache).during(|| "keep what the command left in a cache".to_owned())?;
     }
-    ended?;
+    let peak_bytes = ended?;
     let changes = copy.changes(below, &mounted.layer.own).during(|| "read what the command changed".to_owned())?;
     drop(mounted.keep);
-    stage.store_changes(changes, None)
+    Ok(Made { peak_bytes, ..stage.store_changes(changes, None)? })
 }
 
 /// Makes the working directory where an earlier step removed it; it then belongs to the layer.
@@ -203,7 +203,7 @@ impl Place<'_> {
 
     fn copy_source(&self, source: &MountedSource, target: &Path) -> Result<(), BuildError> {
         let action = || format!("copy `{}`", source.path);
-        let view = self.stage.build.layers.view(&source.stack)?;
+        let view = self.stage.build.layers.view_with_files(&source.stack)?;
         let Some(entry) = view.get(&source.path).during(action)? else {
             return Err(BuildError::failed(action(), "it was not found"));
         };

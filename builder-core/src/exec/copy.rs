@@ -1,15 +1,16 @@
 //! COPY, ADD and WORKDIR.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
 use super::build::StageKey;
+use super::remote_files::RemoteFile;
 use super::stage::{Made, StageRun};
 use crate::cache::PreImage;
 use crate::context::{
-    ContextDir, CopyError, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection, StatCache,
-    explain_missing, place, select,
+    CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    explain_missing, fingerprint, place, select,
 };
 use crate::error::{BuildError, During, ErrorKind};
 use crate::plan::{Add, Copy, CopySource, Source, Step};
@@ -22,16 +23,50 @@ use crate::tree::{FollowLast, Timestamp, TreePath, TreeView, lookup_chown, resol
 /// always the same, so that the same instruction gives the same layer.
 const MADE_TIME: Timestamp = Timestamp::from_seconds(0);
 
-/// What a COPY copies, read and hashed.
+/// What a COPY copies, as far as the step's key needs it: a step that need not run lists no files.
 pub(crate) struct PreparedCopy {
-    selection: Selection,
+    parts: Vec<Part>,
+    fingerprint: Fingerprint,
+    selection: OnceLock<Selection>,
     /// Keeps downloads until they are copied.
     _folders: Vec<TempDir>,
 }
 
+/// What one source brings.
+enum Part {
+    /// Files that were made or fetched for the step.
+    Selected(Selection),
+    /// Files of a tree, which are looked for again when they are copied.
+    InTree { view: Arc<dyn TreeView>, options: SelectOptions },
+}
+
 impl PreparedCopy {
+    /// What is copied. It is what the key was made of, or an error.
+    fn selection(&self) -> Result<&Selection, BuildError> {
+        if let Some(selection) = self.selection.get() {
+            return Ok(selection);
+        }
+        let mut selection = Selection::default();
+        for part in &self.parts {
+            selection.append(match part {
+                Part::Selected(part) => part.clone(),
+                Part::InTree { view, options } => {
+                    select(&**view, options).during(|| "read the files to copy".to_owned())?
+                }
+            });
+        }
+        if selection.digest() != self.fingerprint.digest() {
+            return Err(BuildError::failed(
+                "read the files to copy",
+                "they changed while the build used them: build again when nothing writes to them",
+            ));
+        }
+        Ok(self.selection.get_or_init(|| selection))
+    }
+
+    /// What each source path is; nothing where the files can't be read any more, which copying them will tell.
     pub(crate) fn describe(&self) -> BTreeMap<String, String> {
-        self.selection.describe()
+        self.selection().map(Selection::describe).unwrap_or_default()
     }
 }
 
@@ -45,14 +80,17 @@ impl StageRun<'_, '_> {
         inputs.add("--parents", copy.parents.to_string());
         inputs.add("--exclude", copy.excludes.join("\n"));
         self.add_epoch(inputs);
-        let mut selection = Selection::default();
+        let (mut parts, mut fingerprint) = (Vec::new(), Fingerprint::default());
         let mut folders = Vec::new();
         for source in &copy.sources {
             let part = match source {
                 CopySource::Path(path) => {
                     inputs.add("source", path);
                     let view = self.source_view(&copy.from)?;
-                    self.select_paths(&*view, copy, path)?
+                    let (options, found) = self.look_for(&*view, copy, path)?;
+                    fingerprint.append(&found);
+                    parts.push(Part::InTree { view, options });
+                    continue;
                 }
                 CopySource::Heredoc { name, body } => {
                     inputs.add(format!("heredoc {name}"), body.to_string());
@@ -66,16 +104,22 @@ impl StageRun<'_, '_> {
                     part
                 }
             };
-            selection.append(part);
+            fingerprint.append(part.fingerprint());
+            parts.push(Part::Selected(part));
         }
         if let Some(add) = &copy.add {
             inputs.add("--unpack", format!("{:?}", add.unpack));
         }
-        inputs.add("files", selection.digest().to_hex().to_string());
-        Ok(PreparedCopy { selection, _folders: folders })
+        inputs.add("files", fingerprint.digest().to_hex().to_string());
+        Ok(PreparedCopy { parts, fingerprint, selection: OnceLock::new(), _folders: folders })
     }
 
-    fn select_paths(&self, view: &dyn TreeView, copy: &Copy, path: &str) -> Result<Selection, BuildError> {
+    fn look_for(
+        &self,
+        view: &dyn TreeView,
+        copy: &Copy,
+        path: &str,
+    ) -> Result<(SelectOptions, Fingerprint), BuildError> {
         let options = SelectOptions {
             sources: vec![path.as_bytes().to_vec()],
             wildcards: true,
@@ -83,7 +127,11 @@ impl StageRun<'_, '_> {
             excludes: copy.excludes.clone(),
             unpack: copy.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true)),
         };
-        select(view, &options).map_err(|error| self.explain(error, view, copy, path))
+        let found = match copy.from {
+            Source::Context => self.build.context().fingerprint(&options),
+            _ => fingerprint(view, &options),
+        };
+        Ok((options, found.map_err(|error| self.explain(error, view, copy, path))?))
     }
 
     /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
@@ -129,24 +177,22 @@ impl StageRun<'_, '_> {
         match remote::classify(address, remote::Place::Add).during(action)? {
             remote::RemoteSource::Git(source) => {
                 let source = with_add_options(source, add)?;
-                let target = folder.path().join("checkout");
-                remote::checkout(&source, &target, &fetcher.git_options()).during(action)?;
-                let view = ContextDir::open(&target, None, StatCache::none()).during(action)?;
+                let view = fetcher.repository(&source, folder.path()).during(action)?;
                 let selection =
-                    select(&view, &SelectOptions { sources: vec![b".".to_vec()], ..options(false) }).during(action)?;
+                    select(&*view, &SelectOptions { sources: vec![b".".to_vec()], ..options(false) }).during(action)?;
                 Ok((selection, folder))
             }
             remote::RemoteSource::Http(url) => {
                 let checksum = add.checksum.as_deref().map(str::parse).transpose().during(action)?;
-                let downloaded = fetcher.download(&url, folder.path(), checksum).during(action)?;
-                if downloaded.name == remote::UNNAMED && copy.destination.ends_with('/') {
+                let fetched = fetcher.file(&url, folder.path(), checksum).during(action)?;
+                if fetched.name == remote::UNNAMED && copy.destination.ends_with('/') {
                     return Err(BuildError::usage(
                         format!("`{address}` names no file, so `{}` can't hold it", copy.destination),
                         "give the destination a file name",
                     ));
                 }
-                let view = downloaded_tree(&downloaded).during(action)?;
-                let sources = vec![downloaded.name.as_bytes().to_vec()];
+                let view = remote_tree(&fetched);
+                let sources = vec![fetched.name.as_bytes().to_vec()];
                 let selection =
                     select(&view, &SelectOptions { sources, ..options(add.unpack.unwrap_or(false)) }).during(action)?;
                 Ok((selection, folder))
@@ -178,7 +224,7 @@ impl StageRun<'_, '_> {
             temporary_folder: folder.path(),
         };
         let placement =
-            place(&prepared.selection, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
+            place(prepared.selection()?, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
         for warning in &placement.warnings {
             self.warn_about_placing(warning, step)?;
         }
@@ -247,7 +293,7 @@ impl StageRun<'_, '_> {
             }
             Source::Named(_) | Source::Image { .. } => {
                 match self.build.bases.resolved(source).expect("planning asked for every source") {
-                    Resolved::Image(base) => Ok(Arc::new(self.build.layers.view(&base.stack)?)),
+                    Resolved::Image(base) => Ok(Arc::new(self.build.layers.view_with_files(&base.stack)?)),
                     Resolved::Folder(view) => Ok(view),
                 }
             }
@@ -293,24 +339,21 @@ fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::
     Ok(source)
 }
 
-/// A downloaded file as a tree: mode 0600, and the time that the server gave.
-fn downloaded_tree(downloaded: &remote::Downloaded) -> std::io::Result<MemoryTree> {
-    struct Reopen(std::path::PathBuf);
-    impl crate::tree::OpenContent for Reopen {
+/// A file from elsewhere as a tree: mode 0600, and the time that the server gave.
+fn remote_tree(file: &RemoteFile) -> MemoryTree {
+    struct Stored(std::path::PathBuf);
+    impl crate::tree::OpenContent for Stored {
         fn open(&self) -> std::io::Result<std::fs::File> {
             std::fs::File::open(&self.0)
         }
     }
-    // The step's temporary folder holds a second name, which stays when the download is dropped.
-    let kept = downloaded.file.path().with_extension("kept");
-    std::fs::hard_link(downloaded.file.path(), &kept)?;
-    let modified = downloaded.last_modified.map_or(MADE_TIME, Timestamp::from_seconds);
+    let modified = file.modified.map_or(MADE_TIME, Timestamp::from_seconds);
     let mut tree = MemoryTree::new();
     let entry = crate::tree::Entry {
-        path: TreePath::clean(downloaded.name.as_bytes()),
-        node: crate::tree::Node::File { size: downloaded.size },
+        path: TreePath::clean(file.name.as_bytes()),
+        node: crate::tree::Node::File { size: file.size },
         metadata: crate::tree::Metadata { mode: 0o600, modified, ..Default::default() },
     };
-    tree.add(entry, crate::tree::Content::Source(Arc::new(Reopen(kept))), None);
-    Ok(tree)
+    tree.add(entry, crate::tree::Content::Source(Arc::new(Stored(file.path.clone()))), None);
+    tree
 }

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::build::{Build, BuildResult, BuiltImage, StageKey};
+use super::carry;
 use super::layers::in_parallel;
 use super::options::{Destination, Output, OutputKind};
 use super::stage::StageResult;
@@ -29,7 +30,9 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
         };
         if build.makes_image() {
             let layers = in_parallel(&result.stack, |layer| build.layers.blob(layer, build.options.compression))?;
-            let manifest = image::assemble(build.layers.store(), &built.config, &layers, &AssembleOptions::default())
+            let options =
+                AssembleOptions { annotations: carry::inline_annotation(build, *key), ..AssembleOptions::default() };
+            let manifest = image::assemble(build.layers.store(), &built.config, &layers, &options)
                 .during(|| "put the image together".to_owned())?;
             built.config_digest = Some(Digest::of(&built.config.to_json()));
             built.manifest = Some(manifest.clone());
@@ -138,7 +141,7 @@ fn write_output(
         OutputKind::Local | OutputKind::Tar => {
             for key in targets {
                 let result = build.stage_result(key.platform, key.stage)?;
-                let view = build.layers.view(&result.stack)?;
+                let view = build.layers.view_with_files(&result.stack)?;
                 let folder = (targets.len() > 1).then(|| build.platforms()[key.platform].to_string().replace('/', "_"));
                 write_files(output, &view, folder.as_deref()).during(action)?;
             }

@@ -1,5 +1,5 @@
-//! Damaged blobs of the store: whoever meets one removes it, and then the build begins again, which makes or fetches
-//! that blob anew and takes everything else from the store.
+//! Damage of the store: whoever meets it removes the damaged thing, and then the build begins again, which makes or
+//! fetches it anew and takes everything else from the store.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -7,47 +7,74 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::BuildError;
-use crate::oci::Digest;
-use crate::progress::{Event, Events};
-use crate::store::{StoreError, VerifyError};
+use crate::oci::{DiffId, Digest};
+use crate::progress::{Event, Events, Warning};
+use crate::store::{Store, StoreError, VerifyError};
 
-/// Builds until there is an image or an error that is no damage, or the same blob is damaged again.
+/// The rule by which damage is told.
+const RULE: &str = "store-damaged";
+
+/// What an error found to be damaged or lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Damaged {
+    Blob(Digest),
+    Layer(DiffId),
+}
+
+/// Builds until there is an image or an error that is no damage, or the same thing is damaged again. Damage is told.
 #[expect(clippy::needless_pass_by_value, reason = "it is shared with every try")]
 pub(crate) fn healing<T>(
+    store: &Store,
     events: Events,
     mut build: impl FnMut(Events) -> Result<T, BuildError>,
 ) -> Result<T, BuildError> {
     let mut healed = BTreeSet::new();
     loop {
-        let error = match build(Arc::clone(&events)) {
+        let result = build(Arc::clone(&events));
+        for text in store.take_damage() {
+            tell(&events, text);
+        }
+        let error = match result {
             Ok(result) => return Ok(result),
             Err(error) => error,
         };
-        match damaged_blob(&error) {
-            Some(digest) if healed.insert(digest) => {
-                events.event(Event::Note(format!("store: `{digest}` was damaged and is made anew")));
-            }
+        match damaged(&error) {
+            Some(damaged) if healed.insert(damaged) => match damaged {
+                Damaged::Blob(digest) => tell(&events, format!("the blob `{digest}` was damaged")),
+                Damaged::Layer(diff_id) => tell(&events, format!("the layer {diff_id} was lost")),
+            },
             _ => return Err(error),
         }
     }
 }
 
-/// The blob whose bytes an error found to be wrong.
-fn damaged_blob(error: &(dyn Error + 'static)) -> Option<Digest> {
+fn tell(events: &Events, what: String) {
+    events.event(Event::Warning(Warning {
+        rule: RULE.to_owned(),
+        message: format!("the store was damaged: {what}; it is made anew"),
+        help: "`rbuild cache check` reads everything and says what else is damaged".to_owned(),
+        span: None,
+    }));
+}
+
+/// What an error found to be damaged.
+fn damaged(error: &(dyn Error + 'static)) -> Option<Damaged> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(StoreError::BlobCorrupt { digest, .. }) = error.downcast_ref() {
-            return Some(*digest);
+        match error.downcast_ref() {
+            Some(StoreError::BlobCorrupt { digest, .. }) => return Some(Damaged::Blob(*digest)),
+            Some(StoreError::LayerLost { diff_id }) => return Some(Damaged::Layer(*diff_id)),
+            _ => {}
         }
         // The sources of an I/O error begin below the error that it holds.
         let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let verify = held.and_then(|held| held.downcast_ref()).or_else(|| error.downcast_ref());
         if let Some(error) = verify {
-            return Some(match error {
+            return Some(Damaged::Blob(match error {
                 VerifyError::Digest { expected, .. }
                 | VerifyError::TooShort { expected, .. }
                 | VerifyError::TooLong { expected, .. } => *expected,
-            });
+            }));
         }
         next = match held {
             Some(held) => Some(held),
@@ -68,20 +95,23 @@ mod tests {
 
     #[test]
     fn each_blob_is_healed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
         let events: Events = Arc::new(|_: Event| {});
         let mut count = 0_u8;
-        let result = healing(Arc::clone(&events), |_| {
+        let result = healing(&store, Arc::clone(&events), |_| {
             count += 1;
             if count < 4 { Err(damage(&[count])) } else { Ok(count) }
         });
         assert_eq!(result.unwrap(), 4);
         let mut count = 0;
-        let result: Result<(), _> = healing(Arc::clone(&events), |_| {
+        let result: Result<(), _> = healing(&store, Arc::clone(&events), |_| {
             count += 1;
             Err(damage(b"same"))
         });
         assert!(result.is_err() && count == 2);
-        let other = healing(events, |_| -> Result<(), _> { Err(BuildError::failed("read", io::Error::other("x"))) });
+        let other =
+            healing(&store, events, |_| -> Result<(), _> { Err(BuildError::failed("read", io::Error::other("x"))) });
         assert!(other.is_err());
     }
 }

@@ -6,13 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::carry::Losses;
+use super::encoding::Encoders;
+use super::options::Cancel;
 use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
-use crate::layer::{self, Compression, EncodedLayer, Limits};
+use crate::layer::{self, EncodedLayer};
 use crate::oci::{Descriptor, DiffId};
 use crate::reference::Reference;
 use crate::registry::Client;
@@ -28,6 +31,8 @@ pub(crate) enum Origin {
     Registry(Arc<Client>, Reference),
     /// The store itself.
     Store,
+    /// A cache of another machine, which may have lost the layer since.
+    Carried(Box<Origin>, Arc<Losses>),
 }
 
 /// A layer of a stage: its diff ID and, for one of a base image, the blob that the image has it in.
@@ -39,25 +44,34 @@ pub(crate) struct StackLayer {
 
 /// All layers that a build has to do with.
 pub(crate) struct Layers {
-    store: Store,
-    origins: Mutex<BTreeMap<DiffId, (Descriptor, Origin)>>,
-    trees: Mutex<BTreeMap<DiffId, Arc<Tree>>>,
+    pub(super) store: Store,
+    pub(super) origins: Mutex<BTreeMap<DiffId, (Descriptor, Origin)>>,
+    pub(super) trees: Mutex<BTreeMap<DiffId, Arc<Tree>>>,
     /// Where layers that were asked for are unpacked: the store's lease keeps them there.
-    folders: Mutex<BTreeMap<DiffId, PathBuf>>,
+    pub(super) folders: Mutex<BTreeMap<DiffId, PathBuf>>,
+    /// Any of them ends waiting.
+    pub(super) stops: Vec<Cancel>,
+    encoders: Encoders,
 }
 
 impl Layers {
-    pub(crate) const fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store, stops: Vec<Cancel>) -> Self {
         Self {
             store,
             origins: Mutex::new(BTreeMap::new()),
             trees: Mutex::new(BTreeMap::new()),
             folders: Mutex::new(BTreeMap::new()),
+            stops,
+            encoders: Encoders::new(),
         }
     }
 
     pub(crate) const fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) const fn encoders(&self) -> &Encoders {
+        &self.encoders
     }
 
     /// Tells where a base image's layer can be read.
@@ -89,7 +103,12 @@ impl Layers {
         Ok(tree)
     }
 
-    fn stored_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
+    /// Keeps the record of a layer that was just made.
+    pub(super) fn keep_tree(&self, diff_id: DiffId, tree: Tree) {
+        lock(&self.trees).insert(diff_id, Arc::new(tree));
+    }
+
+    pub(super) fn stored_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
         let bytes = self.store.layer(diff_id)?.tree().ok()??;
         Tree::from_bytes(bytes).ok().map(Arc::new)
     }
@@ -99,12 +118,13 @@ impl Layers {
         if let Some(path) = lock(&self.folders).get(&diff_id) {
             return Ok(path.clone());
         }
-        let folder = || self.store.layer(diff_id).and_then(|layer| layer.fs_path());
-        let path = match folder() {
+        let action = || format!("unpack the layer {diff_id}");
+        let path = match self.store.sound_layer_path(diff_id).during(action)? {
             Some(path) => path,
             None => {
                 self.load(diff_id, true)?;
-                folder().ok_or_else(|| BuildError::failed(format!("unpack the layer {diff_id}"), "it is gone again"))?
+                let unpacked = self.store.sound_layer_path(diff_id).during(action)?;
+                unpacked.ok_or_else(|| BuildError::failed(action(), "it is gone again"))?
             }
         };
         lock(&self.folders).insert(diff_id, path.clone());
@@ -114,6 +134,12 @@ impl Layers {
     /// The folders of a stack, lowest first, unpacking what is not yet, several at a time.
     pub(crate) fn unpacked_stack(&self, stack: &[StackLayer]) -> Result<Vec<PathBuf>, BuildError> {
         in_parallel(stack, |layer| self.unpacked(layer.diff_id))
+    }
+
+    /// A view of a stack's merged tree whose files will be read.
+    pub(crate) fn view_with_files(self: &Arc<Self>, stack: &[StackLayer]) -> Result<MergedTree, BuildError> {
+        self.read_new(stack)?;
+        self.view(stack)
     }
 
     /// A view of a stack's merged tree.
@@ -131,90 +157,7 @@ impl Layers {
         ))
     }
 
-    /// Reads a layer's blob for its record and, when asked, unpacks it on the way.
-    fn load(&self, diff_id: DiffId, unpack: bool) -> Result<Arc<Tree>, BuildError> {
-        let action = || format!("read the layer {diff_id}");
-        let _lock = self.store.lock_layer(diff_id).during(action)?;
-        // Another thread or process may have done it while this one waited.
-        if let Some(tree) = self.stored_tree(diff_id)
-            && (!unpack || self.store.layer(diff_id).is_some_and(|layer| layer.fs_path().is_some()))
-        {
-            return Ok(tree);
-        }
-        let mut failure = None;
-        for blob in self.store.layer_blobs(diff_id).during(action)? {
-            match self.read_stored(diff_id, &blob.descriptor, unpack) {
-                Ok(tree) => return Ok(tree),
-                Err(error) => failure = Some(error),
-            }
-        }
-        let origin = lock(&self.origins).get(&diff_id).cloned();
-        let Some((descriptor, origin)) = origin else {
-            return Err(failure.unwrap_or_else(|| {
-                BuildError::failed(action(), "the store has lost it").with_help("build again with --no-cache")
-            }));
-        };
-        if self.store.has_blob(&descriptor.digest, descriptor.size)
-            && let Ok(tree) = self.read_stored(diff_id, &descriptor, unpack)
-        {
-            self.remember_blob(diff_id, &descriptor)?;
-            return Ok(tree);
-        }
-        let tree = self.read_from(diff_id, &descriptor, &origin, unpack)?;
-        self.remember_blob(diff_id, &descriptor)?;
-        Ok(tree)
-    }
-
-    fn read_stored(&self, diff_id: DiffId, blob: &Descriptor, unpack: bool) -> Result<Arc<Tree>, BuildError> {
-        let action = || format!("read the layer {} of the store", blob.digest);
-        let mut reader = self.store.open_blob(blob).during(action)?;
-        self.take_in(diff_id, &blob.media_type, unpack, &mut reader).map_err(|error| {
-            // A damaged blob often fails to decode before its end shows the wrong digest; checking all of it removes it.
-            let damage = self.store.open_blob(blob).ok().and_then(|reader| reader.finish().err());
-            damage.map_or(error, |damage| BuildError::failed(action(), damage))
-        })
-    }
-
-    /// Reads a blob from where it comes from into the store, and the layer out of it in the same pass.
-    fn read_from(
-        &self,
-        diff_id: DiffId,
-        blob: &Descriptor,
-        origin: &Origin,
-        unpack: bool,
-    ) -> Result<Arc<Tree>, BuildError> {
-        let mut source = open_origin(&self.store, origin, blob)?;
-        let mut writer = self.store.blob_writer().during(|| format!("store the blob {}", blob.digest))?;
-        let mut tee = Tee { source: &mut *source, copy: &mut writer };
-        let tree = self.take_in(diff_id, &blob.media_type, unpack, &mut tee)?;
-        // What follows the end of the layer's stream belongs to the blob too.
-        io::copy(&mut tee, &mut io::sink()).during(|| format!("read the blob {}", blob.digest))?;
-        writer.finish_expecting(blob).during(|| format!("store the blob {}", blob.digest))?;
-        Ok(tree)
-    }
-
-    fn take_in(
-        &self,
-        diff_id: DiffId,
-        media_type: &str,
-        unpack: bool,
-        reader: &mut (dyn Read + Send),
-    ) -> Result<Arc<Tree>, BuildError> {
-        let action = || format!("unpack the layer {diff_id}");
-        let folder = if unpack { Some(self.store.unpack_dir().during(action)?) } else { None };
-        let read =
-            layer::read_layer(reader, media_type, Some(diff_id), folder.as_ref().map(|f| f.path()), &Limits::default())
-                .during(action)?;
-        let tree = Arc::new(read.tree);
-        self.store.add_layer_tree(diff_id, tree.as_bytes()).during(action)?;
-        if let Some(folder) = &folder {
-            self.store.adopt_unpacked(diff_id, folder.path()).during(action)?;
-        }
-        lock(&self.trees).insert(diff_id, Arc::clone(&tree));
-        Ok(tree)
-    }
-
-    fn remember_blob(&self, diff_id: DiffId, descriptor: &Descriptor) -> Result<(), BuildError> {
+    pub(super) fn remember_blob(&self, diff_id: DiffId, descriptor: &Descriptor) -> Result<(), BuildError> {
         self.store
             .add_layer_blob(
                 diff_id,
@@ -226,99 +169,18 @@ impl Layers {
             )
             .during(|| format!("record the layer {diff_id}"))
     }
-
-    /// Makes sure that the store has a blob of a base image, as it is.
-    pub(crate) fn fetch_blob(&self, diff_id: DiffId, blob: &Descriptor) -> Result<(), BuildError> {
-        if self.store.has_blob(&blob.digest, blob.size) {
-            return Ok(());
-        }
-        let origin = lock(&self.origins).get(&diff_id).cloned();
-        let Some((_, origin)) = origin else {
-            return Err(BuildError::failed(format!("find the layer {}", blob.digest), "the store has lost it")
-                .with_help("build again with --no-cache"));
-        };
-        let action = || format!("fetch the layer {}", blob.digest);
-        let mut source = open_origin(&self.store, &origin, blob)?;
-        let mut writer = self.store.blob_writer().during(action)?;
-        io::copy(&mut source, &mut writer).during(action)?;
-        writer.finish_expecting(blob).during(action)?;
-        self.remember_blob(diff_id, blob)
-    }
-
-    /// Encodes changes that a step made: only their digest and record where the result is not `compressed`.
-    pub(crate) fn add(&self, changes: &[Change], compressed: Option<&Compression>) -> Result<DiffId, BuildError> {
-        let action = || "write the layer".to_owned();
-        let encoded = match compressed {
-            Some(compression) => {
-                let mut writer = self.store.hashed_blob_writer().during(action)?;
-                let encoded = layer::encode(changes, *compression, &mut writer).during(action)?;
-                writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
-                self.remember_blob(encoded.diff_id, &descriptor_of(&encoded))?;
-                encoded
-            }
-            None => layer::encode(changes, Compression::Uncompressed, &mut io::sink()).during(action)?,
-        };
-        let diff_id = encoded.diff_id;
-        self.store.add_layer_tree(diff_id, encoded.tree.as_bytes()).during(action)?;
-        lock(&self.trees).insert(diff_id, Arc::new(encoded.tree));
-        Ok(diff_id)
-    }
-
-    /// The blob of a layer in the compression asked for, made from its files where the store has none.
-    pub(crate) fn blob(
-        self: &Arc<Self>,
-        layer: &StackLayer,
-        compression: Compression,
-    ) -> Result<Descriptor, BuildError> {
-        if let Some(blob) = &layer.base_blob {
-            self.fetch_blob(layer.diff_id, blob)?;
-            return Ok(blob.clone());
-        }
-        let action = || format!("compress the layer {}", layer.diff_id);
-        let wanted = compression.media_type();
-        let known = self.store.layer_blobs(layer.diff_id).during(action)?;
-        if let Some(blob) = known.into_iter().find(|b| b.descriptor.media_type == wanted) {
-            return Ok(blob.descriptor);
-        }
-        let tree = self.tree(layer.diff_id)?;
-        let folder = self.unpacked(layer.diff_id)?;
-        let changes = changes_of(&tree, &folder).during(action)?;
-        let mut writer = self.store.hashed_blob_writer().during(action)?;
-        let encoded = layer::encode(&changes, compression, &mut writer).during(action)?;
-        if encoded.diff_id != layer.diff_id {
-            return Err(BuildError::failed(action(), "its unpacked files were changed by somebody")
-                .with_help("build again with --no-cache"));
-        }
-        let descriptor = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
-        self.remember_blob(layer.diff_id, &descriptor)?;
-        Ok(descriptor)
-    }
 }
 
-fn descriptor_of(encoded: &EncodedLayer) -> Descriptor {
+pub(super) fn descriptor_of(encoded: &EncodedLayer) -> Descriptor {
     Descriptor::new(encoded.media_type, encoded.digest, encoded.size)
 }
 
-fn compression_name(media_type: &str) -> &'static str {
+pub(super) fn compression_name(media_type: &str) -> &'static str {
     match media_type {
         t if t.ends_with("gzip") => "gzip",
         t if t.ends_with("zstd") => "zstd",
         _ => "uncompressed",
     }
-}
-
-fn open_origin<'a>(
-    store: &Store,
-    origin: &'a Origin,
-    blob: &Descriptor,
-) -> Result<Box<dyn Read + Send + 'a>, BuildError> {
-    Ok(match origin {
-        Origin::Layout(layout) => Box::new(layout.open_blob(blob).during(|| format!("open the blob {}", blob.digest))?),
-        Origin::Registry(client, reference) => {
-            Box::new(client.blob(reference, blob).during(|| format!("fetch the blob {} of {reference}", blob.digest))?)
-        }
-        Origin::Store => Box::new(store.open_blob(blob).during(|| format!("open the blob {}", blob.digest))?),
-    })
 }
 
 /// The changes of a layer, from its record and its unpacked files.
@@ -359,19 +221,6 @@ impl LayerFiles for UnpackedFiles {
     fn open(&self, path: &TreePath) -> io::Result<File> {
         let folder = self.layers.unpacked(self.diff_id).map_err(io::Error::other)?;
         crate::rootfs::Root::open(&folder).and_then(|root| root.open_file(path)).map_err(io::Error::other)
-    }
-}
-
-struct Tee<'a, W: Write> {
-    source: &'a mut (dyn Read + Send),
-    copy: &'a mut W,
-}
-
-impl<W: Write> Read for Tee<'_, W> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.copy.write_all(&buffer[..count])?;
-        Ok(count)
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::encoding::AddOptions;
 use super::layers::{Layers, StackLayer};
 use crate::error::{BuildError, During};
-use crate::layer;
 use crate::oci::DiffId;
 use crate::tree::{Change, Entry, Node, TreeError, TreePath, TreeView, sort_changes};
 
@@ -80,28 +80,14 @@ impl Layers {
         let store = self.store();
         if let Some(bytes) = store.read_note("folder", &part.digest).during(action)?
             && let Ok(diff_id) = serde_json::from_slice::<DiffId>(&bytes)
-            && store.layer(diff_id).is_some_and(|layer| layer.fs_path().is_some())
+            && store.sound_layer_path(diff_id).during(action)?.is_some()
         {
             return Ok(diff_id);
         }
-        let diff_id = self.add(&part.changes, None)?;
-        self.unpack_from(diff_id, &part.changes)?;
+        let diff_id = self.add(&part.changes, AddOptions { unpack: true, ..AddOptions::default() })?;
         let bytes = serde_json::to_vec(&diff_id).expect("a digest is a string");
         store.write_note("folder", &part.digest, &bytes).during(action)?;
         Ok(diff_id)
-    }
-
-    /// Unpacks a layer from the changes that it was made of, unless that was done.
-    pub(crate) fn unpack_from(&self, diff_id: DiffId, changes: &[Change]) -> Result<(), BuildError> {
-        let action = || format!("unpack the layer {diff_id}");
-        let store = self.store();
-        if store.layer(diff_id).is_some_and(|layer| layer.fs_path().is_some()) {
-            return Ok(());
-        }
-        let folder = store.unpack_dir().during(action)?;
-        layer::unpack_changes(changes, folder.path()).during(action)?;
-        store.adopt_unpacked(diff_id, folder.path()).during(action)?;
-        Ok(())
     }
 }
 

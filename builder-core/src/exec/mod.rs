@@ -3,33 +3,43 @@
 //! ```text
 //! build      the whole of it: read, plan, run, finish
 //! bases      images and named contexts that stages start from
+//! room       keeps the limit of the store's size
 //! scheduler  who waits for whom
 //! stage      one stage, step by step: key, look up, do, record
 //! copy run   what a step does
 //! devices    what of the host a command may use
 //! check      the linter's look at a Dockerfile
+//! check_store reads everything that a store holds
 //! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
 //! finish     configuration, manifest, names, outputs, push
+//! carry      results of steps from and for other machines
 //! ```
 
 mod bases;
 mod build;
 mod ca;
+mod carry;
 mod check;
+mod check_store;
 mod chroot;
 mod command_output;
 mod context;
 mod copy;
 mod devices;
+mod encoding;
 mod finish;
 mod heal;
 mod host_files;
+mod jobs;
 mod layers;
+mod load;
 mod materialize;
 mod mounts;
 mod options;
 mod platforms;
+mod remote_files;
+mod room;
 mod run;
 mod run_image;
 mod scheduler;
@@ -37,7 +47,9 @@ mod ssh_agent;
 mod stage;
 
 pub use build::{BuildResult, BuiltImage, build, build_plan};
+pub use carry::{CacheMode, CachePlace, CacheSource, CacheTarget};
 pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
+pub use check_store::check_store;
 pub use host_files::{ExtraHost, ExtraHostError};
 pub use options::{
     BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, Isolation, NamedContext, NoCache, Output,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::carry::{CacheSource, CacheTarget};
 use crate::layer::Compression;
 use crate::oci::Platform;
 use crate::plan::NetworkChoice;
@@ -178,10 +179,19 @@ pub struct BuildOptions {
     pub extra_hosts: Vec<(String, String)>,
     /// Which steps run although an earlier result exists.
     pub no_cache: NoCache,
+    /// Caches of other machines that steps are looked up in, in this order.
+    pub cache_from: Vec<CacheSource>,
+    /// Caches that are written for other machines.
+    pub cache_to: Vec<CacheTarget>,
     /// Whether tags of base images are looked up again.
     pub pull: bool,
+    /// Whether no request is made: what the store has not kept is an error.
+    pub offline: bool,
     /// How many steps run at the same time; 0 for one per core.
     pub jobs: usize,
+    /// The folder of the tokens that builds of this user share, so that together they run about as many steps as one
+    /// may; the store's own where absent.
+    pub job_tokens: Option<PathBuf>,
     /// Names for the finished image.
     pub tags: Vec<Reference>,
     /// Where the finished image goes.
@@ -214,6 +224,8 @@ pub struct BuildOptions {
     pub program_path: Vec<PathBuf>,
     /// Whether warnings about silent surprises are errors.
     pub strict: bool,
+    /// The most bytes that the store may hold after this build; what the store's own limit says where absent.
+    pub cache_max: Option<u64>,
 }
 
 impl BuildOptions {
@@ -234,8 +246,12 @@ impl BuildOptions {
             network: NetworkChoice::Default,
             extra_hosts: Vec::new(),
             no_cache: NoCache::Never,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             pull: false,
+            offline: false,
             jobs: 0,
+            job_tokens: None,
             tags: Vec::new(),
             outputs: Vec::new(),
             push: false,
@@ -252,6 +268,7 @@ impl BuildOptions {
             ulimits: Vec::new(),
             program_path: DEFAULT_PROGRAM_PATH.map(PathBuf::from).to_vec(),
             strict: false,
+            cache_max: None,
         }
     }
 }

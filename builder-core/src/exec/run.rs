@@ -13,6 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::build::Build;
 use super::command_output::pass_on;
+use super::encoding::AddOptions;
 use super::layers::lock;
 use super::mounts::MountedSource;
 use super::options::Isolation;
@@ -25,7 +26,8 @@ use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::{
     self, Exit, NetworkMode, Process, ResourceLimit, RootMount, SandboxError, SandboxSpec, SecurityMode, Stdio,
 };
-use crate::tree::{FollowLast, MergedTree, User, lookup_user, resolve};
+use crate::sys::usage::MemoryWatch;
+use crate::tree::{Change, FollowLast, MergedTree, User, lookup_user, resolve};
 
 /// A command's inputs besides the tree below.
 pub(crate) struct PreparedRun {
@@ -161,9 +163,16 @@ impl StageRun<'_, '_> {
             spec.shm_size_bytes = size;
         }
         spec.limits = self.build.options.ulimits.iter().filter_map(|(n, s, h)| limit(n, *s, *h)).collect();
-        execute(self.build, id, spec)?;
+        let peak_bytes = execute(self.build, id, spec)?;
         drop(mounted.keep);
-        self.take_changes(below, &upper, &mounted.layer.own)
+        let made = self.take_changes(below, &upper, &mounted.layer.own)?;
+        Ok(Made { peak_bytes, ..made })
+    }
+
+    /// Whether a command's changes are compressed while their diff ID is computed, and not while the next step runs:
+    /// where there is no next step, and where it is no work.
+    fn is_compressed_at_once(&self, changes: &[Change]) -> bool {
+        self.is_last() || !crate::layer::is_large(changes)
     }
 
     fn network(&self, run: &Run) -> Result<NetworkMode, BuildError> {
@@ -203,10 +212,11 @@ impl StageRun<'_, '_> {
             crate::snapshot::clamp_times(&mut changes, epoch);
             super::materialize::set_times(upper, &changes, &before).during(action)?;
         }
-        let diff_id = self.build.layers.add(&changes, None)?;
+        let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack: false })?;
         drop(changes);
         self.build.layers.store().adopt_unpacked(diff_id, upper).during(action)?;
-        Ok(Made { diff_id, files: None })
+        Ok(Made { diff_id, files: None, peak_bytes: 0 })
     }
 }
 
@@ -240,8 +250,8 @@ fn limit(name: &str, soft: u64, hard: u64) -> Option<ResourceLimit> {
     Some(ResourceLimit { resource, soft: Some(soft), hard: Some(hard) })
 }
 
-/// Runs a command to its end, and passes its output on.
-pub(crate) fn execute(build: &Build<'_>, id: StepId, spec: SandboxSpec) -> Result<(), BuildError> {
+/// Runs a command to its end, and passes its output on; gives the most memory that its processes had, bytes.
+pub(crate) fn execute(build: &Build<'_>, id: StepId, spec: SandboxSpec) -> Result<u64, BuildError> {
     let action = || "start the command".to_owned();
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
     let (stdout, stdout_end) = pipe().during(action)?;
@@ -250,18 +260,20 @@ pub(crate) fn execute(build: &Build<'_>, id: StepId, spec: SandboxSpec) -> Resul
     let result = std::thread::scope(|scope| {
         scope.spawn(|| *lock(&last) = pass_on(build, id, stdout, stderr));
         let running = sandbox::spawn(spec, Stdio::Descriptors { stdin: None, stdout: stdout_end, stderr: stderr_end })?;
+        let mut memory = MemoryWatch::new();
         while !ended(running.pidfd()) {
+            memory.look(running.pidfd());
             if build.stop.is_cancelled() || build.cancel.is_cancelled() {
                 running.kill();
             }
         }
-        running.wait()
+        running.wait().map(|exit| (exit, memory.peak_bytes().max(running.peak_bytes())))
     });
     build.check_cancelled()?;
     let output: Vec<String> = last.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into();
     match result {
-        Ok(exit) if exit.success() => Ok(()),
-        Ok(exit) => {
+        Ok((exit, peak_bytes)) if exit.success() => Ok(peak_bytes),
+        Ok((exit, _)) => {
             let signal = match exit {
                 Exit::Signal(signal) => Some(signal),
                 Exit::Code(_) => None,

@@ -112,11 +112,11 @@ pub fn run_image(
     streams: (Option<OwnedFd>, OwnedFd, OwnedFd),
 ) -> Result<RunningImage, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
-    let layers = Arc::new(Layers::new(store.clone()));
+    let layers = Arc::new(Layers::new(store.clone(), Vec::new()));
     let base = find(&store, &layers, options)?;
     let config = &base.config.config;
     let arguments = arguments(options, config)?;
-    let below = layers.view(&base.stack)?;
+    let below = layers.view_with_files(&base.stack)?;
     let user = options.user.clone().unwrap_or_else(|| config.user.clone());
     let account = lookup_user(&below, &user).during(|| format!("look up the user `{user}`"))?;
     let mut environment: Vec<(String, String)> = config

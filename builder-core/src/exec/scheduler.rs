@@ -1,4 +1,4 @@
-//! Who waits for whom: one thread per stage, results handed over through cells, a bound on what runs at once.
+//! Who waits for whom: one thread per stage, results handed over through cells.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -37,40 +37,6 @@ impl<K: Ord, V> Results<K, V> {
                 None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
-    }
-}
-
-/// Bounds how many steps run at the same time.
-pub(crate) struct Jobs {
-    free: Mutex<usize>,
-    changed: Condvar,
-}
-
-impl Jobs {
-    pub(crate) fn new(jobs: usize) -> Self {
-        Self { free: Mutex::new(jobs.max(1)), changed: Condvar::new() }
-    }
-
-    /// Waits until another step may run.
-    pub(crate) fn take(&self) -> Job<'_> {
-        let mut free = lock(&self.free);
-        while *free == 0 {
-            free = self.changed.wait(free).unwrap_or_else(PoisonError::into_inner);
-        }
-        *free -= 1;
-        Job { jobs: self }
-    }
-}
-
-/// The permission to run a step, given back when dropped.
-pub(crate) struct Job<'a> {
-    jobs: &'a Jobs,
-}
-
-impl Drop for Job<'_> {
-    fn drop(&mut self) {
-        *lock(&self.jobs.free) += 1;
-        self.jobs.changed.notify_one();
     }
 }
 

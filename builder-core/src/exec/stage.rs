@@ -1,14 +1,16 @@
 //! One stage: its steps, one after the other. Each is looked up, else done and recorded.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::build::{Build, StageKey};
+use super::encoding::AddOptions;
+use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::layers::StackLayer;
 use super::options::NoCache;
 use crate::cache::{PreImage, StepKey, StepRecord, explain_miss};
 use crate::error::{BuildError, During, FailedStep};
+use crate::layer::Compression;
 use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
@@ -42,6 +44,8 @@ pub(crate) struct Made {
     pub(crate) diff_id: DiffId,
     /// The inputs of a COPY one by one, for later explanations.
     pub(crate) files: Option<BTreeMap<String, String>>,
+    /// The most memory that a command's processes had, bytes; 0 where that is not known.
+    pub(crate) peak_bytes: u64,
 }
 
 /// A step that was prepared: its inputs, and what is needed to do it.
@@ -99,13 +103,14 @@ impl StageRun<'_, '_> {
             build.events.event(Event::StepStarted { step: id, miss: None });
             self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
             self.remember_last(&slot, &key)?;
+            build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             return Ok(record.created);
         }
         let last = self.last_record(&slot);
         let miss = self.miss(last.as_ref(), &inputs, &prepared);
-        let job = build.jobs.take();
-        build.check_cancelled()?;
+        let memory = memory_of(step, last.as_ref().map(|(_, record)| record));
+        let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
         build.events.event(Event::StepStarted { step: id, miss });
         let started = Instant::now();
         let result = self.perform(step, prepared, id, &inputs);
@@ -121,8 +126,8 @@ impl StageRun<'_, '_> {
         };
         let (diff_id, created, unchanged) = self.cut_off(step, last, made.diff_id);
         let took = started.elapsed();
-        let record =
-            StepRecord { inputs, diff_id, created, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) };
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let record = StepRecord { inputs, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
         let action = || "record the step".to_owned();
         if let Some(files) = &made.files {
             let bytes = serde_json::to_vec(files).expect("names and texts are strings");
@@ -130,6 +135,7 @@ impl StageRun<'_, '_> {
         }
         build.layers.store().write_step(key.as_str(), &record.to_bytes()).during(action)?;
         self.remember_last(&slot, &key)?;
+        build.carry.note(self.key, &key, diff_id);
         let layer = StackLayer { diff_id, base_blob: None };
         if self.exported {
             build.compress_in_background(&layer);
@@ -155,9 +161,13 @@ impl StageRun<'_, '_> {
     }
 
     fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
-        let bytes = self.build.layers.store().read_step(key.as_str()).ok()??;
-        let record = StepRecord::from_bytes(&bytes)?;
-        self.build.layers.is_available(record.diff_id).then_some(record)
+        let build = self.build;
+        let stored = build.layers.store().read_step(key.as_str()).ok().flatten();
+        let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
+        match stored {
+            Some(record) if build.layers.is_available(record.diff_id) => Some(record),
+            stored => build.carry.find(build, key, stored),
+        }
     }
 
     /// The record of the last run of the step in this place of this Dockerfile.
@@ -260,6 +270,10 @@ impl StageRun<'_, '_> {
 
     /// The tree of the layers so far.
     pub(crate) fn below(&self) -> Result<MergedTree, BuildError> {
+        let done = self.stack.len() - self.base_layers;
+        if self.plan.steps.iter().skip(done).any(|step| matches!(step.action, Action::Run(_))) {
+            return self.build.layers.view_with_files(&self.stack);
+        }
         self.build.layers.view(&self.stack)
     }
 
@@ -272,18 +286,33 @@ impl StageRun<'_, '_> {
         if let Some(epoch) = self.build.file_epoch() {
             crate::snapshot::clamp_times(&mut changes, epoch);
         }
-        let layers = Arc::clone(&self.build.layers);
-        let compression = self.exported.then_some(&self.build.options.compression);
-        let diff_id = layers.add(&changes, compression)?;
-        if compression.is_none() || self.runs_later() {
-            layers.unpack_from(diff_id, &changes)?;
-        }
-        Ok(Made { diff_id, files })
+        let compression = self.compression();
+        let unpack = compression.is_none() || self.runs_later();
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack })?;
+        Ok(Made { diff_id, files, peak_bytes: 0 })
+    }
+
+    /// How this stage's layers are compressed, where they become part of the image.
+    pub(crate) fn compression(&self) -> Option<Compression> {
+        self.exported.then_some(self.build.options.compression)
+    }
+
+    /// Whether the step that is done now is the last of this stage.
+    pub(crate) fn is_last(&self) -> bool {
+        self.stack.len() - self.base_layers + 1 == self.plan.steps.len()
     }
 
     /// Whether a later step of this stage needs the files on disk.
     fn runs_later(&self) -> bool {
         let done = self.stack.len() - self.base_layers;
         self.plan.steps.iter().skip(done + 1).any(|step| matches!(step.action, Action::Run(_)))
+    }
+}
+
+/// How much memory a step will need, by its last run in this place: bytes.
+fn memory_of(step: &Step, last: Option<&StepRecord>) -> u64 {
+    match step.action {
+        Action::Run(_) => last.map(|record| record.peak_bytes).filter(|peak| *peak > 0).unwrap_or(COMMAND_MEMORY),
+        Action::Copy(_) | Action::MakeDirectory { .. } => COPY_MEMORY,
     }
 }

@@ -67,6 +67,12 @@ impl LayoutSource {
         &self.path
     }
 
+    /// What the layout's index names.
+    #[must_use]
+    pub fn entries(&self) -> &[Descriptor] {
+        &self.index.manifests
+    }
+
     /// Finds an image's manifest or index by tag or digest.
     ///
     /// A tag is compared with the name that the layout's index gives an image, and with the tag of its full reference.
@@ -114,6 +120,13 @@ impl LayoutSource {
         let hex = descriptor.digest.hex();
         let member = self.files.open_member(&["blobs", "sha256", &hex]);
         Ok(VerifiedReader::new(member.map_err(self.blob_error(descriptor.digest))?, descriptor))
+    }
+
+    /// Whether there is a blob of that digest and size. Its bytes are checked when they are read.
+    #[must_use]
+    pub fn has_blob(&self, descriptor: &Descriptor) -> bool {
+        let member = self.files.open_member(&["blobs", "sha256", &descriptor.digest.hex()]);
+        member.is_ok_and(|member| member.size() == descriptor.size)
     }
 
     /// Copies a blob into a store that does not have it yet.

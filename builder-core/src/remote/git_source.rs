@@ -155,6 +155,15 @@ impl GitSource {
         Ok(Some(source))
     }
 
+    /// The commit that the source stands for whatever its server says, where that is written out in full.
+    #[must_use]
+    pub fn pinned_commit(&self) -> Option<&str> {
+        let full = |text: &&str| {
+            matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        self.checksum.as_deref().filter(full).or_else(|| self.reference.as_deref().filter(full))
+    }
+
     fn new(remote: &str, scheme: GitScheme) -> Self {
         Self {
             remote: remote.to_owned(),

@@ -55,6 +55,27 @@ pub struct DownloadRequest<'a> {
     pub events: Option<&'a Events>,
 }
 
+/// What is known of the version of a file that the caller has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marks {
+    /// The server's mark of it.
+    pub etag: Option<String>,
+    /// When the server said it was last changed, in seconds since 1970.
+    pub last_modified: Option<i64>,
+}
+
+impl Marks {
+    /// The headers that ask for a newer version only. A time is asked by only without a mark, which says more.
+    fn headers(&self) -> Option<(&'static str, String)> {
+        if let Some(etag) = &self.etag {
+            return Some(("if-none-match", etag.clone()));
+        }
+        let time = jiff::Timestamp::from_second(self.last_modified?).ok()?;
+        let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok()?;
+        Some(("if-modified-since", text))
+    }
+}
+
 /// A fetched file.
 #[derive(Debug)]
 pub struct Downloaded {
@@ -200,23 +221,49 @@ impl Downloader {
     ///
     /// For any status but 200, a wrong checksum, too many bytes, and all that a network can do. Nothing is left behind.
     pub fn download(&self, request: &DownloadRequest<'_>) -> Result<Downloaded, DownloadError> {
+        let fetched = self.fetch(request, None)?;
+        Ok(fetched.expect("a server is asked for changes only where a version is known"))
+    }
+
+    /// As [`Self::download`], but gives `None` when the server says that it has the version that the caller knows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::download`].
+    pub fn download_if_changed(
+        &self,
+        request: &DownloadRequest<'_>,
+        known: &Marks,
+    ) -> Result<Option<Downloaded>, DownloadError> {
+        self.fetch(request, known.headers())
+    }
+
+    fn fetch(
+        &self,
+        request: &DownloadRequest<'_>,
+        unless: Option<(&'static str, String)>,
+    ) -> Result<Option<Downloaded>, DownloadError> {
         let write_error = |source| DownloadError::Write { folder: request.folder.to_owned(), source };
         let file = NamedTempFile::new_in(request.folder).map_err(write_error)?;
-        let mut partial = Partial { file, size: 0, hasher: Hasher::new(), headers: HeaderMap::new() };
+        let (hasher, headers) = (Hasher::new(), HeaderMap::new());
+        let mut partial = Partial { file, size: 0, hasher, headers, unless, unchanged: false };
         Retry::new(&self.transport.options).run(|| self.attempt(request, &mut partial))?;
+        if partial.unchanged {
+            return Ok(None);
+        }
         partial.file.as_file_mut().flush().map_err(write_error)?;
         let digest = partial.hasher.finish();
         if let Some(wanted) = request.checksum.filter(|wanted| *wanted != digest) {
             return Err(DownloadError::Checksum { url: request.url.to_string(), wanted, got: digest });
         }
-        Ok(Downloaded {
+        Ok(Some(Downloaded {
             size: partial.size,
             digest,
             last_modified: last_modified(&partial.headers),
             name: file_name(request.url),
             etag: header(&partial.headers, &ETAG).map(str::to_owned),
             file: partial.file,
-        })
+        }))
     }
 
     /// Whether the server still has the version with this mark; `false` also where it cannot tell.
@@ -251,13 +298,22 @@ impl Downloader {
         if let Some(mark) = mark.filter(|_| partial.size > 0) {
             asked = asked.header("range", &format!("bytes={}-", partial.size)).header("if-range", &mark);
         }
+        if let Some((name, value)) = &partial.unless {
+            asked = asked.header(name, value);
+        }
         let answer = self.transport.send(asked).map_err(|error| transport_error(request.url, error))?;
         let mut response = answer.response;
+        if partial.unless.is_some() && response.status().as_u16() == 304 {
+            partial.unchanged = true;
+            return Ok(());
+        }
         let resumed = response.status().as_u16() == 206 && range_start(response.headers()) == Some(partial.size);
         if !resumed {
             check(request.url, &mut response)?;
             partial.restart().map_err(|source| DownloadError::Write { folder: request.folder.to_owned(), source })?;
             partial.headers = response.headers().clone();
+            // From here on it is the new version that is wanted, whatever breaks.
+            partial.unless = None;
         }
         let total = response.body().content_length().map(|length| length.saturating_add(partial.size));
         if total.is_some_and(|total| total > self.size_max) {
@@ -311,6 +367,10 @@ struct Partial {
     size: u64,
     hasher: Hasher,
     headers: HeaderMap,
+    /// A header that makes the server send only a version that the caller does not have.
+    unless: Option<(&'static str, String)>,
+    /// Whether the caller has the version that the server has.
+    unchanged: bool,
 }
 
 impl Partial {

@@ -18,7 +18,7 @@ mod http;
 pub use git_checkout::{Commit, GitError, checkout, resolve};
 pub use git_program::{GitAuthorization, GitOptions, HostKeys};
 pub use git_source::{GitScheme, GitSource, GitSourceError, MtimeOf};
-pub use http::{DownloadError, DownloadOptions, DownloadRequest, Downloaded, Downloader, UNNAMED, file_name};
+pub use http::{DownloadError, DownloadOptions, DownloadRequest, Downloaded, Downloader, Marks, UNNAMED, file_name};
 
 use crate::registry::transport::Url;
 

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::oci::{Descriptor, Digest, Hasher};
 
+use super::claim::Claimed;
 use super::file::open_regular;
+use super::seal::{is_sealed_blob, seal_blob};
 use super::{Store, StoreError, VerifiedReader};
 
 impl Store {
@@ -39,9 +41,13 @@ impl Store {
     }
 
     /// Whether the store has a blob of that digest and size in bytes. Its bytes are checked when they are read.
+    ///
+    /// What is there then stays as long as this handle, unless it turns out to be damaged.
     #[must_use]
     pub fn has_blob(&self, digest: &Digest, size: u64) -> bool {
-        fs::symlink_metadata(self.blob_path(digest)).is_ok_and(|m| m.is_file() && m.len() == size)
+        self.claim(Claimed::blob(digest));
+        let Ok(metadata) = fs::symlink_metadata(self.blob_path(digest)) else { return false };
+        metadata.is_file() && metadata.len() == size && (is_sealed_blob(&metadata) || self.check_unsealed(digest, size))
     }
 
     /// The size in bytes of a blob, if the store has it.
@@ -55,6 +61,7 @@ impl Store {
     /// # Errors
     /// When the store has no such blob, or it can't be opened.
     pub fn open_blob(&self, descriptor: &Descriptor) -> Result<VerifiedReader<File>, StoreError> {
+        self.claim(Claimed::blob(&descriptor.digest));
         let path = self.blob_path(&descriptor.digest);
         let file = open_regular(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::BlobMissing { digest: descriptor.digest },
@@ -117,6 +124,22 @@ impl Store {
         self.path("blobs/sha256").join(digest.hex())
     }
 
+    /// Reads a blob that somebody else wrote or wrote to, and removes it where it is not what its name says.
+    fn check_unsealed(&self, digest: &Digest, size: u64) -> bool {
+        let descriptor = Descriptor::new("", *digest, size);
+        let Ok(reader) = self.open_blob(&descriptor) else { return false };
+        let is_sound = reader.finish().is_ok();
+        if is_sound {
+            self.remember_good(*digest);
+            if let Ok(file) = open_regular(&self.blob_path(digest)) {
+                seal_blob(file);
+            }
+        } else {
+            self.note_damage(format!("the blob `{digest}` was damaged"));
+        }
+        is_sound
+    }
+
     fn read_error(&self, digest: Digest, error: io::Error) -> StoreError {
         self.forget_good(&digest);
         let lost = error.raw_os_error() == Some(libc::EIO);
@@ -128,6 +151,7 @@ impl Store {
     }
 
     fn unfinished_blob(&self) -> Result<UnfinishedBlob, StoreError> {
+        self.make_room_when_due();
         let (file, path) = self.temp_file()?;
         Ok(UnfinishedBlob { store: self.clone(), file, path: Some(path), size: 0 })
     }
@@ -148,6 +172,8 @@ impl UnfinishedBlob {
         if self.file.metadata().map_err(StoreError::io("look at", path))?.len() != size {
             return Err(StoreError::BlobMismatch { digest, size });
         }
+        self.store.claim(Claimed::blob(&digest));
+        seal_blob(&self.file);
         let target = self.store.blob_path(&digest);
         // Replacing a blob that is there already heals it, should it be damaged.
         fs::rename(path, &target).map_err(StoreError::io("put in place", &target))?;
@@ -165,6 +191,9 @@ impl Write for UnfinishedBlob {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
         self.size += count as u64;
+        if self.store.wrote(count as u64) {
+            self.store.make_room_when_due();
+        }
         Ok(count)
     }
 

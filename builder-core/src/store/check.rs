@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use crate::oci::{Descriptor, Digest};
+use crate::oci::{Descriptor, DiffId, Digest};
 
 use super::file::{self, open_regular};
 use super::record::read_record;
@@ -33,6 +33,13 @@ pub enum Problem {
         /// Its file.
         path: PathBuf,
     },
+    /// An unpacked layer's files are not what they were.
+    Unpacked {
+        /// The layer.
+        diff_id: DiffId,
+        /// The first file that is wrong, where it is known.
+        file: String,
+    },
     /// A named image's manifest is missing.
     Image {
         /// The name.
@@ -41,7 +48,8 @@ pub enum Problem {
 }
 
 impl Store {
-    /// Reads every blob and record, and looks for the manifests of named images. Unpacked layers are not read.
+    /// Reads every blob and record, and looks for the manifests of named images. Unpacked layers are not read, which
+    /// [`crate::exec::check_store`] does.
     ///
     /// # Errors
     /// When the store's folders can't be listed.
@@ -52,14 +60,21 @@ impl Store {
         for kind in file::list(&self.path("notes"))? {
             records.extend(self.record_files(&format!("notes/{kind}"))?);
         }
-        records.extend(file::list(&self.path("layers"))?.iter().map(|l| self.path("layers").join(l).join("tree")));
+        for layer in self.layer_names()? {
+            let folder = self.path("layers").join(layer);
+            records.extend(["tree", "blobs.json", "unpacked"].map(|name| folder.join(name)));
+            let chunks = file::list(&folder)?.into_iter().filter(|name| name.starts_with(super::layer::CHUNKS));
+            records.extend(chunks.map(|name| folder.join(name)));
+        }
+        records.extend(["names", "limit"].map(|name| self.path(name)));
         records.retain(|path| path.exists());
         let mut problems: Vec<Problem> = blobs
             .par_iter()
             .filter(|digest| !self.is_sound(digest))
             .map(|digest| Problem::Blob { digest: *digest })
             .collect();
-        let torn = records.par_iter().filter(|path| !matches!(read_record(path), Ok(Some(_))));
+        // One that is gone by now was removed by another process.
+        let torn = records.par_iter().filter(|path| !matches!(read_record(path), Ok(Some(_))) && path.exists());
         problems.extend(torn.map(|path| Problem::Record { path: path.clone() }).collect::<Vec<_>>());
         for image in self.images()? {
             if !self.has_blob(&image.descriptor.digest, image.descriptor.size) {
@@ -78,6 +93,7 @@ impl Store {
             match problem {
                 Problem::Blob { digest } => self.remove_blob(digest).map(|_| ())?,
                 Problem::Record { path } => file::remove(path).map(|_| ())?,
+                Problem::Unpacked { diff_id, .. } => self.discard_unpacked(*diff_id)?,
                 Problem::Image { reference } => self.untag(reference).map(|_| ())?,
             }
         }
@@ -94,7 +110,8 @@ impl Store {
             let size = blob.metadata()?.len();
             VerifiedReader::new(blob, &Descriptor::new("", *digest, size)).finish()
         };
-        check().is_ok()
+        // One that is gone by now was removed by another process.
+        check().map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |()| true)
     }
 }
 
@@ -121,7 +138,7 @@ mod tests {
         std::fs::write(store.blob_path(&bad.digest), "bat").unwrap();
         std::fs::write(&tree, "torn").unwrap();
         let report = store.check().unwrap();
-        assert_eq!(report.objects, 5);
+        assert_eq!(report.objects, 6);
         let image = Problem::Image { reference: "a:gone".to_owned() };
         assert_eq!(report.problems, [Problem::Blob { digest: bad.digest }, Problem::Record { path: tree }, image]);
         store.repair(&report.problems).unwrap();

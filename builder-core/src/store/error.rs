@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::oci::Digest;
+use crate::oci::{DiffId, Digest};
 
 /// Work on a store failed.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,12 @@ pub enum StoreError {
         size: u64,
         /// The largest size in bytes.
         limit: u64,
+    },
+    /// A layer can be had from nowhere in the store: it must be made again.
+    #[error("the store has lost the layer {diff_id}")]
+    LayerLost {
+        /// The layer.
+        diff_id: DiffId,
     },
     /// A text can't name an object of the store.
     #[error("`{name}` is not a name for a {kind} in the store")]

@@ -23,6 +23,7 @@ impl Store {
         let written = (|| {
             for part in parts {
                 file.write_all(part)?;
+                self.wrote(part.len() as u64);
             }
             if durability == Durability::Flushed { file.sync_data() } else { Ok(()) }
         })();

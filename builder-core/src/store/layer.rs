@@ -8,16 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::{Descriptor, DiffId};
 
-use super::file::{self, Durability};
+use super::claim::Claimed;
+use super::file;
 use super::lock::Lock;
 use super::record::read_record;
+use super::seal::Seal;
 use super::{Store, StoreError, TempDir};
 
-/// The largest list of a layer's blobs, in bytes.
-const BLOB_LIST_LIMIT: u64 = 1 << 20;
-
-/// What the mark of an unpacked layer says once it is on disk for good.
-const SETTLED: &str = "settled\n";
+/// What the names of records of chunks begin with.
+pub(super) const CHUNKS: &str = "chunks-";
 
 /// What the store knows of a layer.
 #[derive(Debug, Clone)]
@@ -43,9 +42,10 @@ struct BlobList {
 }
 
 impl Store {
-    /// What the store knows of a layer; `None` when that is nothing.
+    /// What the store knows of a layer; `None` when that is nothing. It stays as long as this handle.
     #[must_use]
     pub fn layer(&self, diff_id: DiffId) -> Option<Layer> {
+        self.claim(Claimed::layer(diff_id));
         let layer = Layer { store: self.clone(), diff_id };
         layer.dir().is_dir().then_some(layer)
     }
@@ -64,6 +64,7 @@ impl Store {
     /// # Errors
     /// When it can't be made.
     pub fn unpack_dir(&self) -> Result<TempDir, StoreError> {
+        self.make_room_when_due();
         self.temp_dir("unpack")
     }
 
@@ -78,6 +79,10 @@ impl Store {
         let layer = Layer { store: self.clone(), diff_id };
         let target = self.layer_dir(diff_id)?.join("fs");
         let old = self.temp_dir("old")?;
+        // What is there already may be damaged, and then it does not count.
+        self.sound_layer_path(diff_id)?;
+        let seal = Seal::of(dir, boot_id()).map_err(StoreError::io("look at", dir))?;
+        let mark = layer.dir().join("unpacked");
         let lock = self.lock("adopt")?;
         let adopted = layer.fs_path().is_none();
         if adopted {
@@ -89,10 +94,13 @@ impl Store {
                 _ => {}
             }
             // The mark comes first: a folder never stands without knowing which boot wrote it.
-            self.write_file(&layer.dir().join("unpacked"), &[boot_id().as_bytes()], Durability::Checked)?;
+            self.write_record(&mark, seal.to_text().as_bytes())?;
             fs::rename(dir, &target).map_err(StoreError::io("put in place", &target))?;
+            self.remember_sound(diff_id);
+            self.wrote(seal.bytes);
         }
         drop(lock);
+        self.make_room_when_due();
         if !adopted {
             super::delete::remove_path(dir).map_err(StoreError::io("remove", dir))?;
         }
@@ -132,7 +140,7 @@ impl Store {
     /// When the list can't be read.
     pub fn all_layer_blobs(&self, diff_id: DiffId) -> Result<Vec<LayerBlob>, StoreError> {
         let path = self.layer_path(diff_id).join("blobs.json");
-        let Some(bytes) = file::read(&path, BLOB_LIST_LIMIT)? else { return Ok(Vec::new()) };
+        let Some(bytes) = self.read_noted(&path)? else { return Ok(Vec::new()) };
         Ok(serde_json::from_slice::<BlobList>(&bytes).unwrap_or_default().blobs)
     }
 
@@ -152,7 +160,27 @@ impl Store {
         blobs.sort_by_key(|blob| blob.descriptor.digest);
         let value = serde_json::to_value(BlobList { blobs }).expect("descriptors have string keys only");
         let bytes = serde_json::to_vec(&value).expect("a JSON value can always be written");
-        self.write_file(&path, &[&bytes], Durability::Checked)
+        self.write_record(&path, &bytes)
+    }
+
+    /// Stores what the chunks of a layer's blob are, by the name of its compression. Prune removes it with the layer.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn add_layer_chunks(&self, diff_id: DiffId, compression: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let dir = self.layer_dir(diff_id)?;
+        self.write_record(&dir.join(chunks_name(compression)), bytes)
+    }
+
+    /// What [`Self::add_layer_chunks`] stored of all layers; damaged records are left out.
+    ///
+    /// # Errors
+    /// When the layers can't be listed.
+    pub fn layer_chunks(&self, compression: &str) -> Result<Vec<Vec<u8>>, StoreError> {
+        let layers = self.path("layers");
+        let name = chunks_name(compression);
+        let record = |layer: &String| read_record(&layers.join(layer).join(&name)).ok().flatten();
+        Ok(file::list(&layers)?.iter().filter_map(record).collect())
     }
 
     /// Flushes the file system, so that layers unpacked so far count after a restart of the machine too.
@@ -166,22 +194,32 @@ impl Store {
         let layers = self.path("layers");
         let open = |name: &String| {
             let mark = layers.join(name).join("unpacked");
-            (read_mark(&mark).as_deref() == Some(&boot) && layers.join(name).join("fs").is_dir()).then_some(mark)
+            let seal = Seal::read(&mark)?;
+            (seal.boot.as_deref() == Some(boot.trim()) && layers.join(name).join("fs").is_dir()).then_some((mark, seal))
         };
-        let marks: Vec<PathBuf> = file::list(&layers)?.iter().filter_map(open).collect();
+        let marks: Vec<(PathBuf, Seal)> = self.layer_names()?.iter().filter_map(open).collect();
         if marks.is_empty() {
             return Ok(0);
         }
         let folder = fs::File::open(&layers).map_err(StoreError::io("open", &layers))?;
         rustix::fs::syncfs(&folder).map_err(StoreError::errno("flush the file system of", &layers))?;
-        for mark in &marks {
-            self.write_file(mark, &[SETTLED.as_bytes()], Durability::Checked)?;
+        let count = marks.len();
+        for (mark, seal) in marks {
+            self.write_record(&mark, Seal { boot: None, ..seal }.to_text().as_bytes())?;
         }
-        Ok(marks.len())
+        Ok(count)
+    }
+
+    /// The names of all layers' folders.
+    pub(super) fn layer_names(&self) -> Result<Vec<String>, StoreError> {
+        let mut names = file::list(&self.path("layers"))?;
+        names.retain(|name| !name.starts_with(super::sweep::REMOVED));
+        Ok(names)
     }
 
     /// The folder of a layer, made where it is missing.
     fn layer_dir(&self, diff_id: DiffId) -> Result<PathBuf, StoreError> {
+        self.claim(Claimed::layer(diff_id));
         let path = self.layer_path(diff_id);
         file::create_dir(&path)?;
         Ok(path)
@@ -204,16 +242,16 @@ impl Layer {
     /// # Errors
     /// When the file can't be read.
     pub fn tree(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        read_record(&self.dir().join("tree"))
+        self.store.read_noted(&self.dir().join("tree"))
     }
 
     /// Where the layer is unpacked, ready to be an overlay lower directory; `None` when it is not, or when a restart
-    /// of the machine makes it doubtful that all of it reached the disk.
+    /// of the machine makes it doubtful that all of it reached the disk. [`Store::sound_layer_path`] looks at its files.
     #[must_use]
     pub fn fs_path(&self) -> Option<PathBuf> {
         let path = self.dir().join("fs");
-        let mark = read_mark(&self.dir().join("unpacked"))?;
-        (path.is_dir() && (mark == SETTLED || mark == boot_id())).then_some(path)
+        let seal = Seal::read(&self.dir().join("unpacked"))?;
+        (path.is_dir() && seal.boot.is_none_or(|boot| boot == boot_id().trim())).then_some(path)
     }
 
     /// The known compressed forms whose blobs are in the store.
@@ -233,8 +271,8 @@ pub(super) fn layer_lock_name(diff_id: DiffId) -> String {
     format!("layer-{}", diff_id.0.hex())
 }
 
-fn read_mark(path: &Path) -> Option<String> {
-    String::from_utf8(file::read(path, 4096).ok()??).ok()
+fn chunks_name(compression: &str) -> String {
+    format!("{CHUNKS}{compression}")
 }
 
 /// What tells this run of the machine from earlier ones. Where the kernel does not say, every run is taken for the same.
@@ -286,7 +324,7 @@ mod tests {
         assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "two");
         assert_eq!(store.settle().unwrap(), 1);
         assert_eq!(store.settle().unwrap(), 0);
-        assert_eq!(fs::read_to_string(&mark).unwrap(), SETTLED);
+        assert_eq!(Seal::read(&mark).unwrap().boot, None);
         assert!(store.layer(id).unwrap().fs_path().is_some());
     }
 
@@ -305,6 +343,23 @@ mod tests {
             }
         });
         assert!(store.layer(id).unwrap().fs_path().is_some());
+    }
+
+    #[test]
+    fn chunk_records_are_listed_but_for_damaged_ones() {
+        let (_dir, store) = scratch();
+        let ids = [b"a", b"b", b"c"].map(|name| DiffId(Digest::of(name)));
+        for id in ids {
+            store.add_layer_chunks(id, "gzip", &id.0.as_bytes()[..]).unwrap();
+        }
+        assert_eq!(store.layer_chunks("gzip").unwrap().len(), 3);
+        assert_eq!(store.layer_chunks("zstd").unwrap().len(), 0);
+        let path = store.layer_path(ids[1]).join("chunks-gzip");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[3] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let found = store.layer_chunks("gzip").unwrap();
+        assert!(found.len() == 2 && !found.contains(&ids[1].0.as_bytes().to_vec()));
     }
 
     #[test]

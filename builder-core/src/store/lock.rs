@@ -1,7 +1,6 @@
 //! Advisory locks between processes. The kernel frees them when their holder ends, however it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -11,73 +10,91 @@ use super::{Store, StoreError};
 #[derive(Debug)]
 #[must_use = "the lock is given up when this is dropped"]
 pub struct Lock {
-    _file: File,
-}
-
-/// Keeps what a running build uses from being pruned, until it is dropped.
-#[derive(Debug)]
-#[must_use = "the build is protected only as long as this lives"]
-pub struct Lease {
-    // None on a read-only file system, where nothing can be pruned either.
-    _lock: Option<Lock>,
+    file: File,
 }
 
 impl Store {
-    /// Takes a lease for a build; any number of builds have one. Waits while the store is being pruned.
+    /// Takes the lock of a note if it is free. Its holder is about to make the note, so who gets the lock later looks
+    /// again whether the note is there. Some notes share a lock: no thread may hold two.
     ///
     /// # Errors
     /// When the lock can't be taken.
-    pub fn lease(&self) -> Result<Lease, StoreError> {
-        let path = self.path("locks").join("lease");
-        match open_lock_file(&path) {
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                Ok(Lease { _lock: None })
-            }
-            other => Ok(Lease { _lock: Some(wait_shared(other?, &path)?) }),
-        }
+    pub fn try_lock_note(&self, kind: &str, name: &str) -> Result<Option<Lock>, StoreError> {
+        let hash = blake3::hash(format!("{kind}\0{name}").as_bytes()).to_hex();
+        self.try_lock(&format!("note-{}", &hash[..2]))
     }
 
     /// Waits for a lock of the store by name.
     pub(super) fn lock(&self, name: &str) -> Result<Lock, StoreError> {
         let path = self.path("locks").join(name);
-        let file = open_lock_file(&path)?;
-        file.lock().map_err(StoreError::io("lock", &path))?;
-        Ok(Lock { _file: file })
+        loop {
+            let file = open_lock_file(&path)?;
+            file.lock().map_err(StoreError::io("lock", &path))?;
+            if is_current(&file) {
+                return Ok(Lock { file });
+            }
+        }
     }
 
     /// Takes a lock of the store by name if it is free.
     pub(super) fn try_lock(&self, name: &str) -> Result<Option<Lock>, StoreError> {
         let path = self.path("locks").join(name);
-        try_exclusive(open_lock_file(&path)?, &path)
+        loop {
+            match try_exclusive(open_lock_file(&path)?, &path)? {
+                Some(lock) if !is_current(&lock.file) => {}
+                other => return Ok(other),
+            }
+        }
     }
 
     /// Waits for a lock of the store by name that others may share.
     pub(super) fn lock_shared(&self, name: &str) -> Result<Lock, StoreError> {
         let path = self.path("locks").join(name);
-        wait_shared(open_lock_file(&path)?, &path)
+        loop {
+            let file = open_lock_file(&path)?;
+            file.lock_shared().map_err(StoreError::io("lock", &path))?;
+            if is_current(&file) {
+                return Ok(Lock { file });
+            }
+        }
     }
 
     /// Takes a lock of the store by name that others may share, if nobody holds it alone.
     pub(super) fn try_lock_shared(&self, name: &str) -> Result<Option<Lock>, StoreError> {
         let path = self.path("locks").join(name);
-        let file = open_lock_file(&path)?;
-        match file.try_lock_shared() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
+        loop {
+            let file = open_lock_file(&path)?;
+            match file.try_lock_shared() {
+                Ok(()) if !is_current(&file) => {}
+                Ok(()) => return Ok(Some(Lock { file })),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
+            }
+        }
+    }
+
+    /// Removes a lock's file unless somebody holds it. Who waits for it meanwhile takes a new one.
+    pub(super) fn remove_lock(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.path("locks").join(name);
+        if !path.exists() {
+            return Ok(());
+        }
+        match self.try_lock(name)? {
+            Some(_held) => super::file::remove(&path).map(|_| ()),
+            None => Ok(()),
         }
     }
 }
 
-fn wait_shared(file: File, path: &Path) -> Result<Lock, StoreError> {
-    file.lock_shared().map_err(StoreError::io("lock", path))?;
-    Ok(Lock { _file: file })
+/// Whether a locked file is still the one that others find by its name, and was not removed before it was locked.
+fn is_current(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }
 
 /// Locks an open lock file if nobody else has.
 pub(super) fn try_exclusive(file: File, path: &Path) -> Result<Option<Lock>, StoreError> {
     match file.try_lock() {
-        Ok(()) => Ok(Some(Lock { _file: file })),
+        Ok(()) => Ok(Some(Lock { file })),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
     }

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! oci-layout index.json blobs/sha256/<hex>   an OCI image layout; other tools read it in place
-//! version                                    format version, then one feature flag a line
+//! version                                    format version, then one feature flag a line; a checksum
+//! limit                                      the most bytes that the store may hold, where one was set
+//! names                                      the index as rbuild wrote it last, to mend it from
 //! layers/<diff-id-hex>/tree                  the layer's entries, as a checksummed record
 //! layers/<diff-id-hex>/fs/                   the layer unpacked, ready to be an overlay lower directory
-//! layers/<diff-id-hex>/unpacked              which boot of the machine unpacked it, or that it is on disk for good
+//! layers/<diff-id-hex>/unpacked              its seal: which boot of the machine unpacked it, and what its files' status is
 //! layers/<diff-id-hex>/blobs.json            the layer's known compressed forms
+//! layers/<diff-id-hex>/chunks-<compression>  which chunks one of them consists of
 //! steps/<key>                                step records
 //! notes/<kind>/<hash of name>                small records by name, such as look-ups of tags
 //! contexts/<id>                              stat caches of build contexts
-//! mounts/<id>/<n>/                           folders of `RUN --mount=type=cache`
+//! mounts/<id>/<n>/                           folders of `RUN --mount=type=cache`; `about` beside them names the cache
 //! builds/<id>/                               records of builds
 //! tmp/<pid>-<random>/                        what a running process works on; its `lock` is held while it lives
 //! locks/                                     advisory locks
@@ -18,13 +21,14 @@
 //!
 //! Any number of processes share a store without a daemon. Every object is written under `tmp/` and renamed into
 //! place, so that a reader sees all of it or nothing; only the index, a layer's list of blobs, moving a layer into place,
-//! cache mounts and pruning need locks, and a killed process leaves none behind.
+//! cache mounts and pruning need locks, and a killed process leaves none behind. Objects in use are claimed, so that
+//! pruning leaves them alone while builds go on.
 //!
 //! # What survives a power failure
 //!
 //! Blobs are checked against their digest and records against their checksum whenever they are read, and a bad one
 //! counts as absent. So none of them is flushed to disk: a torn object costs doing its step again. An unpacked layer
-//! can't be checked cheaply; it counts only within the boot of the machine that wrote it, or after
+//! is checked by the status of its files only; it counts only within the boot of the machine that wrote it, or after
 //! [`Store::settle`] flushed the file system. The index alone is flushed at every change, because nothing could
 //! make it again: after a power failure it is the old or the new one.
 //!
@@ -32,18 +36,24 @@
 
 mod blob;
 mod check;
+mod claim;
 mod delete;
+mod entries;
 mod error;
 mod file;
 mod layer;
+mod limit;
 mod lock;
 mod mounts;
 #[cfg(test)]
 mod process_tests;
 mod prune;
 mod record;
+mod seal;
+mod sweep;
 mod tags;
 mod temp;
+mod usage;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -51,19 +61,24 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::oci::Digest;
+use crate::oci::{DiffId, Digest};
 
 pub use blob::{BlobWriter, HashedBlobWriter};
 pub use check::{CheckReport, Problem};
+pub use claim::Lease;
 pub use delete::remove_tree;
+pub use entries::{EntryKind, StoreEntry};
 pub use error::StoreError;
 pub use layer::{Layer, LayerBlob};
-pub use lock::{Lease, Lock};
-pub use mounts::{CacheMount, CacheSharing};
-pub use prune::{PruneOptions, Pruned, Usage};
+pub use limit::Overfull;
+pub use lock::Lock;
+pub use mounts::{CacheMount, CacheSharing, MountAbout, StoredMount};
+pub use prune::{PruneOptions, Pruned};
+pub use seal::UnpackedLayer;
 pub use tags::StoredImage;
 pub(crate) use tags::{IMAGE_NAME, REF_NAME};
 pub use temp::TempDir;
+pub use usage::Usage;
 pub use verify::{VerifiedReader, VerifyError};
 
 /// The format that this version of rbuild writes, and the newest that it reads.
@@ -87,6 +102,12 @@ struct Inner {
     temp: Mutex<Option<temp::ProcessTemp>>,
     counter: AtomicU64,
     known_good: Mutex<BTreeSet<Digest>>,
+    claims: claim::Claims,
+    /// Unpacked layers that this process unpacked or looked at.
+    known_sound: Mutex<BTreeSet<DiffId>>,
+    room: limit::Room,
+    /// What was found damaged, in words.
+    damage: Mutex<Vec<String>>,
 }
 
 impl Store {
@@ -99,8 +120,16 @@ impl Store {
     /// newer format; and when it can't be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let root = file::prepare_root(root)?;
-        let inner =
-            Inner { root, temp: Mutex::new(None), counter: AtomicU64::new(0), known_good: Mutex::new(BTreeSet::new()) };
+        let inner = Inner {
+            root,
+            temp: Mutex::new(None),
+            counter: AtomicU64::new(0),
+            known_good: Mutex::new(BTreeSet::new()),
+            claims: claim::Claims::default(),
+            known_sound: Mutex::default(),
+            room: limit::Room::default(),
+            damage: Mutex::default(),
+        };
         let store = Self { inner: Arc::new(inner) };
         store.initialise()?;
         store.remove_leftovers();
@@ -127,6 +156,7 @@ impl Store {
     /// When `id` can't be a file name, or the folder can't be made.
     pub fn build_dir(&self, id: &str) -> Result<PathBuf, StoreError> {
         let path = self.path("builds").join(file::name("build", id)?);
+        self.claim(claim::Claimed::named("build", id));
         file::create_dir(&path)?;
         Ok(path)
     }
@@ -137,9 +167,13 @@ impl Store {
 
     fn initialise(&self) -> Result<(), StoreError> {
         let version = self.path("version");
-        // An empty one was torn by a power failure.
-        if let Some(text) = file::read(&version, 4096)?.filter(|text| !text.is_empty()) {
-            return check_version(&version, &text);
+        match read_version(&version)? {
+            Some(text) => {
+                check_version(&version, &text)?;
+                return self.mend_names();
+            }
+            None if version.exists() => self.note_damage("the record `version` was damaged".to_owned()),
+            None => {}
         }
         for folder in FOLDERS {
             file::create_dirs(&self.path(folder))?;
@@ -150,12 +184,13 @@ impl Store {
                 self.write_file(&self.path(name), &[bytes], file::Durability::Checked)?;
             }
         }
-        for name in ["index", "lease", "temp", "layer-blobs"] {
+        for name in ["index", "lease", "claims", "temp", "layer-blobs"] {
             lock::open_lock_file(&self.path("locks").join(name))?;
         }
         // Written last: a store without it is made again from the start, which is harmless.
         let text = format!("{FORMAT_VERSION}\n");
-        self.write_file(&version, &[text.as_bytes()], file::Durability::Checked)
+        self.write_record(&version, text.as_bytes())?;
+        self.mend_names()
     }
 
     /// Remembers that this process wrote or checked a blob, so that it need not be read only to check it.
@@ -167,9 +202,44 @@ impl Store {
         self.inner.known_good.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
     }
 
+    fn remember_sound(&self, diff_id: DiffId) {
+        self.inner.known_sound.lock().unwrap_or_else(PoisonError::into_inner).insert(diff_id);
+    }
+
+    fn is_known_sound(&self, diff_id: DiffId) -> bool {
+        self.inner.known_sound.lock().unwrap_or_else(PoisonError::into_inner).contains(&diff_id)
+    }
+
+    /// Tells of damage that was found and is mended by making the thing anew.
+    fn note_damage(&self, text: String) {
+        tracing::warn!(damage = text, "the store was damaged");
+        let mut damage = self.inner.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if !damage.contains(&text) {
+            damage.push(text);
+        }
+    }
+
+    /// What was found damaged in the store through this handle since it was last asked, in words.
+    #[must_use]
+    pub fn take_damage(&self) -> Vec<String> {
+        std::mem::take(&mut self.inner.damage.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn forget_good(&self, digest: &Digest) {
         self.inner.known_good.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
     }
+}
+
+/// Reads the text of the `version` file; `None` where it is missing or damaged.
+///
+/// It is a record; one without any trace of a checksum was written without one.
+fn read_version(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    if let Some(text) = record::read_record(path)? {
+        return Ok(Some(text));
+    }
+    let text = file::read(path, 4096)?.unwrap_or_default();
+    let is_plain = text.len() < 64 && text.is_ascii() && !text.is_empty() && !text.contains(&b'#');
+    Ok(is_plain.then_some(text))
 }
 
 /// Reads the `version` file: a number, then one feature a line that a reader must know.
@@ -238,7 +308,7 @@ mod tests {
         std::fs::write(root.join("oci-layout"), LAYOUT_FILE).unwrap();
         std::fs::write(root.join("version"), "").unwrap();
         Store::open(&root).unwrap();
-        assert_eq!(std::fs::read(root.join("version")).unwrap(), b"1\n");
+        assert_eq!(read_version(&root.join("version")).unwrap().unwrap(), b"1\n");
         assert!(root.join("version").is_file() && root.join("index.json").is_file());
     }
 }

@@ -3,12 +3,23 @@
 //! `mounts/<id>/0/` is the folder that shared and locked mounts use; a private mount takes the first of `0`, `1`, ...
 //! that nobody else uses. A new folder is filled under `tmp/` and renamed, so no step sees it half-made.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
+use super::claim::{Claimed, Unclaimed};
 use super::lock::Lock;
+use super::record::read_record;
+use super::sweep::{REMOVED, Sweep};
+use super::usage::disk_usage;
 use super::{Store, StoreError, file};
+
+/// The record beside a cache's folders.
+const ABOUT: &str = "about";
 
 /// Who may use a cache mount at the same time (`RUN --mount=type=cache,sharing=…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -38,7 +49,86 @@ impl CacheMount {
     }
 }
 
+/// What a cache mount is called in Dockerfiles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountAbout {
+    /// Its `id=`, or its target where it has none.
+    pub id: String,
+    /// The namespace of caches (`BUILDKIT_CACHE_MOUNT_NS`); mostly empty.
+    pub namespace: String,
+}
+
+/// A cache mount of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMount {
+    /// The hash of what the cache is, which names its folder.
+    pub hash: String,
+    /// What it is called; `None` where that is not known.
+    pub about: Option<MountAbout>,
+    /// When it was used last.
+    pub used: SystemTime,
+    /// The disk space that it takes, in bytes.
+    pub size_bytes: u64,
+}
+
+impl StoredMount {
+    /// What it is called; the hash where that is not known.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.about.as_ref().map_or(&self.hash, |about| &about.id)
+    }
+}
+
 impl Store {
+    /// Writes down what a cache mount is called, unless that was done.
+    ///
+    /// # Errors
+    /// When `hash` can't be a file name, or the record can't be written.
+    pub fn describe_cache_mount(&self, hash: &str, about: &MountAbout) -> Result<(), StoreError> {
+        let path = self.path("mounts").join(file::name("cache mount", hash)?).join(ABOUT);
+        if path.exists() {
+            return Ok(());
+        }
+        let text = serde_json::to_vec(about).expect("texts can always be written");
+        self.write_record(&path, &text)
+    }
+
+    /// All cache mounts, sorted by what they are called.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    pub fn cache_mounts(&self) -> Result<Vec<StoredMount>, StoreError> {
+        let folder = self.path("mounts");
+        let mut mounts = Vec::new();
+        for hash in file::list(&folder)?.into_iter().filter(|name| !name.starts_with(REMOVED)) {
+            let path = folder.join(&hash);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let about = read_record(&path.join(ABOUT))?.and_then(|text| serde_json::from_slice(&text).ok());
+            mounts.push(StoredMount { size_bytes: disk_usage(&path, &mut BTreeSet::new()), hash, about, used });
+        }
+        mounts.sort_by(|a, b| (a.name(), &a.hash).cmp(&(b.name(), &b.hash)));
+        Ok(mounts)
+    }
+
+    /// Takes a cache mount's first folder for itself, made empty where there is none; `None` where a step uses it.
+    ///
+    /// # Errors
+    /// When `hash` can't be a file name, or the folder can't be made or locked.
+    pub fn hold_cache_mount(&self, hash: &str) -> Result<Option<CacheMount>, StoreError> {
+        self.try_cache_mount(hash, CacheSharing::Locked, |_| Ok(()))
+    }
+
+    /// Removes a cache mount that no running build uses; whether it did.
+    ///
+    /// # Errors
+    /// When `hash` can't be a file name, or something in the cache can't be removed.
+    pub fn remove_unused_cache_mount(&self, hash: &str) -> Result<bool, StoreError> {
+        let path = self.path("mounts").join(file::name("cache mount", hash)?);
+        let unclaimed = Unclaimed::new(self)?;
+        Sweep::new(self, &unclaimed, false)?.remove_folder(Claimed::named("mount", hash), &path)
+    }
+
     /// Takes the cache folder of an identity for use; waits as `sharing` says. `id` is the caller's hash of what the
     /// cache is; `fill` gives a new folder its first content, owner and mode.
     ///
@@ -111,6 +201,7 @@ impl Store {
         number: u32,
         fill: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<PathBuf, StoreError> {
+        self.claim(Claimed::named("mount", id));
         let folder = self.path("mounts").join(id);
         let path = folder.join(number.to_string());
         if path.is_dir() {
@@ -155,6 +246,26 @@ mod tests {
         drop((locked, private));
         let private = store.cache_mount("id", Private, fill).unwrap();
         assert!(private.path().ends_with("mounts/id/0"));
+    }
+
+    #[test]
+    fn mounts_are_listed_by_name_and_removed_when_unused() {
+        let (_dir, store) = scratch();
+        let about = MountAbout { id: "npm".to_owned(), namespace: String::new() };
+        let mount = store.cache_mount("hash", CacheSharing::Private, |path| fs::write(path.join("a"), "x")).unwrap();
+        store.describe_cache_mount("hash", &about).unwrap();
+        let other = Store::open(store.root()).unwrap();
+        let listed = other.cache_mounts().unwrap();
+        assert_eq!(listed.iter().map(StoredMount::name).collect::<Vec<_>>(), ["npm"]);
+        assert_eq!(listed[0].about, Some(about));
+        assert!(other.hold_cache_mount("hash").unwrap().is_none());
+        assert!(!other.remove_unused_cache_mount("hash").unwrap());
+        drop(mount);
+        // A build that used it may come back to it.
+        assert!(!other.remove_unused_cache_mount("hash").unwrap());
+        drop(store);
+        assert!(other.remove_unused_cache_mount("hash").unwrap());
+        assert_eq!(other.cache_mounts().unwrap(), []);
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn processes_share_a_store() {
     }
     assert_eq!(store.images().unwrap().len(), 15);
     let report = store.check().unwrap();
-    assert_eq!((report.objects, report.problems), (60, Vec::new()));
+    assert_eq!((report.objects, report.problems), (101, Vec::new()));
     assert!(no_leftovers(&[&store]));
 }
 
@@ -94,7 +94,11 @@ fn a_killed_process_leaves_a_sound_store() {
     for rounds in 1..8 {
         let mut victim = start(store.root(), "endless");
         wait_for_rounds(&mut victim, rounds);
-        assert!(matches!(store.prune(&options), Err(StoreError::Busy { .. })));
+        // What it works with stays, and it goes on.
+        let pruned = store.prune(&options).unwrap();
+        // Its five names protect what they name.
+        assert!(pruned.in_use > 0 || rounds <= 5, "{pruned:?}");
+        wait_for_rounds(&mut victim, 2);
         victim.kill().unwrap();
         victim.wait().unwrap();
         let next = Store::open(store.root()).unwrap();
@@ -156,6 +160,7 @@ fn a_full_disk_is_an_error_and_prune_helps() {
     assert!(no_leftover_files(&store));
     let now = SystemTime::now();
     let options = PruneOptions { now, unused_for: None, keep_bytes: None, cache_mounts: false, dry_run: false };
+    store.give_up_claims();
     assert_eq!(store.prune(&options).unwrap().blobs, 1);
     store.put_blob(&vec![4; 200 << 10], "x/y").unwrap();
     assert_eq!(store.check().unwrap().problems, []);

@@ -1,56 +1,28 @@
-//! How much a store holds, and removing what nothing needs.
+//! Removing what nothing needs, while builds go on.
 //!
 //! What is alive is found anew each time. Images of the index are alive; so are records (of steps, notes), each with
 //! the time of its last use. They name digests as text, and so do manifests, configurations and lists of a layer's
 //! blobs: everything that they name is alive as long as they are. Taking any such text for a reference errs only
-//! towards keeping, and needs no knowledge of what the texts mean.
+//! towards keeping, and needs no knowledge of what the texts mean. What a running process claims is alive as well.
+//!
+//! Here is decided what goes; `sweep.rs` removes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::oci::{DiffId, Digest};
 
-use super::delete::remove_path;
+use super::claim::{Claimed, Unclaimed};
 use super::file::{self, open_regular};
-use super::lock::{Lock, open_lock_file, try_exclusive};
+use super::sweep::Sweep;
+use super::usage::{disk_usage, own_bytes};
 use super::{Store, StoreError};
 
 /// The largest manifest, index or configuration that is searched for digests, in bytes.
 const DOCUMENT_LIMIT: u64 = 4 << 20;
-
-/// Disk space by kind, in bytes as `du` counts them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Manifests, configurations and compressed layers.
-    pub blobs_bytes: u64,
-    /// Unpacked layers and their records.
-    pub layers_bytes: u64,
-    /// Records of steps and notes.
-    pub records_bytes: u64,
-    /// Cache mounts.
-    pub mounts_bytes: u64,
-    /// Records of builds.
-    pub builds_bytes: u64,
-    /// What running processes work on, stat caches, locks and the rest.
-    pub other_bytes: u64,
-}
-
-impl Usage {
-    /// All of it.
-    #[must_use]
-    pub const fn total_bytes(&self) -> u64 {
-        self.blobs_bytes
-            + self.layers_bytes
-            + self.records_bytes
-            + self.mounts_bytes
-            + self.builds_bytes
-            + self.other_bytes
-    }
-}
 
 /// What [`Store::prune`] may remove beyond what nothing refers to.
 #[derive(Debug, Clone)]
@@ -59,7 +31,8 @@ pub struct PruneOptions {
     pub now: SystemTime,
     /// Records not used for this long go, and what only they kept. Zero means all of them.
     pub unused_for: Option<Duration>,
-    /// Then the least recently used records go until the store holds at most this many bytes.
+    /// Then the least recently used records go until the store holds at most this many bytes, and after them the
+    /// unpacked files of named images, which can be made again.
     pub keep_bytes: Option<u64>,
     /// Whether cache mounts count as records.
     pub cache_mounts: bool,
@@ -78,200 +51,250 @@ pub struct Pruned {
     pub blobs: u64,
     /// Disk space, in bytes as `du` counts them.
     pub freed_bytes: u64,
+    /// How many layers, blobs and cache mounts stayed because running builds use them.
+    pub in_use: u64,
 }
 
 /// Something with a time of last use, that may refer to objects.
-struct Record {
-    path: PathBuf,
-    used: SystemTime,
-    bytes: u64,
-    refers: bool,
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) path: PathBuf,
+    pub(super) used: SystemTime,
+    pub(super) bytes: u64,
+    pub(super) kind: RecordKind,
 }
 
-/// When an object is needed last: by an image, or by the record of that number.
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordKind {
+    /// A file that may name objects.
+    Refers,
+    /// A file that keeps nothing.
+    File,
+    /// A folder that processes claim before they use it.
+    Folder(Claimed),
+}
+
+/// When an object is needed last.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
+    /// By a named image.
     Image,
+    /// By a running process.
+    Process,
+    /// By the record of that number.
     Record(usize),
 }
 
-impl Store {
-    /// Counts the disk space that the store takes.
-    ///
-    /// # Errors
-    /// When the store's folder can't be listed.
-    pub fn usage(&self) -> Result<Usage, StoreError> {
-        let mut usage = Usage::default();
-        let mut seen = BTreeSet::new();
-        for name in file::list(self.root())? {
-            let bytes = disk_usage(&self.path(&name), &mut seen);
-            *match name.as_str() {
-                "blobs" => &mut usage.blobs_bytes,
-                "layers" => &mut usage.layers_bytes,
-                "steps" | "notes" => &mut usage.records_bytes,
-                "mounts" => &mut usage.mounts_bytes,
-                "builds" => &mut usage.builds_bytes,
-                _ => &mut usage.other_bytes,
-            } += bytes;
-        }
-        Ok(usage)
-    }
+/// An object and the bytes that it takes.
+pub(super) type Sized = (Digest, u64);
 
+/// What is to be removed.
+#[derive(Default)]
+pub(super) struct Doomed {
+    pub(super) records: Vec<Record>,
+    pub(super) layers: Vec<Sized>,
+    pub(super) blobs: Vec<Sized>,
+}
+
+/// What there is, besides records.
+pub(super) struct Objects {
+    layers: BTreeMap<Digest, u64>,
+    blobs: BTreeMap<Digest, u64>,
+    needs: BTreeMap<Digest, Need>,
+    /// What takes space and is not removed.
+    fixed_bytes: u64,
+}
+
+impl Store {
     /// Removes what nothing refers to, and what the options allow. Interrupted, it leaves a sound store.
     ///
-    /// Works on a full disk. No build can start meanwhile.
+    /// Works on a full disk, and beside running builds: what they use stays. Images that have names stay too.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] when a build holds a lease; and when the store can't be read or an object not be removed.
+    /// When the store can't be read or an object not be removed; and [`StoreError::Busy`] when a build is running on a
+    /// file system whose locks can't tell what it uses.
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, StoreError> {
-        let _alone = if options.dry_run { None } else { Some(self.lock_out_builds()?) };
+        let _alone = self.lock("prune")?;
+        let unclaimed = Unclaimed::new(self)?;
+        let mut sweep = Sweep::new(self, &unclaimed, options.dry_run)?;
+        sweep.remove_leftovers()?;
         let mut records = self.records(options.cache_mounts)?;
         records.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.path.cmp(&b.path)));
-        let needs = self.mark(&records)?;
+        let (used, records): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| is_in_use(record, &unclaimed));
+        let mut needs = self.mark(sweep.index(), &records)?;
         let layers = self.sizes("layers")?;
         let blobs = self.sizes("blobs/sha256")?;
-        let kept = records_to_keep(&records, options, &needs, &[&layers, &blobs]);
-        let dead = |digest: &Digest| match needs.get(digest) {
+        let mut in_use = used.len() as u64;
+        for claimed in layers
+            .keys()
+            .map(|digest| (digest, Claimed::layer(DiffId(*digest))))
+            .chain(blobs.keys().map(|digest| (digest, Claimed::blob(digest))))
+        {
+            if needs.get(claimed.0) != Some(&Need::Image) && unclaimed.with(claimed.1, || Ok(()))?.is_none() {
+                needs.insert(*claimed.0, Need::Process);
+                in_use += 1;
+            }
+        }
+        let fixed_bytes = self.fixed_bytes(options.cache_mounts)? + used.iter().map(|record| record.bytes).sum::<u64>();
+        let objects = Objects { layers, blobs, needs, fixed_bytes };
+        let doomed = self.doom(records, &objects, options);
+        let pruned = sweep.remove(&doomed)?;
+        Ok(Pruned { in_use: pruned.in_use + in_use, ..pruned })
+    }
+
+    /// Chooses what goes.
+    fn doom(&self, mut records: Vec<Record>, objects: &Objects, options: &PruneOptions) -> Doomed {
+        let (kept, mut total) = records_to_keep(&records, options, objects);
+        let dead = |(digest, _): &(&Digest, &u64)| match objects.needs.get(digest) {
             None => true,
-            Some(Need::Image) => false,
+            Some(Need::Image | Need::Process) => false,
             Some(Need::Record(number)) => *number >= kept,
         };
-        let mut pruned = Pruned::default();
-        // Records go first, so that none outlives what it refers to.
-        for record in &records[kept..] {
-            if !options.dry_run {
-                remove_path(&record.path).map_err(StoreError::io("remove", &record.path))?;
+        let of = |sizes: &BTreeMap<Digest, u64>| -> Vec<Sized> {
+            sizes.iter().filter(dead).map(|(digest, bytes)| (*digest, *bytes)).collect()
+        };
+        let mut doomed =
+            Doomed { layers: of(&objects.layers), blobs: of(&objects.blobs), records: records.split_off(kept) };
+        let Some(limit) = options.keep_bytes else { return doomed };
+        for (digest, bytes) in &objects.layers {
+            if total <= limit {
+                break;
             }
-            pruned.records += 1;
-            pruned.freed_bytes += record.bytes;
-        }
-        for (digest, bytes) in layers.iter().filter(|(digest, _)| dead(digest)) {
-            if !options.dry_run {
-                self.remove_layer(DiffId(*digest))?;
+            let listed = read_document(&self.path("layers").join(digest.hex()).join("blobs.json"));
+            let has_blob = digests_in(&listed).iter().any(|blob| objects.blobs.contains_key(blob));
+            if objects.needs.get(digest) == Some(&Need::Image) && has_blob {
+                doomed.layers.push((*digest, *bytes));
+                total -= bytes;
             }
-            pruned.layers += 1;
-            pruned.freed_bytes += bytes;
         }
-        for (digest, bytes) in blobs.iter().filter(|(digest, _)| dead(digest)) {
-            if !options.dry_run {
-                self.remove_blob(digest)?;
-            }
-            pruned.blobs += 1;
-            pruned.freed_bytes += bytes;
-        }
-        Ok(pruned)
+        doomed
     }
 
-    /// Removes all that the store knows of a layer but its blobs. No build may be using it.
-    ///
-    /// # Errors
-    /// When a part of it can't be removed.
-    pub fn remove_layer(&self, diff_id: DiffId) -> Result<(), StoreError> {
-        let path = self.path("layers").join(diff_id.0.hex());
-        // Without the mark the folder does not count as unpacked, so this may be interrupted.
-        file::remove(&path.join("unpacked"))?;
-        remove_path(&path).map_err(StoreError::io("remove", &path))?;
-        file::remove(&self.path("locks").join(super::layer::layer_lock_name(diff_id)))?;
-        Ok(())
+    /// What takes space besides records, layers and blobs.
+    fn fixed_bytes(&self, cache_mounts: bool) -> Result<u64, StoreError> {
+        let mut total = own_bytes(self.root());
+        for name in file::list(self.root())? {
+            let path = self.path(&name);
+            total += match name.as_str() {
+                "steps" | "contexts" | "builds" | "layers" => own_bytes(&path),
+                "blobs" => own_bytes(&path) + own_bytes(&path.join("sha256")),
+                "notes" => {
+                    own_bytes(&path) + file::list(&path)?.iter().map(|kind| own_bytes(&path.join(kind))).sum::<u64>()
+                }
+                "mounts" if cache_mounts => own_bytes(&path),
+                _ => disk_usage(&path, &mut BTreeSet::new()),
+            };
+        }
+        Ok(total)
     }
 
-    fn lock_out_builds(&self) -> Result<Lock, StoreError> {
-        let path = self.path("locks/lease");
-        let lock = try_exclusive(open_lock_file(&path)?, &path)?;
-        lock.ok_or_else(|| StoreError::Busy { path: self.root().to_owned() })
-    }
-
-    fn records(&self, cache_mounts: bool) -> Result<Vec<Record>, StoreError> {
-        let mut folders = vec![(self.path("steps"), true)];
+    pub(super) fn records(&self, cache_mounts: bool) -> Result<Vec<Record>, StoreError> {
+        let mut folders = vec![(self.path("steps"), "")];
         for kind in file::list(&self.path("notes"))? {
-            folders.push((self.path("notes").join(kind), true));
+            folders.push((self.path("notes").join(kind), ""));
         }
-        folders.push((self.path("builds"), false));
-        folders.push((self.path("contexts"), false));
+        folders.push((self.path("builds"), "build"));
+        folders.push((self.path("contexts"), "context"));
         if cache_mounts {
-            folders.push((self.path("mounts"), false));
+            folders.push((self.path("mounts"), "mount"));
         }
         let mut records = Vec::new();
-        for (folder, refers) in folders {
+        for (folder, claimed_as) in folders {
             for name in file::list(&folder)? {
-                let path = folder.join(name);
+                let path = folder.join(&name);
                 // A record that vanished meanwhile is none.
                 let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+                let kind = match claimed_as {
+                    "" => RecordKind::Refers,
+                    _ if metadata.is_dir() => RecordKind::Folder(Claimed::named(claimed_as, &name)),
+                    _ => RecordKind::File,
+                };
                 let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 let bytes = disk_usage(&path, &mut BTreeSet::new());
-                records.push(Record { path, used, bytes, refers });
+                records.push(Record { path, used, bytes, kind });
             }
         }
         Ok(records)
     }
 
+    /// What each record alone keeps, in bytes, and what images keep. The records must be sorted, the latest first.
+    pub(super) fn weights(&self, records: &[Record]) -> Result<(Vec<u64>, u64), StoreError> {
+        let needs = self.mark(&self.index_bytes()?, records)?;
+        let (layers, blobs) = (self.sizes("layers")?, self.sizes("blobs/sha256")?);
+        let objects = Objects { layers, blobs, needs, fixed_bytes: 0 };
+        Ok(weights(records, &objects))
+    }
+
     /// Finds who needs each object last. The records must be sorted, the most recently used first.
-    fn mark(&self, records: &[Record]) -> Result<BTreeMap<Digest, Need>, StoreError> {
+    fn mark(&self, index: &[u8], records: &[Record]) -> Result<BTreeMap<Digest, Need>, StoreError> {
         let mut needs = BTreeMap::new();
-        let index = file::read(&self.path("index.json"), u64::MAX)?.unwrap_or_default();
-        self.mark_text(&index, Need::Image, &mut needs);
-        for (number, record) in records.iter().enumerate().filter(|(_, record)| record.refers) {
+        self.follow(index, |digest| insert_new(&mut needs, digest, Need::Image));
+        for (number, record) in records.iter().enumerate().filter(|(_, record)| record.kind == RecordKind::Refers) {
             let bytes = file::read(&record.path, u64::MAX).ok().flatten().unwrap_or_default();
-            self.mark_text(&bytes, Need::Record(number), &mut needs);
+            self.follow(&bytes, |digest| insert_new(&mut needs, digest, Need::Record(number)));
         }
         Ok(needs)
     }
 
-    fn mark_text(&self, text: &[u8], need: Need, needs: &mut BTreeMap<Digest, Need>) {
+    /// Goes through all that a text names, directly or through others, as far as `is_new` says that it was not seen.
+    pub(super) fn follow(&self, text: &[u8], mut is_new: impl FnMut(Digest) -> bool) {
         let mut open = digests_in(text);
         while let Some(digest) = open.pop() {
-            if needs.contains_key(&digest) {
-                continue;
-            }
-            needs.insert(digest, need);
-            open.extend(digests_in(&read_document(&self.blob_path(&digest))));
-            open.extend(digests_in(&read_document(&self.path("layers").join(digest.hex()).join("blobs.json"))));
-        }
-    }
-
-    /// The objects of a folder, whose names are digests, and their sizes on disk.
-    fn sizes(&self, folder: &str) -> Result<BTreeMap<Digest, u64>, StoreError> {
-        let folder = self.path(folder);
-        let mut sizes = BTreeMap::new();
-        for name in file::list(&folder)? {
-            if let Ok(digest) = format!("sha256:{name}").parse() {
-                sizes.insert(digest, disk_usage(&folder.join(name), &mut BTreeSet::new()));
+            if is_new(digest) {
+                open.extend(digests_in(&read_document(&self.blob_path(&digest))));
+                open.extend(digests_in(&read_document(&self.path("layers").join(digest.hex()).join("blobs.json"))));
             }
         }
-        Ok(sizes)
     }
 }
 
-/// How many of the records, counted from the most recently used one, stay.
-fn records_to_keep(
-    records: &[Record],
-    options: &PruneOptions,
-    needs: &BTreeMap<Digest, Need>,
-    objects: &[&BTreeMap<Digest, u64>],
-) -> usize {
+fn insert_new(needs: &mut BTreeMap<Digest, Need>, digest: Digest, need: Need) -> bool {
+    let is_new = !needs.contains_key(&digest);
+    if is_new {
+        needs.insert(digest, need);
+    }
+    is_new
+}
+
+fn is_in_use(record: &Record, unclaimed: &Unclaimed) -> bool {
+    match record.kind {
+        RecordKind::Folder(claimed) => !matches!(unclaimed.with(claimed, || Ok(())), Ok(Some(()))),
+        RecordKind::Refers | RecordKind::File => false,
+    }
+}
+
+/// How many of the records, counted from the most recently used one, stay, and how many bytes are left then.
+fn records_to_keep(records: &[Record], options: &PruneOptions, objects: &Objects) -> (usize, u64) {
     let too_old = |record: &Record| {
         // A record from the future, of a clock that was wrong, has the age zero.
         let age = options.now.duration_since(record.used).unwrap_or_default();
         options.unused_for.is_some_and(|limit| age >= limit)
     };
     let mut kept = records.iter().position(too_old).unwrap_or(records.len());
-    let Some(limit) = options.keep_bytes else { return kept };
-    // What goes together with each record.
+    let (weights, other) = weights(records, objects);
+    let mut total = objects.fixed_bytes + other;
+    total += weights[..kept].iter().sum::<u64>();
+    while kept > 0 && options.keep_bytes.is_some_and(|limit| total > limit) {
+        kept -= 1;
+        total -= weights[kept];
+    }
+    (kept, total)
+}
+
+/// What goes together with each record, in bytes, and what objects take that no record keeps.
+fn weights(records: &[Record], objects: &Objects) -> (Vec<u64>, u64) {
     let mut weights: Vec<u64> = records.iter().map(|record| record.bytes).collect();
-    let mut images = 0;
-    for (digest, bytes) in objects.iter().copied().flatten() {
-        match needs.get(digest) {
-            Some(Need::Image) => images += bytes,
+    let mut other = 0;
+    for (digest, bytes) in objects.layers.iter().chain(&objects.blobs) {
+        match objects.needs.get(digest) {
+            Some(Need::Image | Need::Process) => other += bytes,
             Some(Need::Record(number)) => weights[*number] += bytes,
             None => {}
         }
     }
-    let mut total: u64 = images + weights[..kept].iter().sum::<u64>();
-    while kept > 0 && total > limit {
-        kept -= 1;
-        total -= weights[kept];
-    }
-    kept
+    (weights, other)
 }
 
 /// The digests that a text names.
@@ -295,17 +318,6 @@ fn read_document(path: &Path) -> Vec<u8> {
         Some(bytes)
     };
     read().unwrap_or_default()
-}
-
-/// The disk space of a file or a tree, each file counted once; what can't be read counts as nothing.
-fn disk_usage(path: &Path, seen: &mut BTreeSet<(u64, u64)>) -> u64 {
-    let walk = walkdir::WalkDir::new(path).follow_links(false).follow_root_links(false).same_file_system(true);
-    let sizes = walk.into_iter().filter_map(|entry| {
-        let metadata = entry.ok()?.metadata().ok()?;
-        let counted = metadata.is_dir() || metadata.nlink() == 1 || seen.insert((metadata.dev(), metadata.ino()));
-        counted.then(|| metadata.blocks() * 512)
-    });
-    sizes.sum()
 }
 
 #[cfg(test)]
@@ -346,23 +358,29 @@ mod tests {
         (store.layer(layer.0).is_some(), store.has_blob(&layer.1.digest, layer.1.size))
     }
 
+    /// As another process would.
+    fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned, StoreError> {
+        store.give_up_claims();
+        store.prune(options)
+    }
+
     #[test]
     fn removes_only_what_nothing_needs() {
         let (_dir, store) = scratch();
         let [image, step, nobody] = populate(&store);
         let before = store.usage().unwrap().total_bytes();
-        let planned = store.prune(&PruneOptions { dry_run: true, ..options() }).unwrap();
+        let planned = prune(&store, &PruneOptions { dry_run: true, ..options() }).unwrap();
         assert_eq!(alive(&store, &nobody), (true, true));
-        let pruned = store.prune(&options()).unwrap();
+        let pruned = prune(&store, &options()).unwrap();
         assert_eq!(pruned, planned);
         assert_eq!((pruned.records, pruned.layers, pruned.blobs), (0, 1, 1));
         assert_eq!(before - store.usage().unwrap().total_bytes(), pruned.freed_bytes);
         assert_eq!([&image, &step, &nobody].map(|l| alive(&store, l)), [(true, true), (true, true), (false, false)]);
         let all = PruneOptions { unused_for: Some(Duration::ZERO), ..options() };
-        assert_eq!(store.prune(&all).unwrap().records, 1);
+        assert_eq!(prune(&store, &all).unwrap().records, 1);
         assert_eq!([&image, &step].map(|l| alive(&store, l)), [(true, true), (false, false)]);
         store.untag("app:1").unwrap();
-        assert_eq!(store.prune(&options()).unwrap().blobs, 3);
+        assert_eq!(prune(&store, &options()).unwrap().blobs, 3);
         assert_eq!(fs::read_dir(store.path("blobs/sha256")).unwrap().count(), 0);
     }
 
@@ -376,20 +394,54 @@ mod tests {
             let file = fs::OpenOptions::new().write(true).open(store.path("steps").join(key)).unwrap();
             file.set_modified(time).unwrap();
         }
-        let one_layer = disk_usage(&store.path("layers"), &mut BTreeSet::new()) / 2 + 40_000;
-        store.prune(&PruneOptions { keep_bytes: Some(one_layer), ..options() }).unwrap();
+        let without_one =
+            store.usage().unwrap().total_bytes() - disk_usage(&store.path("layers"), &mut BTreeSet::new()) / 2;
+        prune(&store, &PruneOptions { keep_bytes: Some(without_one), ..options() }).unwrap();
+        assert!(store.usage().unwrap().total_bytes() <= without_one);
         assert_eq!([&layers[0], &layers[1]].map(|l| alive(&store, l)), [(false, false), (true, true)]);
         let recent = PruneOptions { unused_for: Some(Duration::from_secs(60)), ..options() };
-        assert_eq!(store.prune(&recent).unwrap(), Pruned::default());
+        assert_eq!(prune(&store, &recent).unwrap(), Pruned::default());
     }
 
     #[test]
-    fn waits_for_no_build() {
+    fn what_others_use_stays_until_they_are_done() {
         let (_dir, store) = scratch();
-        let lease = store.lease().unwrap();
-        let _second = Store::open(store.root()).unwrap().lease().unwrap();
-        assert!(matches!(store.prune(&options()), Err(StoreError::Busy { .. })));
-        drop((lease, _second));
-        store.prune(&options()).unwrap();
+        let [image, step, nobody] = populate(&store);
+        let other = Store::open(store.root()).unwrap();
+        let all = PruneOptions { unused_for: Some(Duration::ZERO), ..options() };
+        store.give_up_claims();
+        assert_eq!(alive(&other, &step), (true, true));
+        assert_eq!(alive(&other, &nobody), (true, true));
+        let pruned = store.prune(&all).unwrap();
+        assert_eq!((pruned.records, pruned.layers, pruned.blobs, pruned.in_use), (1, 0, 0, 4));
+        assert_eq!(store.prune(&PruneOptions { keep_bytes: Some(0), ..all.clone() }).unwrap().in_use, 4);
+        drop(other);
+        assert_eq!(store.prune(&all).unwrap().in_use, 0);
+        let last = Store::open(store.root()).unwrap();
+        assert_eq!([&image, &step, &nobody].map(|l| alive(&last, l).1), [true, false, false]);
+    }
+
+    #[test]
+    fn unpacked_files_of_images_are_the_last_to_go() {
+        let (_dir, store) = scratch();
+        let [image, step, _] = populate(&store);
+        store.give_up_claims();
+        store.prune(&PruneOptions { keep_bytes: Some(1), ..options() }).unwrap();
+        assert_eq!([&image, &step].map(|l| alive(&store, l)), [(false, true), (false, false)]);
+    }
+
+    #[test]
+    fn an_image_that_is_named_meanwhile_stays() {
+        let (_dir, store) = scratch();
+        let [image, step, nobody] = populate(&store);
+        store.give_up_claims();
+        let unclaimed = Unclaimed::new(&store).unwrap();
+        let mut sweep = Sweep::new(&store, &unclaimed, false).unwrap();
+        let blobs = store.sizes("blobs/sha256").unwrap().into_iter().collect();
+        let layers = store.sizes("layers").unwrap().into_iter().collect();
+        store.tag("app:2", &step.1).unwrap();
+        sweep.remove(&Doomed { records: Vec::new(), layers, blobs }).unwrap();
+        assert_eq!(fs::read_dir(store.path("blobs/sha256")).unwrap().count(), 4);
+        assert_eq!([&image, &step, &nobody].map(|l| alive(&store, l).1), [true, true, false]);
     }
 }

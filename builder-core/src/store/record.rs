@@ -23,7 +23,7 @@ impl Store {
     /// # Errors
     /// When `key` can't be a file name, or the file can't be read.
     pub fn read_step(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        read_used_record(&self.step_path(key)?)
+        self.read_used_record(&self.step_path(key)?)
     }
 
     /// Writes the record of a finished step, at once.
@@ -50,7 +50,7 @@ impl Store {
     /// # Errors
     /// When `kind` can't be a file name, or the file can't be read.
     pub fn read_note(&self, kind: &str, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        read_used_record(&self.note_path(kind, name)?)
+        self.read_used_record(&self.note_path(kind, name)?)
     }
 
     /// Writes a small record by kind and name, at once. It keeps objects as [`Store::write_step`] says.
@@ -61,6 +61,33 @@ impl Store {
         let path = self.note_path(kind, name)?;
         file::create_dir(path.parent().expect("a note lies in the folder of its kind"))?;
         self.write_record(&path, bytes)
+    }
+
+    /// Reads a step's record without that counting as a use.
+    ///
+    /// # Errors
+    /// As [`Self::read_step`].
+    pub fn peek_step(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        read_record(&self.step_path(key)?)
+    }
+
+    /// As [`read_record`], and removes and tells of a damaged one.
+    pub(super) fn read_noted(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        let record = read_record(path)?;
+        if record.is_none() && path.exists() {
+            file::remove(path)?;
+            let shown = path.strip_prefix(self.root()).unwrap_or(path);
+            self.note_damage(format!("the record `{}` was damaged", shown.display()));
+        }
+        Ok(record)
+    }
+
+    fn read_used_record(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        let record = self.read_noted(path)?;
+        if record.is_some() {
+            file::touch(path);
+        }
+        Ok(record)
     }
 
     /// Writes a file that [`read_record`] reads.
@@ -97,14 +124,6 @@ pub(super) fn read_record(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     }
     bytes.truncate(length);
     Ok(Some(bytes))
-}
-
-fn read_used_record(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let record = read_record(path)?;
-    if record.is_some() {
-        file::touch(path);
-    }
-    Ok(record)
 }
 
 #[cfg(test)]

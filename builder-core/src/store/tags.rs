@@ -4,11 +4,14 @@
 //! match exactly, and `io.containerd.image.name`; both hold the full reference (OCI image spec, "index.json file").
 //! Entries and properties that other tools wrote are kept.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::oci::{Descriptor, media_type};
 
 use super::file::{self, Durability};
+use super::record::read_record;
 use super::{Store, StoreError};
 
 /// The annotation that names an image in a layout.
@@ -16,6 +19,12 @@ pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The annotation in which containerd and BuildKit keep an image's full reference.
 pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
+
+/// The file that keeps what rbuild wrote into the index.
+const NAMES: &str = "names";
+
+/// An index that differs in no more bytes from what rbuild wrote was changed by a fault: no other tool changes so little.
+const FEW_BYTES: usize = 4;
 
 /// The largest index that is read, in bytes.
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -90,11 +99,43 @@ impl Store {
         Ok(images)
     }
 
+    /// The index as it is written.
+    pub(super) fn index_bytes(&self) -> Result<Vec<u8>, StoreError> {
+        Ok(file::read(&self.path("index.json"), INDEX_LIMIT)?.unwrap_or_default())
+    }
+
     /// The index as JSON; one that can't be understood counts as empty.
     pub(super) fn read_index(&self) -> Result<Value, StoreError> {
-        let bytes = file::read(&self.path("index.json"), INDEX_LIMIT)?.unwrap_or_default();
+        let bytes = self.index_bytes()?;
         let index = serde_json::from_slice(&bytes).ok();
         Ok(index.filter(|index: &Value| index["manifests"].is_array()).unwrap_or_else(empty_index))
+    }
+
+    /// Mends the files that other tools read, as far as they are damaged. The index is taken for damaged where it is
+    /// gone or no index, and where it differs from what rbuild wrote last only in a few bytes.
+    pub(super) fn mend_names(&self) -> Result<(), StoreError> {
+        let layout = self.path("oci-layout");
+        if file::read(&layout, INDEX_LIMIT)?.as_deref() != Some(super::LAYOUT_FILE.as_bytes())
+            && self.mend(&layout, super::LAYOUT_FILE.as_bytes())
+        {
+            self.note_damage("the file `oci-layout` was damaged".to_owned());
+        }
+        let index = self.path("index.json");
+        let found = self.index_bytes()?;
+        let names = self.path(NAMES);
+        let Some(written) = read_record(&names)?.filter(|written| *written != found) else { return Ok(()) };
+        let _lock = self.lock("index")?;
+        // Another process may have changed both meanwhile.
+        let (found, written) = (self.index_bytes()?, read_record(&names)?.unwrap_or(written));
+        if found != written && is_damaged(&found, &written) && self.mend(&index, &written) {
+            self.note_damage("the list of images `index.json` was damaged".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Writes a file anew, unless the store can't be written; whether it did.
+    fn mend(&self, path: &Path, bytes: &[u8]) -> bool {
+        self.write_file(path, &[bytes], Durability::Checked).is_ok()
     }
 
     /// Changes the index's entries, and writes it when `change` says that it changed something.
@@ -107,8 +148,16 @@ impl Store {
         }
         let bytes = serde_json::to_vec(&index).expect("a JSON value can always be written");
         self.write_file(&self.path("index.json"), &[&bytes], Durability::Flushed)?;
+        self.write_record(&self.path(NAMES), &bytes)?;
         Ok(true)
     }
+}
+
+/// Whether an index is what rbuild wrote, but for damage. Other tools may have changed it as they like.
+fn is_damaged(found: &[u8], written: &[u8]) -> bool {
+    let is_index = serde_json::from_slice(found).is_ok_and(|index: Value| index["manifests"].is_array());
+    let differing = found.iter().zip(written).filter(|(a, b)| a != b).count();
+    !is_index || found.len() == written.len() && differing <= FEW_BYTES
 }
 
 /// An index without images.
@@ -176,6 +225,29 @@ mod tests {
             store.tag("a:b", &image("one")).unwrap();
             assert_eq!(store.images().unwrap().len(), 1);
         }
+    }
+
+    #[test]
+    fn a_damaged_index_is_mended_and_one_of_other_tools_is_not() {
+        let (_dir, store) = scratch();
+        store.tag("a:b", &image("one")).unwrap();
+        let path = store.path("index.json");
+        let good = std::fs::read(&path).unwrap();
+        let after = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let opened = Store::open(store.root()).unwrap();
+            (std::fs::read(&path).unwrap(), opened.take_damage().len())
+        };
+        for place in 0..good.len() {
+            let mut flipped = good.clone();
+            flipped[place] ^= 1;
+            assert_eq!(after(&flipped), (good.clone(), 1), "byte {place}");
+            assert_eq!(after(&good[..place]), (good.clone(), 1), "{place} bytes");
+        }
+        let other = String::from_utf8(good.clone()).unwrap().replace("a:b", "a:bc").into_bytes();
+        assert_eq!(after(&other), (other.clone(), 0));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Store::open(store.root()).unwrap().images().unwrap().len(), 1);
     }
 
     #[test]

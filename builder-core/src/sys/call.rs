@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 /// Turns a call's result into its value or the error number.
-fn check(result: c_long) -> Result<c_long, Errno> {
+pub(super) fn check(result: c_long) -> Result<c_long, Errno> {
     if result >= 0 {
         return Ok(result);
     }
@@ -368,6 +368,20 @@ pub(super) fn wait_any(block: bool) -> Result<Option<(libc::pid_t, c_int)>, Errn
     // SAFETY: the status is one int.
     let pid = check(unsafe { libc::syscall(libc::SYS_wait4, -1, &raw mut status, flags, 0usize) })?;
     Ok((pid != 0).then_some((pid as libc::pid_t, status)))
+}
+
+/// Waits for the end of the child that a descriptor names; the most memory, in KiB, that it or one of the processes that
+/// it waited for ever had.
+pub(super) fn wait_for(process: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    let number = process.as_raw_fd();
+    // SAFETY: the kernel fills in the usage; it takes no address for details of the end as "not wanted".
+    check(unsafe {
+        libc::syscall(libc::SYS_waitid, libc::P_PIDFD, number, 0usize, libc::WEXITED, usage.as_mut_ptr())
+    })?;
+    // SAFETY: all zero is a usage, and so is what the kernel wrote over it.
+    let usage = unsafe { usage.assume_init() };
+    Ok(u64::try_from(usage.ru_maxrss).unwrap_or(0))
 }
 
 /// `kill(2)`.

@@ -6,13 +6,16 @@
 //! sandbox   runs one RUN step: spawn, wait, kill
 //! network   a network namespace with user-mode networking, and the two files a step's resolver reads
 //! pty       terminals
+//! byte_lock locks on single bytes of a file
 //! emulation programs for other processors
 //! process   helper programs (git, newuidmap, pasta) with a cleaned environment
+//! usage     how much memory processes use, and how much there is
 //! ```
 //!
 //! `docs/kernel.md` lists each call with the kernel version it needs and what is done without it.
 //! Nothing here reads the environment: search paths and names come from the caller.
 
+pub mod byte_lock;
 mod call;
 pub mod emulation;
 pub mod mount;
@@ -20,4 +23,5 @@ pub mod network;
 pub mod process;
 pub mod pty;
 pub mod sandbox;
+pub mod usage;
 pub mod userns;

@@ -21,4 +21,4 @@ pub(crate) use path::compare_paths;
 pub use path::{TreePath, TreePathError};
 pub use record::{Tree, TreeEntry, TreeRecordError};
 pub use resolve::{FollowLast, read_small, resolve};
-pub use view::{ContentDigest, TreeError, TreeView};
+pub use view::{ContentDigest, Seen, Take, TreeError, TreeView, Wants};

@@ -95,11 +95,11 @@ pub(crate) struct BuildArgs {
     /// Ask the registry for every base image, even when it is here
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = truth(), value_name = "BOOL", help_heading = "Cache")]
     pub(crate) pull: Option<bool>,
-    /// Use an external cache
-    #[arg(long, value_name = "type=TYPE[,…]", help_heading = "Cache")]
+    /// Look steps up in this cache too: NAME in a registry, type=registry,ref=NAME or type=local,src=DIR
+    #[arg(long, value_name = "NAME|type=TYPE[,…]", help_heading = "Cache")]
     pub(crate) cache_from: Vec<String>,
-    /// Write an external cache
-    #[arg(long, value_name = "type=TYPE[,…]", help_heading = "Cache")]
+    /// Keep the steps for other machines: NAME, type=registry,ref=NAME, type=local,dest=DIR or type=inline; mode=max for all stages
+    #[arg(long, value_name = "NAME|type=TYPE[,mode=max][,…]", help_heading = "Cache")]
     pub(crate) cache_to: Vec<String>,
 
     /// Where the result goes: DIR, `-`, or type=oci|docker|local|tar|image|registry|cacheonly with dest=PATH

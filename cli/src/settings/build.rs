@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use rbuild_core::exec::{CacheSource, CacheTarget};
 use rbuild_core::oci::Platform;
 
+use super::cache;
 use super::context::{Context, DockerfileFrom, NamedContext, context, dockerfile, named_context};
 use super::output::{Output, outputs};
 use super::values::{
@@ -78,6 +80,8 @@ pub(crate) struct BuildSettings {
     pub(crate) jobs: Option<usize>,
     pub(crate) no_cache: NoCache,
     pub(crate) pull: bool,
+    pub(crate) cache_from: Vec<CacheSource>,
+    pub(crate) cache_to: Vec<CacheTarget>,
     pub(crate) outputs: Vec<Output>,
     pub(crate) iidfile: Option<PathBuf>,
     pub(crate) metadata_file: Option<PathBuf>,
@@ -128,6 +132,8 @@ impl BuildSettings {
             jobs: args.jobs.map(std::num::NonZeroUsize::get),
             no_cache: no_cache(args)?,
             pull: args.pull == Some(true),
+            cache_from: cache::sources(&args.cache_from, environment)?,
+            cache_to: cache::targets(&args.cache_to, environment)?,
             iidfile: args.iidfile.as_deref().map(|path| absolute(path, environment)),
             metadata_file: args.metadata_file.as_deref().map(|path| absolute(path, environment)),
             quiet,
@@ -296,12 +302,7 @@ fn warnings(args: &BuildArgs) -> Result<Vec<String>, UsageError> {
     let mut warnings: Vec<String> =
         args.ignored.used().into_iter().map(|flag| format!("`{flag}` has no effect")).collect();
     check_annotations(&args.annotation)?;
-    let not_yet = [
-        ("--cache-from", !args.cache_from.is_empty()),
-        ("--cache-to", !args.cache_to.is_empty()),
-        ("--annotation", !args.annotation.is_empty()),
-        ("--cgroup-parent", args.cgroup_parent.is_some()),
-    ];
+    let not_yet = [("--annotation", !args.annotation.is_empty()), ("--cgroup-parent", args.cgroup_parent.is_some())];
     for (flag, used) in not_yet {
         if used {
             warnings.push(format!("`{flag}` is not supported yet and has no effect"));
@@ -406,7 +407,8 @@ mod tests {
 
     #[test]
     fn flags_without_effect_say_so() {
-        let warnings = settings(&["--squash", "--memory", "1g", "--cache-to", "x", "--sbom=true"]).unwrap().warnings;
+        let warnings =
+            settings(&["--squash", "--memory", "1g", "--cgroup-parent", "x", "--sbom=true"]).unwrap().warnings;
         assert_eq!(warnings.len(), 4, "{warnings:?}");
         assert!(settings(&["--provenance=false", "--sbom=false"]).unwrap().warnings.is_empty());
         let outputs = settings(&["-o", "type=oci,dest=a,compression=zstd,mode=x"]).unwrap().warnings;

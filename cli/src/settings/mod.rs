@@ -3,6 +3,7 @@
 //! Environment variables and the clock are read once ([`Environment::of_process`]) and handed on as values.
 
 mod build;
+mod cache;
 mod context;
 mod csv;
 mod environment;

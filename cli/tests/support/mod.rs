@@ -195,6 +195,7 @@ pub fn clean_command(program: &str) -> Command {
             || name.starts_with("BUILDKIT")
             || name.starts_with("DOCKER")
             || name == "SOURCE_DATE_EPOCH"
+            || name == "XDG_RUNTIME_DIR"
         {
             command.env_remove(name);
         }

@@ -14,7 +14,7 @@ use crate::exec::run::Keep;
 use crate::exec::stage::StageRun;
 use crate::plan::{Run, Source};
 use crate::snapshot::MountKind;
-use crate::store::CacheSharing;
+use crate::store::{CacheSharing, MountAbout};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::MountSource;
 use crate::tree::{FollowLast, TreeView, resolve};
@@ -156,6 +156,8 @@ impl StageRun<'_, '_> {
                 }
             }
         };
+        let about = MountAbout { id: mount.effective_id(), namespace: run.cache_namespace.clone() };
+        store.describe_cache_mount(&id, &about).during(action)?;
         let path = cache.path().to_owned();
         keep.push(Arc::new(cache));
         Ok(Wanted {
@@ -176,7 +178,7 @@ impl StageRun<'_, '_> {
             ..Default::default()
         };
         if let Some(from) = from {
-            let view = self.build.layers.view(&from.stack)?;
+            let view = self.build.layers.view_with_files(&from.stack)?;
             if let Some(part) = part_of(&view, &from.path).during(action)? {
                 if let Some(root) = view.get(&from.path).during(action)? {
                     metadata = crate::tree::Metadata { xattrs: Default::default(), ..root.metadata };

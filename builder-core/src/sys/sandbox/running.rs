@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::child::{self, ENDED, FAILED, REPORT_SIZE};
 use super::error::{SandboxError, Stage};
@@ -55,6 +56,7 @@ pub struct Running {
     terminal: Option<OwnedFd>,
     program: OsString,
     reaped: Mutex<bool>,
+    peak_bytes: AtomicU64,
 }
 
 /// Starts a step.
@@ -94,6 +96,7 @@ pub fn spawn(spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxError> {
         terminal,
         program,
         reaped: Mutex::new(false),
+        peak_bytes: AtomicU64::new(0),
     })
 }
 
@@ -165,6 +168,13 @@ impl Running {
         self.process.as_fd()
     }
 
+    /// The most memory that a single process of the step had, bytes; known once [`wait`](Self::wait) is over. What
+    /// rbuild itself had when the step began counts as the first process's.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak_bytes.load(Ordering::Relaxed)
+    }
+
     /// The other end of the step's terminal, once.
     #[must_use]
     pub fn take_terminal(&mut self) -> Option<OwnedFd> {
@@ -175,9 +185,13 @@ impl Running {
     fn reap(&self) -> Result<(), SandboxError> {
         let mut reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
         while !*reaped {
-            match waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED) {
+            match call::wait_for(self.process.as_fd()) {
+                Ok(peak_kib) => {
+                    self.peak_bytes.store(peak_kib * 1024, Ordering::Relaxed);
+                    *reaped = true;
+                }
                 // The caller's process ignores SIGCHLD or someone else waited: it is gone all the same.
-                Ok(_) | Err(Errno::CHILD) => *reaped = true,
+                Err(Errno::CHILD) => *reaped = true,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(SandboxError::Wait { source: error.into() }),
             }

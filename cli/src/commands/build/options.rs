@@ -1,7 +1,8 @@
 //! Settings to the core's options.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -53,7 +54,10 @@ pub(super) fn of(
         settings::NoCache::Stages(stages) => NoCache::Stages(stages.iter().cloned().collect()),
     };
     options.pull = settings.pull;
+    options.cache_from.clone_from(&settings.cache_from);
+    options.cache_to.clone_from(&settings.cache_to);
     options.jobs = settings.jobs.unwrap_or_default();
+    options.job_tokens = job_tokens(environment);
     options.tags = tags(settings)?;
     options.outputs.clone_from(&outputs.outputs);
     options.push = settings.outputs.iter().any(|output| output.push);
@@ -82,6 +86,19 @@ pub(super) fn of(
         options.program_path = std::env::split_paths(path).filter(|folder| folder.is_absolute()).collect();
     }
     Ok(options)
+}
+
+/// The folder in which the builds of this user agree on how many steps run; made where it is missing. `None` where the
+/// session has no folder of its own.
+fn job_tokens(environment: &Environment) -> Option<PathBuf> {
+    let session = environment.os("XDG_RUNTIME_DIR").map(Path::new).filter(|path| path.is_absolute())?;
+    // Under `sudo`, the folder may be another user's, who could then not use what root makes in it.
+    let own = std::fs::metadata(session).ok().filter(|found| found.uid() == rustix::process::geteuid().as_raw());
+    let folder = own.map(|_| session.join("rbuild"))?;
+    match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => None,
+        _ => Some(folder),
+    }
 }
 
 /// The build arguments, and the proxies of the environment where none is given in either case.

@@ -1,0 +1,128 @@
+//! The open folder of a context: every path is opened relative to it, and no link is followed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::spool::hash_reader;
+use super::stat_cache::FileStatus;
+use crate::tree::{ContentDigest, OpenContent, Timestamp, TreeError, TreePath, Xattrs};
+
+/// The one attribute that layers carry.
+const CAPABILITY: &str = "security.capability";
+
+/// How files are opened for reading: what is no regular file must not block or become the terminal.
+const READ: OFlags =
+    OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// The open folder.
+pub(super) struct Folder {
+    pub(super) root: OwnedFd,
+    pub(super) path: PathBuf,
+}
+
+/// A file of the folder that can be opened later, as long as it has not changed.
+pub(super) struct ContextFile {
+    pub(super) folder: Arc<Folder>,
+    pub(super) path: TreePath,
+    pub(super) status: FileStatus,
+}
+
+impl OpenContent for ContextFile {
+    fn open(&self) -> io::Result<File> {
+        let file = File::from(self.folder.open(&self.path, READ)?);
+        if !has_status(&file, &self.status)? {
+            let path = self.folder.shown(&self.path);
+            return Err(io::Error::other(format!("`{path}` changed while the build used it")));
+        }
+        Ok(file)
+    }
+}
+
+/// Computes the digest of a file in an open directory, which must have this status before and after.
+pub(super) fn hash_file(directory: BorrowedFd<'_>, name: &[u8], status: &FileStatus) -> io::Result<ContentDigest> {
+    hash_unchanged(File::from(rustix::fs::openat(directory, name, READ, Mode::empty())?), status)
+}
+
+/// Computes the digest of an open file, which must have this status before and after.
+pub(super) fn hash_unchanged(file: File, status: &FileStatus) -> io::Result<ContentDigest> {
+    let changed = || io::Error::other("it changed while the build used it");
+    let before = has_status(&file, status)?;
+    let digest = if before { hash_reader(&file)? } else { return Err(changed()) };
+    if has_status(&file, status)? { Ok(digest) } else { Err(changed()) }
+}
+
+fn has_status(file: &File, status: &FileStatus) -> io::Result<bool> {
+    Ok(FileStatus::of(&rustix::fs::fstat(file)?) == *status)
+}
+
+impl FileStatus {
+    pub(super) fn of(stat: &Stat) -> Self {
+        // Kernel interfaces give these in types that differ between architectures.
+        #[allow(clippy::useless_conversion, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let time = |seconds: i64, nanoseconds: u64| Timestamp { seconds, nanoseconds: nanoseconds as u32 };
+        #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+        Self {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            changed: time(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
+            modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+            size: stat.st_size.unsigned_abs(),
+            mode: stat.st_mode,
+        }
+    }
+}
+
+impl Folder {
+    pub(super) fn open_directory(&self, path: &TreePath) -> Result<OwnedFd, Errno> {
+        self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+    }
+
+    /// Opens something below the folder without following any link.
+    pub(super) fn open(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&self.root, path.as_path(), flags, Mode::empty(), resolve) {
+            // Some container sandboxes refuse the call.
+            Err(Errno::NOSYS | Errno::PERM) => self.open_stepwise(path, flags),
+            result => result,
+        }
+    }
+
+    fn open_stepwise(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Some(name) = path.file_name() else {
+            return rustix::fs::openat(&self.root, ".", flags, Mode::empty());
+        };
+        let mut directory: Option<OwnedFd> = None;
+        for ancestor in path.ancestors() {
+            let at = directory.as_ref().map_or_else(|| self.root.as_fd(), AsFd::as_fd);
+            let next = rustix::fs::openat(at, ancestor.file_name().unwrap_or(b"."), step, Mode::empty())?;
+            directory = Some(next);
+        }
+        let at = directory.as_ref().map_or_else(|| self.root.as_fd(), AsFd::as_fd);
+        rustix::fs::openat(at, name, flags, Mode::empty())
+    }
+
+    pub(super) fn shown(&self, path: &TreePath) -> String {
+        self.path.join(path.as_path()).display().to_string()
+    }
+
+    pub(super) fn error(&self, action: &'static str, path: &TreePath, source: io::Error) -> TreeError {
+        TreeError::Io { action, path: self.shown(path), source }
+    }
+}
+
+/// Reads a file's capabilities. A path through `/proc` is the only way to a file that need not be readable.
+pub(super) fn read_capability(directory: BorrowedFd<'_>, name: &[u8]) -> Xattrs {
+    let path = [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name].concat();
+    let mut value = [0; 64];
+    match rustix::fs::lgetxattr(path.as_slice(), CAPABILITY, &mut value) {
+        Ok(length @ 1..) => Xattrs::from([(CAPABILITY.as_bytes().to_vec(), value[..length].to_vec())]),
+        _ => Xattrs::new(),
+    }
+}

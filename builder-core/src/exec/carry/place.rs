@@ -1,0 +1,206 @@
+//! What is in a place that holds caches.
+//!
+//! A cache is a manifest of OCI's kind, which every registry takes and whose layers no clean-up of a registry removes:
+//!
+//! ```text
+//! manifest    artifactType application/vnd.rbuild.cache.v1+json
+//!   config    the bundle of step records (`cache::Bundle`), a blob of the same media type
+//!   layers    the steps' layers as images have them; annotation containerd.io/uncompressed: the diff ID
+//! ```
+//!
+//! An image can be a cache of itself: the bundle is then the text of the annotation `rbuild.cache.v1` of its manifest, and its
+//! configuration names the diff IDs. Manifest and configuration stay what they are otherwise, so it runs as before.
+//!
+//! Nothing that is read here is trusted: sizes are bounded, every blob is checked against its digest, and a layer against
+//! its diff ID before anything of it is used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::options::CachePlace;
+use crate::cache::Bundle;
+use crate::error::{BuildError, During};
+use crate::exec::layers::Origin;
+use crate::image::{self, Document, LayoutImage, LayoutSource, Manifest};
+use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Platform, media_type};
+use crate::reference::Reference;
+use crate::registry::{self, Client};
+
+/// The media type of a bundle, and what a cache's manifest says that it is.
+pub(super) const BUNDLE_TYPE: &str = "application/vnd.rbuild.cache.v1+json";
+
+/// The annotation of an image's manifest that holds a bundle.
+pub(crate) const INLINE_ANNOTATION: &str = "rbuild.cache.v1";
+
+/// The annotation of a layer's descriptor that names its diff ID, as other tools write it too.
+pub(super) const DIFF_ID_ANNOTATION: &str = "containerd.io/uncompressed";
+
+/// The largest bundle, in bytes.
+const BUNDLE_LIMIT: u64 = 32 << 20;
+
+/// The largest configuration of an image, in bytes.
+const CONFIG_LIMIT: u64 = 4 << 20;
+
+/// How often a registry is asked that does not answer.
+const ATTEMPTS: u32 = 2;
+
+/// A place, ready to be read. Opening it asks nobody.
+#[derive(Clone)]
+pub(super) enum Opened {
+    Registry(Arc<Client>, Reference),
+    Layout(Arc<LayoutSource>, LayoutImage),
+}
+
+/// A cache that was read.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The bytes of the manifest; empty where there are several.
+    pub(super) manifest: Vec<u8>,
+    pub(super) bundle: Bundle,
+    /// The blobs of layers.
+    pub(super) layers: BTreeMap<DiffId, Descriptor>,
+    /// Every blob that the place has because the cache names it.
+    pub(super) blobs: BTreeSet<Digest>,
+}
+
+/// The options of a client that is less patient than one for images: a cache is worth no long wait.
+pub(super) fn client_options(options: &registry::Options, place: &CachePlace, timeout: Duration) -> registry::Options {
+    let mut options = options.clone();
+    let transport = &mut options.transport;
+    transport.attempts = transport.attempts.min(ATTEMPTS);
+    for limit in [&mut transport.connect_timeout, &mut transport.answer_timeout, &mut transport.stall_timeout] {
+        *limit = (*limit).min(timeout);
+    }
+    if let CachePlace::Registry { reference, insecure: true } = place {
+        options.insecure_registries.push(reference.registry().to_owned());
+    }
+    options
+}
+
+impl Opened {
+    pub(super) fn new(place: &CachePlace, options: registry::Options) -> Result<Self, BuildError> {
+        Ok(match place {
+            CachePlace::Registry { reference, .. } => {
+                let client = Client::new(options).during(|| "prepare to reach registries".to_owned())?;
+                Self::Registry(Arc::new(client), reference.clone())
+            }
+            CachePlace::Layout { path, tag, digest } => {
+                let layout = LayoutSource::open(path).during(|| format!("open the OCI layout `{}`", path.display()))?;
+                let image = digest.map_or_else(|| LayoutImage::Tag(tag.clone()), LayoutImage::Digest);
+                Self::Layout(Arc::new(layout), image)
+            }
+        })
+    }
+
+    /// Where the layers can be read.
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Self::Registry(client, reference) => Origin::Registry(Arc::clone(client), reference.clone()),
+            Self::Layout(layout, _) => Origin::Layout(Arc::clone(layout)),
+        }
+    }
+
+    /// Whether a blob that a cache names is there as well.
+    pub(super) fn has(&self, blob: &Descriptor) -> bool {
+        match self {
+            // A registry keeps what a manifest of its names.
+            Self::Registry(..) => true,
+            Self::Layout(layout, _) => layout.has_blob(blob),
+        }
+    }
+
+    /// Reads the cache that is there; of an image, those for the platforms that are built.
+    pub(super) fn read(&self, platforms: &[Platform]) -> Result<Found, BuildError> {
+        let (bytes, descriptor) = self.manifest(None)?;
+        match image::read_document(&bytes, Some(&descriptor.media_type)).during(|| "read the manifest".to_owned())? {
+            Document::Manifest(manifest) => self.found(bytes, descriptor.digest, &manifest),
+            Document::Index(index) => {
+                let mut all = Found::default();
+                for platform in platforms {
+                    let Some(entry) = image::select_platform(&index, platform) else { continue };
+                    let (bytes, child) = self.manifest(Some(entry))?;
+                    let manifest = image::read_manifest(&bytes).during(|| "read the manifest".to_owned())?;
+                    all.take(self.found(bytes, child.digest, &manifest)?);
+                }
+                all.manifest.clear();
+                Ok(all)
+            }
+        }
+    }
+
+    fn found(&self, bytes: Vec<u8>, digest: Digest, manifest: &Manifest) -> Result<Found, BuildError> {
+        let action = || "read its list of steps".to_owned();
+        let mut found = Found { manifest: bytes, ..Found::default() };
+        found.blobs.extend(manifest.layers.iter().map(|layer| layer.digest).chain([manifest.config.digest, digest]));
+        if manifest.config.media_type == BUNDLE_TYPE {
+            found.bundle = Bundle::from_bytes(&self.blob(&manifest.config, BUNDLE_LIMIT)?).during(action)?;
+            let diff_id = |layer: &Descriptor| Some(DiffId(layer.annotations.get(DIFF_ID_ANNOTATION)?.parse().ok()?));
+            found.add_layers(manifest.layers.iter().filter_map(|layer| Some((diff_id(layer)?, layer))));
+            return Ok(found);
+        }
+        let Some(text) = manifest.annotations.get(INLINE_ANNOTATION) else {
+            return Err(BuildError::failed(action(), "it is an image without a cache"));
+        };
+        found.bundle = Bundle::from_bytes(text.as_bytes()).during(action)?;
+        let config = self.blob(&manifest.config, CONFIG_LIMIT)?;
+        let config: ImageConfig = serde_json::from_slice(&config).during(|| "read its configuration".to_owned())?;
+        if config.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err(BuildError::failed(action(), "its configuration names another number of layers"));
+        }
+        found.add_layers(config.rootfs.diff_ids.into_iter().zip(&manifest.layers));
+        Ok(found)
+    }
+
+    fn manifest(&self, child: Option<&Descriptor>) -> Result<(Vec<u8>, Descriptor), BuildError> {
+        let action = || "read the manifest".to_owned();
+        match self {
+            Self::Registry(client, reference) => {
+                let child = child.map(|child| reference.by_digest(child.digest));
+                client.manifest(child.as_ref().unwrap_or(reference)).during(action)
+            }
+            Self::Layout(layout, image) => {
+                let descriptor = match child {
+                    Some(child) => child.clone(),
+                    None => layout.find(image).during(action)?,
+                };
+                Ok((self.blob(&descriptor, image::DOCUMENT_LIMIT)?, descriptor))
+            }
+        }
+    }
+
+    fn blob(&self, blob: &Descriptor, limit: u64) -> Result<Vec<u8>, BuildError> {
+        let action = || format!("read the blob {}", blob.digest);
+        if blob.size > limit {
+            return Err(BuildError::failed(action(), format!("it has {} bytes, and {limit} are the most", blob.size)));
+        }
+        let mut bytes = Vec::new();
+        let read = match self {
+            Self::Registry(client, reference) => client.blob(reference, blob).during(action)?.read_to_end(&mut bytes),
+            Self::Layout(layout, _) => layout.open_blob(blob).during(action)?.read_to_end(&mut bytes),
+        };
+        read.during(action)?;
+        Ok(bytes)
+    }
+}
+
+impl Found {
+    fn add_layers<'a>(&mut self, layers: impl Iterator<Item = (DiffId, &'a Descriptor)>) {
+        for (diff_id, layer) in layers {
+            let kind = match layer.media_type.as_str() {
+                media_type::LAYER | media_type::DOCKER_LAYER => media_type::LAYER,
+                media_type::LAYER_GZIP | media_type::DOCKER_LAYER_GZIP => media_type::LAYER_GZIP,
+                media_type::LAYER_ZSTD => media_type::LAYER_ZSTD,
+                _ => continue,
+            };
+            self.layers.insert(diff_id, Descriptor::new(kind, layer.digest, layer.size));
+        }
+    }
+
+    fn take(&mut self, other: Self) {
+        self.bundle.extend(other.bundle);
+        self.layers.extend(other.layers);
+        self.blobs.extend(other.blobs);
+    }
+}

@@ -1,0 +1,58 @@
+//! Reads everything that a store holds, unpacked layers too: `rbuild cache check`.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use crate::error::{BuildError, During};
+use crate::oci::DiffId;
+use crate::rootfs::{Root, digest_file};
+use crate::store::{CheckReport, Problem, Store};
+use crate::tree::{Node, Tree, TreeEntry};
+
+/// Checks every blob, record and unpacked file of a store against its digest, and the names of images. Changes nothing.
+///
+/// # Errors
+/// When the store's folders can't be listed.
+pub fn check_store(store: &Store) -> Result<CheckReport, BuildError> {
+    let action = || format!("check the store `{}`", store.root().display());
+    let mut report = store.check().during(action)?;
+    let layers = store.unpacked_layers().during(action)?;
+    report.objects += layers.len() as u64;
+    let damaged = layers.par_iter().filter_map(|layer| {
+        let file = match layer.is_sealed {
+            true => first_wrong_file(store, layer.diff_id, &layer.path)?,
+            false => String::new(),
+        };
+        // One that is gone by now was removed by another process.
+        layer.path.exists().then_some(Problem::Unpacked { diff_id: layer.diff_id, file })
+    });
+    report.problems.extend(damaged.collect::<Vec<_>>());
+    Ok(report)
+}
+
+/// The first file of an unpacked layer that is not what the layer's record says.
+fn first_wrong_file(store: &Store, diff_id: DiffId, folder: &Path) -> Option<String> {
+    // Without a record the folder is not used, and a damaged record is reported by itself.
+    let bytes = store.layer(diff_id)?.tree().ok()??;
+    let tree = Tree::from_bytes(bytes).ok()?;
+    let Ok(root) = Root::open(folder) else { return Some(String::new()) };
+    let wrong = tree.iter().find(|entry| !is_right(&root, entry))?;
+    Some(wrong.entry.path.to_string())
+}
+
+fn is_right(root: &Root, wanted: &TreeEntry) -> bool {
+    let path = &wanted.entry.path;
+    match &wanted.entry.node {
+        Node::File { size } => root.open_file(path).is_ok_and(|file| {
+            file.metadata().is_ok_and(|metadata| metadata.len() == *size)
+                && wanted.digest.is_none_or(|digest| digest_file(&file).is_ok_and(|found| found == digest))
+        }),
+        Node::Symlink { target } => root.read_link(path).is_ok_and(|found| found == *target),
+        Node::Directory { .. } => root.open_dir(path).is_ok(),
+        // Where the disk can't hold it, the record does.
+        Node::HardLink { .. } | Node::Fifo | Node::CharDevice { .. } | Node::BlockDevice { .. } | Node::Whiteout => {
+            true
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Files and repositories by address, kept from one build to the next.
+//!
+//! ```text
+//! notes/fetched/<address>     the blob that its bytes are, its name, its time, and the server's marks of that version
+//! notes/git/<what of which commit>    the layer that holds the files
+//! notes/git-name/<repository, name>   the commit that a branch or tag stood for when it was last asked
+//! ```
+//!
+//! What a checksum or a full commit names is never asked for again while the store has it. Other files are asked for
+//! with the marks of the kept version, and taken from the store when the server says that it still has that one. Other
+//! names of repositories are looked up, and fetched when they stand for a commit that is not kept.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::build::Fetcher;
+use super::layers::Layers;
+use super::materialize::{part_of, single};
+use crate::context::{ContextDir, StatCache};
+use crate::error::Cause;
+use crate::oci::{Descriptor, DiffId, Digest};
+use crate::registry::transport::Url;
+use crate::remote::{self, GitSource};
+use crate::tree::{TreePath, TreeView};
+
+/// The media type under which a file's bytes are a blob of the store.
+const MEDIA_TYPE: &str = "application/octet-stream";
+
+/// A file from elsewhere, in the store.
+pub(crate) struct RemoteFile {
+    /// Where its bytes are, checked.
+    pub(crate) path: PathBuf,
+    /// How many bytes it has.
+    pub(crate) size: u64,
+    /// When its server says that it was changed last: seconds since 1970.
+    pub(crate) modified: Option<i64>,
+    /// Its name, by its address.
+    pub(crate) name: String,
+}
+
+/// What is known of a file that was fetched.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    blob: Descriptor,
+    modified: Option<i64>,
+    etag: Option<String>,
+}
+
+impl Fetcher<'_> {
+    /// Fetches a file, or takes it from the store. The bytes have the digest `checksum` where one is given.
+    pub(crate) fn file(&self, url: &Url, folder: &Path, checksum: Option<Digest>) -> Result<RemoteFile, Cause> {
+        let pinned = || self.kept(url).filter(|kept| checksum == Some(kept.blob.digest));
+        if let Some(kept) = pinned() {
+            return Ok(self.of_store(url, &kept));
+        }
+        if self.options.offline {
+            let kept = self.kept(url).filter(|_| checksum.is_none());
+            return kept.map(|kept| self.of_store(url, &kept)).ok_or_else(|| Cause::from(NotKept));
+        }
+        let name = url.to_string();
+        let stopped = || self.options.registry.transport.cancelled.is_cancelled();
+        let action = || format!("wait for another build that fetches `{name}`");
+        let _lock = super::load::wait_for_lock(|| self.store.try_lock_note("fetched", &name), stopped, action)?;
+        // Another build may have fetched it while this one waited.
+        if let Some(kept) = pinned() {
+            return Ok(self.of_store(url, &kept));
+        }
+        let known = self.kept(url).filter(|_| checksum.is_none());
+        let marks = known.as_ref().map(|kept| remote::Marks { etag: kept.etag.clone(), last_modified: kept.modified });
+        match self.download(url, folder, checksum, marks.as_ref())? {
+            Some(downloaded) => Ok(self.of_store(url, &self.keep(url, &downloaded)?)),
+            None => {
+                let kept = known.expect("a server is asked for changes only where a version is known");
+                Ok(self.of_store(url, &kept))
+            }
+        }
+    }
+
+    /// What the store has of an address; damaged bytes count as none.
+    fn kept(&self, url: &Url) -> Option<Kept> {
+        let bytes = self.store.read_note("fetched", &url.to_string()).ok()??;
+        let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+        self.store.verify_blob(&kept.blob).ok()?;
+        Some(kept)
+    }
+
+    fn keep(&self, url: &Url, downloaded: &remote::Downloaded) -> Result<Kept, Cause> {
+        let mut writer = self.store.hashed_blob_writer()?;
+        std::io::copy(&mut downloaded.file.reopen()?, &mut writer)?;
+        let blob = writer.finish_with(MEDIA_TYPE, downloaded.digest, downloaded.size)?;
+        let kept = Kept { blob, modified: downloaded.last_modified, etag: downloaded.etag.clone() };
+        let bytes = serde_json::to_vec(&kept).expect("a descriptor has string keys only");
+        self.store.write_note("fetched", &url.to_string(), &bytes)?;
+        Ok(kept)
+    }
+
+    fn of_store(&self, url: &Url, kept: &Kept) -> RemoteFile {
+        RemoteFile {
+            path: self.store.blob_path(&kept.blob.digest),
+            size: kept.blob.size,
+            modified: kept.modified,
+            name: remote::file_name(url),
+        }
+    }
+
+    /// The files of a repository, fetched into `folder` on the way unless they are kept.
+    pub(crate) fn repository(&self, source: &GitSource, folder: &Path) -> Result<Arc<dyn TreeView>, Cause> {
+        let options = self.git_options();
+        let name = reference_note(source);
+        let commit = match source.pinned_commit() {
+            Some(commit) => Some(commit.to_owned()),
+            None if self.options.offline => {
+                let bytes = self.store.read_note("git-name", &name)?.ok_or(NotKept)?;
+                Some(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            // One that names nothing yet is looked up and fetched at once.
+            None if self.store.read_note("git-name", &name)?.is_none() => None,
+            None => Some(remote::resolve(source, folder, &options)?),
+        };
+        let layers = Arc::new(Layers::new(self.store.clone(), Vec::new()));
+        let view = |diff_id| -> Result<Arc<dyn TreeView>, Cause> { Ok(Arc::new(layers.view(&single(diff_id))?)) };
+        let known = |commit: &String| self.kept_checkout(source, commit, &options);
+        if let Some(diff_id) = commit.as_ref().and_then(known) {
+            return view(diff_id);
+        }
+        if self.options.offline {
+            return Err(NotKept.into());
+        }
+        let target = folder.join("checkout");
+        let commit = remote::checkout(source, &target, &options)?;
+        let files = ContextDir::open(&target, None, StatCache::none())?;
+        let part = part_of(&files, &TreePath::root())?.expect("a root always exists");
+        let diff_id = layers.materialize(&part)?;
+        let bytes = serde_json::to_vec(&diff_id).expect("a digest is a string");
+        self.store.write_note("git", &checkout_note(source, &commit.sha, &options), &bytes)?;
+        self.store.write_note("git-name", &name, commit.sha.as_bytes())?;
+        view(diff_id)
+    }
+
+    fn kept_checkout(&self, source: &GitSource, commit: &str, options: &remote::GitOptions) -> Option<DiffId> {
+        let bytes = self.store.read_note("git", &checkout_note(source, commit, options)).ok()??;
+        let diff_id: DiffId = serde_json::from_slice(&bytes).ok()?;
+        let layer = self.store.layer(diff_id)?;
+        (layer.fs_path().is_some() && matches!(layer.tree(), Ok(Some(_)))).then_some(diff_id)
+    }
+}
+
+/// Names what a branch or tag stands for.
+fn reference_note(source: &GitSource) -> String {
+    format!("{}\0{}", source.remote, source.reference.as_deref().unwrap_or_default())
+}
+
+/// Names the files that a checkout of a commit gives.
+fn checkout_note(source: &GitSource, commit: &str, options: &remote::GitOptions) -> String {
+    let keep = source.keep_git_dir.unwrap_or(options.keep_git_dir);
+    // The folder of git says by which name it was fetched.
+    let reference = source.reference.as_deref().filter(|_| keep).unwrap_or_default();
+    let submodules = source.submodules.unwrap_or(options.submodules);
+    format!("{}\0{commit}\0{}\0{keep}\0{reference}\0{submodules}\0{:?}", source.remote, source.subdir, source.mtime)
+}
+
+/// Something is wanted that only a network has.
+#[derive(Debug, thiserror::Error)]
+#[error("the store has not kept it, and --offline allows no request")]
+pub(crate) struct NotKept;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::remote::GitOptions;
+
+    #[test]
+    fn what_a_checkout_depends_on_is_in_its_name() {
+        let options = GitOptions::default();
+        let note = |text: &str| {
+            let source = GitSource::parse(text, remote::Place::Context).unwrap().unwrap();
+            checkout_note(&source, "c0ffee", &options)
+        };
+        assert_eq!(note("https://e.com/a.git#main"), note("https://e.com/a.git#v1"), "the commit says it all");
+        for other in ["#main:sub", "?submodules=0", "?mtime=checkout", "?keep-git-dir=1", "?keep-git-dir=1&ref=v1"] {
+            assert_ne!(note("https://e.com/a.git"), note(&format!("https://e.com/a.git{other}")), "{other}");
+        }
+        assert_ne!(note("https://e.com/a.git?keep-git-dir=1#v1"), note("https://e.com/a.git?keep-git-dir=1#v2"));
+    }
+}

@@ -1,0 +1,309 @@
+//! Seals: how damage is noticed without reading everything again.
+//!
+//! The mark `unpacked` of a layer is a record that says what the status of its files adds up to, which any write to
+//! one of them changes:
+//!
+//! ```text
+//! "boot " <boot id> or "settled" "\n"     which boot of the machine unpacked it, or that it is on disk for good
+//! "bytes " <disk space> "\n"
+//! "stamp " <64 hex digits> "\n"           BLAKE3 of path, inode, mode, size, mtime and ctime of every entry
+//! ```
+//!
+//! A blob has no mark: its modification time is set to a constant when it is put into the store, so that one that was
+//! written to since stands out.
+//!
+//! Bits that rot on the disk change no status. They are found where the bytes are read and checked, which is always so
+//! for blobs, and for unpacked files when the whole store is checked.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags};
+
+use super::record::read_record;
+use super::{Store, StoreError};
+use crate::oci::DiffId;
+
+/// The modification time of blobs: seconds since 1970.
+const BLOB_TIME: i64 = 1;
+
+/// What the mark of an unpacked layer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seal {
+    /// Whether it is on disk for good, or the boot that unpacked it.
+    pub(super) boot: Option<String>,
+    pub(super) bytes: u64,
+    /// None where the tree is too deep to be looked at by path.
+    pub(super) stamp: Option<blake3::Hash>,
+}
+
+impl Seal {
+    /// Looks at a folder that is complete.
+    pub(super) fn of(folder: &Path, boot: String) -> io::Result<Self> {
+        let (stamp, bytes) = match look(folder) {
+            Ok((stamp, bytes)) => (Some(stamp), bytes),
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+                (None, super::usage::disk_usage(folder, &mut BTreeSet::new()))
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { boot: Some(boot), bytes, stamp })
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let boot = self.boot.as_ref().map_or_else(|| "settled".to_owned(), |boot| format!("boot {}", boot.trim()));
+        let stamp = self.stamp.map_or_else(String::new, |stamp| stamp.to_hex().to_string());
+        format!("{boot}\nbytes {}\nstamp {stamp}\n", self.bytes)
+    }
+
+    /// Reads a mark; `None` where there is none or only a damaged one.
+    pub(super) fn read(mark: &Path) -> Option<Self> {
+        let text = String::from_utf8(read_record(mark).ok()??).ok()?;
+        let mut lines = text.lines();
+        let boot = match lines.next()? {
+            "settled" => None,
+            line => Some(line.strip_prefix("boot ")?.to_owned()),
+        };
+        let bytes = lines.next()?.strip_prefix("bytes ")?.parse().ok()?;
+        let stamp = match lines.next()?.strip_prefix("stamp ")? {
+            "" => None,
+            hex => Some(blake3::Hash::from_hex(hex).ok()?),
+        };
+        Some(Self { boot, bytes, stamp })
+    }
+}
+
+impl Store {
+    /// Where a layer is unpacked, as far as the status of its files says that nobody changed them since. Looks at
+    /// every file, once for each handle. A damaged one counts as not unpacked from now on.
+    ///
+    /// # Errors
+    /// When the mark of a damaged one can't be removed.
+    pub fn sound_layer_path(&self, diff_id: DiffId) -> Result<Option<PathBuf>, StoreError> {
+        let Some(path) = self.layer(diff_id).and_then(|layer| layer.fs_path()) else { return Ok(None) };
+        if self.is_known_sound(diff_id) {
+            return Ok(Some(path));
+        }
+        let mark = path.with_file_name("unpacked");
+        let Some(seal) = Seal::read(&mark) else { return Ok(None) };
+        if seal.stamp.is_none_or(|stamp| look(&path).is_ok_and(|(found, _)| found == stamp)) {
+            self.remember_sound(diff_id);
+            return Ok(Some(path));
+        }
+        super::file::remove(&mark)?;
+        self.note_damage(format!("files of the unpacked layer {diff_id} were changed or are gone"));
+        Ok(None)
+    }
+}
+
+impl Store {
+    /// Makes an unpacked layer count as not unpacked, because its files are not what they should be.
+    ///
+    /// # Errors
+    /// When its mark can't be removed.
+    pub fn discard_unpacked(&self, diff_id: DiffId) -> Result<(), StoreError> {
+        self.note_damage(format!("files of the unpacked layer {diff_id} were damaged"));
+        let mark = self.path("layers").join(diff_id.0.hex()).join("unpacked");
+        super::file::remove(&mark).map(|_| ())
+    }
+}
+
+/// Whether nobody wrote to a blob since it was put into the store.
+pub(super) fn is_sealed_blob(metadata: &fs::Metadata) -> bool {
+    metadata.mtime() == BLOB_TIME && metadata.mtime_nsec() == 0
+}
+
+/// Marks a blob as it is as the right one.
+pub(super) fn seal_blob(file: impl AsFd) {
+    let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let time = rustix::fs::Timespec { tv_sec: BLOB_TIME, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: omit, last_modification: time };
+    // A blob without a seal is only read once more than needed.
+    let _ = rustix::fs::futimens(file, &times);
+}
+
+/// What a look at a folder's entries gave.
+struct Looked {
+    hash: blake3::Hash,
+    bytes: u64,
+    folders: Vec<PathBuf>,
+    /// Inodes with several names, counted in `bytes` only by who puts the parts together.
+    shared: Vec<(u64, u64)>,
+}
+
+/// An unpacked layer, as a look at the status of its files found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnpackedLayer {
+    /// The layer.
+    pub diff_id: DiffId,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether nothing was changed since it was unpacked, as far as the status of its files says.
+    pub is_sealed: bool,
+}
+
+impl Store {
+    /// All unpacked layers. Changes nothing.
+    ///
+    /// # Errors
+    /// When the layers can't be listed.
+    pub fn unpacked_layers(&self) -> Result<Vec<UnpackedLayer>, StoreError> {
+        let names = self.layer_names()?;
+        let unpacked = names.par_iter().filter_map(|name| {
+            let diff_id = DiffId(format!("sha256:{name}").parse().ok()?);
+            let path = self.layer(diff_id)?.fs_path()?;
+            let stamp = Seal::read(&path.with_file_name("unpacked"))?.stamp;
+            let is_sealed = stamp.is_none_or(|stamp| look(&path).is_ok_and(|(found, _)| found == stamp));
+            Some(UnpackedLayer { diff_id, path, is_sealed })
+        });
+        Ok(unpacked.collect())
+    }
+}
+
+/// Looks at every entry of a tree; gives the digest of all, and the disk space that they take.
+fn look(folder: &Path) -> io::Result<(blake3::Hash, u64)> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(folder, flags, Mode::empty())?;
+    let mut bytes = rustix::fs::fstat(&root).map(|status| u64::try_from(status.st_blocks).unwrap_or(0) * 512)?;
+    let mut all = blake3::Hasher::new();
+    let mut shared = BTreeSet::new();
+    let mut level = vec![PathBuf::from(".")];
+    while !level.is_empty() {
+        let looked = level.par_iter().map(|path| look_into(&root, path)).collect::<io::Result<Vec<Looked>>>()?;
+        level.clear();
+        for part in looked {
+            all.update(part.hash.as_bytes());
+            bytes += part.bytes;
+            bytes += part.shared.iter().filter(|inode| shared.insert(inode.0)).map(|inode| inode.1).sum::<u64>();
+            level.extend(part.folders);
+        }
+    }
+    Ok((all.finalize(), bytes))
+}
+
+fn look_into(root: &OwnedFd, path: &Path) -> io::Result<Looked> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::openat(root, path, flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(path.as_os_str().as_bytes());
+    let (mut bytes, mut folders, mut shared) = (0, Vec::new(), Vec::new());
+    for name in names {
+        let status = rustix::fs::statx(&folder, &name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+        hasher.update(&[0]);
+        hasher.update(name.to_bytes());
+        hasher.update(&[0]);
+        for time in [status.stx_mtime, status.stx_ctime] {
+            hasher.update(&time.tv_sec.to_le_bytes());
+            hasher.update(&time.tv_nsec.to_le_bytes());
+        }
+        for number in [status.stx_ino, status.stx_size, u64::from(status.stx_mode)] {
+            hasher.update(&number.to_le_bytes());
+        }
+        let is_folder = u32::from(status.stx_mode) & libc::S_IFMT == libc::S_IFDIR;
+        match status.stx_nlink {
+            _ if is_folder => bytes += status.stx_blocks * 512,
+            0 | 1 => bytes += status.stx_blocks * 512,
+            _ => shared.push((status.stx_ino, status.stx_blocks * 512)),
+        }
+        if is_folder {
+            folders.push(path.join(OsStr::from_bytes(name.to_bytes())));
+        }
+    }
+    Ok(Looked { hash: hasher.finalize(), bytes, folders, shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::super::tests::scratch;
+    use super::*;
+    use crate::oci::Digest;
+
+    #[test]
+    fn marks_are_read_as_written() {
+        let (_dir, store) = scratch();
+        for seal in [
+            Seal { boot: None, bytes: 7, stamp: Some(blake3::hash(b"x")) },
+            Seal { boot: Some("abc".to_owned()), bytes: 0, stamp: None },
+        ] {
+            store.write_record(&store.path("mark"), seal.to_text().as_bytes()).unwrap();
+            assert_eq!(Seal::read(&store.path("mark")), Some(seal));
+        }
+        fs::write(store.path("mark"), "settled\n").unwrap();
+        assert_eq!(Seal::read(&store.path("mark")), None);
+    }
+
+    /// What is done to a layer's folder.
+    type Change = fn(&Path);
+
+    #[test]
+    fn every_change_of_an_unpacked_layer_is_noticed() {
+        let changes: [(&str, Change); 6] = [
+            ("content", |at| fs::write(at.join("a/file"), "tWo").unwrap()),
+            ("mode", |at| fs::set_permissions(at.join("a"), fs::Permissions::from_mode(0o700)).unwrap()),
+            ("removed", |at| fs::remove_file(at.join("link")).unwrap()),
+            ("added", |at| fs::write(at.join("new"), "").unwrap()),
+            ("renamed", |at| fs::rename(at.join("a/file"), at.join("a/other")).unwrap()),
+            ("link", |at| {
+                fs::remove_file(at.join("link")).unwrap();
+                symlink("b", at.join("link")).unwrap();
+            }),
+        ];
+        for (name, change) in changes {
+            let (_dir, store) = scratch();
+            let id = DiffId(Digest::of(b"layer"));
+            let make = |store: &Store| {
+                let dir = store.unpack_dir().unwrap();
+                fs::create_dir(dir.path().join("a")).unwrap();
+                fs::write(dir.path().join("a/file"), "two").unwrap();
+                symlink("a", dir.path().join("link")).unwrap();
+                store.adopt_unpacked(id, &dir.keep()).unwrap()
+            };
+            let path = make(&store);
+            let other = Store::open(store.root()).unwrap();
+            assert_eq!(other.sound_layer_path(id).unwrap().as_ref(), Some(&path));
+            change(&path);
+            let other = Store::open(store.root()).unwrap();
+            assert_eq!(other.sound_layer_path(id).unwrap(), None, "{name}");
+            let told = other.take_damage();
+            assert_eq!(told, [format!("files of the unpacked layer {id} were changed or are gone")], "{name}");
+            make(&other);
+            assert_eq!(fs::read_to_string(path.join("a/file")).unwrap(), "two", "{name}");
+            let other = Store::open(store.root()).unwrap();
+            assert!(other.sound_layer_path(id).unwrap().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_blob_that_was_written_to_is_looked_at() {
+        let (_dir, store) = scratch();
+        let blob = store.put_blob(b"0123456789", "x/y").unwrap();
+        let has = || {
+            let other = Store::open(store.root()).unwrap();
+            (other.has_blob(&blob.digest, blob.size), other.take_damage().len())
+        };
+        assert_eq!(has(), (true, 0));
+        fs::write(store.blob_path(&blob.digest), b"0123456789").unwrap();
+        assert_eq!(has(), (true, 0));
+        assert!(is_sealed_blob(&fs::metadata(store.blob_path(&blob.digest)).unwrap()));
+        fs::write(store.blob_path(&blob.digest), b"0123456780").unwrap();
+        assert_eq!(has(), (false, 1));
+        assert!(!store.blob_path(&blob.digest).exists());
+    }
+}
