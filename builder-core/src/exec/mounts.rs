@@ -18,6 +18,7 @@ use crate::sys::sandbox::{Mount, MountSource, TmpfsFile};
 use crate::tree::{FollowLast, MergedTree, TreePath, resolve};
 
 mod devices;
+mod emulator;
 mod secrets;
 mod trees;
 
@@ -66,6 +67,7 @@ impl StageRun<'_, '_> {
         let mut keep: Keep = Vec::new();
         let mut wanted = self.standard_mounts(run, below, environment)?;
         wanted.extend(device_mounts(devices));
+        wanted.extend(self.emulator_mount(below)?);
         let mut binds = BTreeMap::new();
         for (number, ((mount, _), source)) in run.mounts.iter().zip(&prepared.sources).enumerate() {
             let made = match mount.kind {
