@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use support::{Bench, RunCommand, digest_in, have, is_root, processes_that_hold, processes_with, wait_for};
+use support::{Bench, RunCommand, digest_in, have, held_folders, is_root, processes_with, wait_for};
 
 const ROUNDS: u32 = 20;
 
@@ -41,8 +41,9 @@ fn nothing_left(bench: &Bench, marker: &str) {
     for _ in 0..3000 {
         left = processes_with(marker);
         left.extend(processes_with(&bench.folder.path().display().to_string()));
-        // The first process of a step has no arguments; until it ends, it holds the locks of the rbuild that was killed.
-        left.extend(processes_that_hold(bench.folder.path()));
+        // The first process of a step, which has no arguments, holds the locks of the rbuild that was killed until the
+        // kernel has taken down all its mounts.
+        left.extend(["store", "user/store"].into_iter().flat_map(|store| held_folders(&bench.path(store))));
         if left.is_empty() {
             break;
         }
