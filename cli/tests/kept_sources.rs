@@ -98,7 +98,10 @@ fn a_file_with_a_checksum_is_asked_for_once() {
     // Another checksum is another file, and a wrong one leaves what is kept as it is.
     bench.build(&add(&Digest::of(b"other")), &[]).fails(1, &["has the digest", "Dockerfile:2"]);
     assert_eq!(server.requests().len(), 2);
-    assert_eq!(build(&bench, &add(&Digest::of(b"pinned")), &["--no-cache"]), "pinned");
+    bench
+        .build(&add(&Digest::of(b"other")), &["--offline"])
+        .fails(1, &["has not kept it, and --offline", "Dockerfile:2"]);
+    assert_eq!(build(&bench, &add(&Digest::of(b"pinned")), &["--no-cache", "--offline"]), "pinned");
     assert_eq!(server.requests().len(), 2);
 }
 
@@ -127,9 +130,10 @@ fn a_download_that_breaks_off_is_tried_again() {
     server.fault("GET", "/file", 1, Reply::new(200).body("a text of some length").cut_at(6));
     assert_eq!(build(&bench, &context, &[]), "a text of some length");
     // The kept version stays when a later request finds nobody.
-    drop(server);
+    server.hang_up("GET", "/file", 100);
     let ran: Ran = bench.build(&context, &["--no-cache"]);
     ran.fails(1, &["could not add", "cannot fetch"]);
+    assert_eq!(build(&bench, &context, &["--no-cache", "--offline"]), "a text of some length");
 }
 
 /// A process that ends with the test.
@@ -182,6 +186,9 @@ fn commits_are_kept() {
     drop(daemon);
     assert_eq!(build(&bench, &pinned, &["--no-cache"]), "first\n", "nobody is asked for a commit that is kept");
     bench.build(&branch, &["--no-cache"]).fails(1, &["could not add", "git"]);
+    assert_eq!(build(&bench, &branch, &["--no-cache", "--offline"]), "second\n", "what it was when last asked");
+    let unknown = bench.context("unknown", &[("Dockerfile", &format!("FROM scratch\nADD {url}#other /\n"))]);
+    bench.build(&unknown, &["--offline"]).fails(1, &["Dockerfile:2", "build once without it"]);
 }
 
 /// Nothing changed, and all that comes from elsewhere is pinned: no socket is opened.

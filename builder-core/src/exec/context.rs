@@ -214,7 +214,8 @@ impl super::build::Fetcher<'_> {
         }
     }
 
-    /// Fetches one file, unless it is the version that is known; secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>` say who asks.
+    /// Fetches one file, unless it is the version that is known; secrets `HTTP_AUTH_TOKEN_<host>` and
+    /// `HTTP_AUTH_HEADER_<host>` say who asks.
     pub(crate) fn download(
         &self,
         url: &crate::registry::transport::Url,

@@ -16,7 +16,7 @@ use super::options::Cancel;
 use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
 use crate::layer::{self, EncodedLayer};
-use crate::oci::{Descriptor, DiffId};
+use crate::oci::{Descriptor, DiffId, Digest};
 use crate::reference::Reference;
 use crate::registry::Client;
 use crate::store::{LayerBlob, Store};
@@ -80,6 +80,14 @@ impl Layers {
     /// Tells where a base image's layer can be read.
     pub(crate) fn add_origin(&self, diff_id: DiffId, blob: Descriptor, origin: Origin) {
         lock(&self.origins).entry(diff_id).or_insert((blob, origin));
+    }
+
+    /// The image of a registry that a blob of a base comes from.
+    pub(super) fn pulled_with(&self, digest: &Digest) -> Option<Reference> {
+        lock(&self.origins).values().find_map(|(blob, origin)| match origin {
+            Origin::Registry(_, reference) if blob.digest == *digest => Some(reference.clone()),
+            _ => None,
+        })
     }
 
     /// Lets a layer that nobody has count as there. Should it be needed after all, that is a loss.

@@ -90,6 +90,8 @@ impl Fetcher<'_> {
         let mut writer = self.store.hashed_blob_writer()?;
         std::io::copy(&mut downloaded.file.reopen()?, &mut writer)?;
         let blob = writer.finish_with(MEDIA_TYPE, downloaded.digest, downloaded.size)?;
+        // Looking at it keeps it from being pruned while the build may read it.
+        self.store.verify_blob(&blob)?;
         let kept = Kept { blob, modified: downloaded.last_modified, etag: downloaded.etag.clone() };
         let bytes = serde_json::to_vec(&kept).expect("a descriptor has string keys only");
         self.store.write_note("fetched", &url.to_string(), &bytes)?;
@@ -163,7 +165,7 @@ fn checkout_note(source: &GitSource, commit: &str, options: &remote::GitOptions)
 
 /// Something is wanted that only a network has.
 #[derive(Debug, thiserror::Error)]
-#[error("the store has not kept it, and --offline allows no request")]
+#[error("the store has not kept it, and --offline allows no request; build once without it")]
 pub(crate) struct NotKept;
 
 #[cfg(test)]
