@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use super::bases::Resolved;
 use super::build::StageKey;
 use super::layers::Layers;
-use super::remote_files::RemoteFile;
 use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
 use crate::cache::{PreImage, input};
@@ -232,8 +231,8 @@ impl StageRun<'_, '_> {
                         "give the destination a file name",
                     ));
                 }
-                let view = remote_tree(&fetched);
                 let sources = vec![fetched.name.as_bytes().to_vec()];
+                let view = fetched.into_tree(MADE_TIME);
                 let selection =
                     select(&view, &SelectOptions { sources, ..options(add.unpack.unwrap_or(false)) }).during(action)?;
                 Ok((selection, folder))
@@ -382,23 +381,4 @@ fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::
         source.checksum = Some(checksum.clone());
     }
     Ok(source)
-}
-
-/// A file from elsewhere as a tree: mode 0600, and the time that the server gave.
-fn remote_tree(file: &RemoteFile) -> MemoryTree {
-    struct Stored(std::path::PathBuf);
-    impl crate::tree::OpenContent for Stored {
-        fn open(&self) -> std::io::Result<std::fs::File> {
-            std::fs::File::open(&self.0)
-        }
-    }
-    let modified = file.modified.map_or(MADE_TIME, Timestamp::from_seconds);
-    let mut tree = MemoryTree::new();
-    let entry = crate::tree::Entry {
-        path: TreePath::clean(file.name.as_bytes()),
-        node: crate::tree::Node::File { size: file.size },
-        metadata: crate::tree::Metadata { mode: 0o600, modified, ..Default::default() },
-    };
-    tree.add(entry, crate::tree::Content::Source(Arc::new(Stored(file.path.clone()))), None);
-    tree
 }
