@@ -125,10 +125,8 @@ impl StageRun<'_, '_> {
         keep: &mut Keep,
     ) -> Result<Wanted, BuildError> {
         let store = self.build.layers.store();
-        let identity = format!("{}\0{}", run.cache_namespace, mount.effective_id());
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(identity.as_bytes());
-        hasher.update(format!("\0{:?}\0{:?}\0{:?}", mount.uid, mount.gid, mount.mode).as_bytes());
+        let owner = (mount.uid, mount.gid, mount.mode);
+        let mut hasher = crate::exec::cache_mount::identity(&run.cache_namespace, &mount.effective_id(), owner);
         if let Some(from) = from {
             hasher.update(
                 format!("\0{:?}\0{}", from.stack.iter().map(|l| l.diff_id).collect::<Vec<_>>(), from.path).as_bytes(),
