@@ -279,6 +279,7 @@ fn builds_tell_findings_once_with_their_lines() {
 warning: Dockerfile:1: the stage name `Build` should be lower-case [StageNameCasing]
 warning: Dockerfile:2: `ENV key=value` should be written instead of `ENV key value` [LegacyKeyValueFormat]
 #1 [build 1/1] COPY Dockerfile /x
+#1 not cached: never built
 #1 DONE [..]
 2 warnings found; `rbuild check` explains what it finds
 built sha256:[..] in [..] (1 step, 0 cached)
@@ -291,4 +292,32 @@ run it with: rbuild run [..]
     let refused = String::from_utf8_lossy(&refused);
     assert!(refused.contains("error: lint violation found for rules: StageNameCasing"), "{refused}");
     rbuild(&folder, &["build", "--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=all", "."]).success();
+}
+
+#[test]
+fn findings_in_the_ignore_file_are_told_with_its_lines() {
+    let folder = folder(&[("Dockerfile", "FROM scratch\nCOPY . /src\n"), (".dockerignore", ".store\n*.pyc\n")]);
+    fs::create_dir_all(folder.path().join("tools")).expect("a new folder can be written");
+    fs::write(folder.path().join("tools/a.pyc"), "").expect("a new folder can be written");
+    rbuild(&folder, &["check"]).code(1).stderr_eq("").stdout_eq(str![[r#"
+warning[IgnorePatternMatchesNothing]: `*.pyc` matches nothing: for `tools/a.pyc` it must be `**/*.pyc`
+ --> .dockerignore:2:1
+  |
+2 | *.pyc
+  | ^^^^^
+  |
+  = help: Patterns of `.dockerignore` should match what they are meant for: docs/rules/IgnorePatternMatchesNothing.md
+
+1 warning in Dockerfile and .dockerignore
+
+"#]]);
+    let output = rbuild(&folder, &["check", "--format=sarif"]).code(1).get_output().stdout.clone();
+    let sarif: serde_json::Value = serde_json::from_slice(&output).expect("SARIF is JSON");
+    let place = &sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+    assert_eq!(
+        (&place["artifactLocation"]["uri"], &place["region"]["startLine"]),
+        (&".dockerignore".into(), &2.into())
+    );
+    // What BuildKit does not know of is not in its report.
+    rbuild(&folder, &["build", "--check", "."]).success().stdout_eq("Check complete, no warnings found.\n");
 }

@@ -26,10 +26,17 @@ fn example<'a>(page: &'a str, heading: &str, language: &str) -> Option<&'a str> 
     example.split_once("```").map(|(example, _)| example)
 }
 
-fn folder(dockerfile: &str, page: &str) -> TempDir {
+/// A build context as the section shows it: Dockerfile, `.dockerignore`, and files by their names.
+fn folder(page: &str, heading: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("the folder for temporary files can be written");
+    for path in example(page, heading, "files").unwrap_or_default().lines() {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("a new folder can be written");
+        fs::write(path, "").expect("a new folder can be written");
+    }
+    let dockerfile = example(page, heading, "dockerfile").expect(heading);
     fs::write(folder.path().join("Dockerfile"), dockerfile).expect("a new folder can be written");
-    if let Some(ignore) = example(page, "## Bad", "dockerignore") {
+    if let Some(ignore) = example(page, heading, "dockerignore") {
         fs::write(folder.path().join(".dockerignore"), ignore).expect("a new folder can be written");
     }
     folder
@@ -67,9 +74,8 @@ fn each_rule_has_a_page_that_is_true() {
         if name == NEEDS_AN_IMAGE {
             continue;
         }
-        let [bad, good] = ["## Bad", "## Good"].map(|heading| example(&page, heading, "dockerfile").expect(heading));
-        assert!(!reports(&folder(good, &page), name, &[]), "{name}: the good example is reported");
-        let folder = folder(bad, &page);
+        assert!(!reports(&folder(&page, "## Good"), name, &[]), "{name}: the good example is reported");
+        let folder = folder(&page, "## Bad");
         assert!(reports(&folder, name, &[]), "{name}: the bad example is not reported");
         assert_eq!(!reports(&folder, name, &["--fix"]), mends, "{name}: what the page says of --fix");
     }

@@ -7,8 +7,9 @@ use std::path::Path;
 use rbuild_dockerfile::lint::{LintContext, LintOptions, RULES, lint};
 use rbuild_dockerfile::parse;
 
-/// Rules that depend on more than the file: base images and `.dockerignore`.
-const NEED_MORE: [&str; 2] = ["CopyIgnoredFile", "InvalidBaseImagePlatform"];
+/// Rules that depend on more than the file: base images, `.dockerignore`, the files of the context.
+const NEED_MORE: [&str; 4] =
+    ["CopyIgnoredFile", "GitFolderCopied", "IgnorePatternMatchesNothing", "InvalidBaseImagePlatform"];
 
 fn example<'a>(page: &'a str, heading: &str) -> &'a str {
     let (_, behind) = page.split_once(heading).unwrap_or_else(|| panic!("no {heading} in {page}"));

@@ -35,13 +35,8 @@ impl IgnoreRules {
     pub fn parse(bytes: &[u8]) -> Result<Self, IgnoreError> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let text = String::from_utf8_lossy(bytes);
-        let mut patterns = Vec::new();
-        for (index, line) in text.split('\n').enumerate() {
-            if line.starts_with('#') || line.trim().is_empty() {
-                continue;
-            }
-            patterns.push((index + 1, normalize(line.trim())));
-        }
+        let patterns: Vec<(usize, String)> =
+            pattern_lines(&text).map(|(line, pattern)| (line, normalize(pattern))).collect();
         Ok(Self { patterns: PatternList::parse(patterns.iter().map(|(line, text)| (*line, text.as_str())))? })
     }
 
@@ -102,8 +97,15 @@ impl IgnoreRules {
     }
 }
 
+/// The lines that hold patterns, each with its number and without blanks around.
+pub(super) fn pattern_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.split('\n').enumerate();
+    let patterns = lines.filter(|(_, line)| !line.starts_with('#') && !line.trim().is_empty());
+    patterns.map(|(index, line)| (index + 1, line.trim()))
+}
+
 /// Brings a trimmed line into the form that patterns have.
-fn normalize(line: &str) -> String {
+pub(super) fn normalize(line: &str) -> String {
     let (mark, pattern) = match line.strip_prefix('!') {
         Some(rest) => ("!", rest.trim()),
         None => ("", line),

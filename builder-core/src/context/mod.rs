@@ -14,11 +14,13 @@
 
 mod archive;
 mod canvas;
+mod describe;
 mod directory;
 mod error;
 mod extract;
 mod folder;
 mod glob;
+mod idle;
 mod ignore;
 mod links;
 mod memory;
@@ -40,12 +42,16 @@ mod archive_tests;
 mod copy_tests;
 #[cfg(test)]
 mod directory_tests;
+#[cfg(test)]
+mod walk_tests;
 
 pub use archive::{Compression, is_archive};
+pub(crate) use describe::describe;
 pub use directory::ContextDir;
 pub use error::{ArchiveError, ContextError, CopyError, IgnoreError};
 pub use extract::read_archive_tree;
 pub use glob::{BadPattern, has_wildcards, matches as glob_matches};
+pub use idle::idle_patterns;
 pub use ignore::{IgnoreRules, Verdict};
 pub use memory::MemoryTree;
 pub use mode::{ModeChange, ModeError};

@@ -48,7 +48,7 @@ pub fn explain_missing(source: &dyn TreeView, context: Option<&ContextDir>, want
 }
 
 /// How many characters must be added, removed, replaced or swapped with their neighbour.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
     for i in 1..=a.len() {

@@ -3,21 +3,23 @@
 use std::collections::BTreeSet;
 
 use rbuild_dockerfile::lint::{
-    BaseFacts, BaseRequest, LintContext, LintOptions, LintOutcome, LintWarning, RuleGroup, lint,
+    BaseFacts, BaseRequest, FolderNames, IgnoreFile, LintContext, LintOptions, LintOutcome, LintWarning, RuleGroup,
+    lint,
 };
 use rbuild_dockerfile::{Diagnostics, Dockerfile};
 
 use super::bases::{self, Resolved};
 use super::build::{Build, Fetcher};
-use super::context::DockerfileText;
-use super::options::{BuildOptions, Cancel};
-use crate::context::{IgnoreRules, Verdict};
+use super::context::{DOCKERFILE_LIMIT, DockerfileText};
+use super::options::{BuildOptions, Cancel, ContextInput, DockerfileInput};
+use crate::context::{IgnoreRules, Verdict, idle_patterns};
 use crate::error::{BuildError, During};
 use crate::oci::{ImageConfig, Platform};
 use crate::plan;
 use crate::progress::{Event, Events, Warning};
+use crate::rootfs::{DirectoryTree, Root};
 use crate::store::Store;
-use crate::tree::TreePath;
+use crate::tree::{Node, TreePath, TreeView};
 
 /// The build argument that takes the place of the directive `# check=`.
 const CHECK_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
@@ -148,6 +150,10 @@ fn lint_build(
     let base = |request: &BaseRequest<'_>| base_facts(build, &options.named_contexts, request, look);
     let rules = build.context_rules().filter(|rules| !rules.is_empty() && !rules.has_exceptions());
     let ignored = |path: &str| rules.is_some_and(|rules| is_ignored(rules, path));
+    let view = build.context_view();
+    let names = |path: &str| names(&*view, path);
+    let looks_at_files = matches!(look, Look::Check(CheckOptions { rules: RuleSet::All, .. }));
+    let ignore_file = if looks_at_files { ignore_file(build) } else { None };
     let context = LintContext {
         predefined_args: plan::predefined_args(&options),
         target: options.target.as_deref(),
@@ -156,6 +162,8 @@ fn lint_build(
         named_contexts: options.named_contexts.iter().map(|name| name.to_lowercase()).collect(),
         base: &base,
         ignored: rules.is_some().then_some(&ignored as &dyn Fn(&str) -> bool),
+        names: looks_at_files.then_some(&names as &FolderNames<'_>),
+        ignore_file: ignore_file.as_ref(),
         options: LintOptions { own_rules, ..lint_options(build.options, dockerfile)? },
         ..LintContext::new(&options.build_args)
     };
@@ -165,6 +173,29 @@ fn lint_build(
 /// Whether the rules leave out a path or the folder that it is in.
 fn is_ignored(rules: &IgnoreRules, path: &str) -> bool {
     rules.verdict(&TreePath::clean(path.as_bytes())) != Verdict::Kept
+}
+
+/// The names in a folder of the context; `None` for what is no folder or can't be read.
+fn names(view: &dyn TreeView, path: &str) -> Option<Vec<String>> {
+    let path = TreePath::clean(path.as_bytes());
+    let is_folder = path.is_root() || matches!(view.get(&path).ok()??.node, Node::Directory { .. });
+    let entries = view.read_dir(&path).ok().filter(|_| is_folder)?;
+    let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+    Some(entries.iter().filter_map(|entry| entry.path.file_name().map(name)).collect())
+}
+
+/// The ignore file of a context that is a folder, held against what is in that.
+fn ignore_file(build: &Build<'_>) -> Option<IgnoreFile> {
+    let (folder, name) = build.context_folder()?;
+    let ContextInput::Directory(path) = &build.options.context else { return None };
+    let bytes = match &build.options.dockerfile {
+        DockerfileInput::Text { ignore: Some((_, bytes)), .. } => bytes.clone(),
+        _ => folder.read_unfiltered(name.as_bytes(), DOCKERFILE_LIMIT).ok()??,
+    };
+    let text = String::from_utf8_lossy(&bytes).trim_start_matches('\u{feff}').to_owned();
+    let everything = Root::open(path).map(DirectoryTree::new).ok()?;
+    let idle = idle_patterns(&text, folder.rules(), &everything);
+    Some(IgnoreFile { name: name.clone(), text, idle })
 }
 
 fn base_facts(

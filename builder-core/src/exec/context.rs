@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::build::Build;
 use super::options::{BuildOptions, ContextInput, DockerfileInput, Secret, SshSource};
-use crate::context::{Compression, ContextDir, IgnoreRules, MemoryTree, StatCache, read_archive_tree};
+use crate::context::{
+    Compression, ContextDir, CopyError, Fingerprint, IgnoreRules, MemoryTree, SelectOptions, StatCache, fingerprint,
+    read_archive_tree,
+};
 use crate::error::{BuildError, Cause, During};
 use crate::remote;
 use crate::rootfs::{DirectoryTree, Root};
@@ -15,7 +18,7 @@ use crate::store::{Store, TempDir};
 use crate::tree::{Timestamp, TreeView, read_small};
 
 /// The largest Dockerfile, and ignore file, that is read: bytes.
-const DOCKERFILE_LIMIT: u64 = 16 << 20;
+pub(super) const DOCKERFILE_LIMIT: u64 = 16 << 20;
 
 /// A build context that can be read.
 #[derive(Clone)]
@@ -26,6 +29,37 @@ pub(crate) struct Context {
     pub(crate) folder: Option<(Arc<ContextDir>, String)>,
     /// Keeps what was downloaded or unpacked.
     _folder: Option<Arc<TempDir>>,
+    /// What sources came to that steps asked for.
+    looked: Arc<Mutex<Vec<Looked>>>,
+}
+
+/// A source that a step asked for; the first who asks walks the folder, others with the same wish wait for that.
+struct Looked {
+    options: SelectOptions,
+    found: Arc<Mutex<Option<Fingerprint>>>,
+}
+
+impl Context {
+    fn new(view: Arc<dyn TreeView>, folder: Option<TempDir>) -> Self {
+        Self { view, folder: None, _folder: folder.map(Arc::new), looked: Arc::default() }
+    }
+
+    /// What files of the context come to. Several stages and platforms that copy the same walk it once.
+    pub(crate) fn fingerprint(&self, options: &SelectOptions) -> Result<Fingerprint, CopyError> {
+        let mut looked = lock(&self.looked);
+        let known = looked.iter().find(|known| known.options == *options).map(|known| Arc::clone(&known.found));
+        let slot = known.unwrap_or_else(|| {
+            let found = Arc::default();
+            looked.push(Looked { options: options.clone(), found: Arc::clone(&found) });
+            found
+        });
+        drop(looked);
+        let mut found = lock(&slot);
+        match &*found {
+            Some(found) => Ok(found.clone()),
+            None => Ok(found.insert(fingerprint(&*self.view, options)?).clone()),
+        }
+    }
 }
 
 /// A Dockerfile that was read.
@@ -53,7 +87,7 @@ pub(crate) fn open(
         ContextInput::Empty => {
             let view: Arc<dyn TreeView> = Arc::new(MemoryTree::new());
             let dockerfile = read_dockerfile(&options.dockerfile, &*view, "the empty build context")?;
-            Ok((Context { view, folder: None, _folder: None }, dockerfile))
+            Ok((Context::new(view, None), dockerfile))
         }
         ContextInput::Archive(path) => {
             let folder = store.temp_dir("context").during(|| "make a temporary folder".to_owned())?;
@@ -62,7 +96,7 @@ pub(crate) fn open(
             let view: Arc<dyn TreeView> =
                 Arc::new(read_archive_tree(Box::new(file), folder.path(), Timestamp::default()).during(action)?);
             let dockerfile = read_dockerfile(&options.dockerfile, &*view, "the build context's archive")?;
-            Ok((Context { view, folder: None, _folder: Some(Arc::new(folder)) }, dockerfile))
+            Ok((Context::new(view, Some(folder)), dockerfile))
         }
         ContextInput::Remote(text) => {
             let fetched = fetcher.fetch(text)?;
@@ -70,7 +104,7 @@ pub(crate) fn open(
                 Some(dockerfile) => DockerfileText { name: text.clone(), text: dockerfile.clone() },
                 None => read_dockerfile(&options.dockerfile, &*fetched.view, text)?,
             };
-            Ok((Context { view: fetched.view, folder: None, _folder: Some(Arc::new(fetched.folder)) }, dockerfile))
+            Ok((Context::new(fetched.view, Some(fetched.folder)), dockerfile))
         }
     }
 }
@@ -107,10 +141,12 @@ fn open_directory(options: &BuildOptions, store: &Store, path: &Path) -> Result<
     let stat_cache = StatCache::load(&cache_path, Timestamp::from_seconds(options.now));
     let view = Arc::new(ContextDir::open(path, rules, stat_cache).during(action)?);
     let name = found.map_or_else(|| ".dockerignore".to_owned(), |(name, _)| name);
-    Ok((
-        Context { view: Arc::clone(&view) as Arc<dyn TreeView>, folder: Some((view, name)), _folder: None },
-        dockerfile,
-    ))
+    let context = Context::new(Arc::clone(&view) as Arc<dyn TreeView>, None);
+    Ok((Context { folder: Some((view, name)), ..context }, dockerfile))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read_optional(view: &dyn TreeView, name: &str) -> Result<Option<Vec<u8>>, BuildError> {
@@ -186,10 +222,11 @@ impl super::build::Fetcher<'_> {
         checksum: Option<crate::oci::Digest>,
         known: Option<&remote::Marks>,
     ) -> Result<Option<remote::Downloaded>, Cause> {
-        let options = remote::DownloadOptions {
+        let mut options = remote::DownloadOptions {
             transport: self.options.registry.transport.clone(),
             ..remote::DownloadOptions::default()
         };
+        options.transport.offline |= self.options.offline;
         let downloader = remote::Downloader::new(options)?;
         let authorization = self.http_authorization(&url.origin().host);
         let request =

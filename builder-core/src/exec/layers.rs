@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::carry::Losses;
+use super::encoding::Encoders;
 use super::options::Cancel;
 use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
-use crate::layer::{self, Compression, EncodedLayer};
+use crate::layer::{self, EncodedLayer};
 use crate::oci::{Descriptor, DiffId};
 use crate::reference::Reference;
 use crate::registry::Client;
-use crate::store::{LayerBlob, Store, StoreError};
+use crate::store::{LayerBlob, Store};
 use crate::tree::{Change, Content, LayerFiles, MergedTree, OpenContent, Tree, TreeLayer, TreePath};
 
 /// Where a blob can be read that the store may not have.
@@ -50,21 +51,27 @@ pub(crate) struct Layers {
     pub(super) folders: Mutex<BTreeMap<DiffId, PathBuf>>,
     /// Any of them ends waiting.
     pub(super) stops: Vec<Cancel>,
+    encoders: Encoders,
 }
 
 impl Layers {
-    pub(crate) const fn new(store: Store, stops: Vec<Cancel>) -> Self {
+    pub(crate) fn new(store: Store, stops: Vec<Cancel>) -> Self {
         Self {
             store,
             origins: Mutex::new(BTreeMap::new()),
             trees: Mutex::new(BTreeMap::new()),
             folders: Mutex::new(BTreeMap::new()),
             stops,
+            encoders: Encoders::new(),
         }
     }
 
     pub(crate) const fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) const fn encoders(&self) -> &Encoders {
+        &self.encoders
     }
 
     /// Tells where a base image's layer can be read.
@@ -94,6 +101,11 @@ impl Layers {
         };
         lock(&self.trees).insert(diff_id, Arc::clone(&tree));
         Ok(tree)
+    }
+
+    /// Keeps the record of a layer that was just made.
+    pub(super) fn keep_tree(&self, diff_id: DiffId, tree: Tree) {
+        lock(&self.trees).insert(diff_id, Arc::new(tree));
     }
 
     pub(super) fn stored_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
@@ -157,70 +169,13 @@ impl Layers {
             )
             .during(|| format!("record the layer {diff_id}"))
     }
-
-    /// Encodes changes that a step made: only their digest and record where the result is not `compressed`.
-    pub(crate) fn add(&self, changes: &[Change], compressed: Option<&Compression>) -> Result<DiffId, BuildError> {
-        let action = || "write the layer".to_owned();
-        let encoded = match compressed {
-            Some(compression) => {
-                let mut writer = self.store.hashed_blob_writer().during(action)?;
-                let encoded = layer::encode(changes, *compression, &mut writer).during(action)?;
-                writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
-                self.remember_blob(encoded.diff_id, &descriptor_of(&encoded))?;
-                encoded
-            }
-            None => layer::encode(changes, Compression::Uncompressed, &mut io::sink()).during(action)?,
-        };
-        let diff_id = encoded.diff_id;
-        self.store.add_layer_tree(diff_id, encoded.tree.as_bytes()).during(action)?;
-        lock(&self.trees).insert(diff_id, Arc::new(encoded.tree));
-        Ok(diff_id)
-    }
-
-    /// The blob of a layer in the compression asked for, made from its files where the store has none.
-    pub(crate) fn blob(
-        self: &Arc<Self>,
-        layer: &StackLayer,
-        compression: Compression,
-    ) -> Result<Descriptor, BuildError> {
-        if let Some(blob) = &layer.base_blob {
-            self.fetch_blob(layer.diff_id, blob)?;
-            return Ok(blob.clone());
-        }
-        let action = || format!("compress the layer {}", layer.diff_id);
-        let wanted = compression.media_type();
-        let known = || -> Result<Option<Descriptor>, BuildError> {
-            let blobs = self.store.layer_blobs(layer.diff_id).during(action)?;
-            Ok(blobs.into_iter().map(|blob| blob.descriptor).find(|blob| blob.media_type == wanted))
-        };
-        if let Some(blob) = known()? {
-            return Ok(blob);
-        }
-        let tree = self.tree(layer.diff_id)?;
-        // Reading a layer of another machine brought its blob along.
-        if let Some(blob) = known()? {
-            return Ok(blob);
-        }
-        let folder = self.unpacked(layer.diff_id)?;
-        let changes = changes_of(&tree, &folder).during(action)?;
-        let mut writer = self.store.hashed_blob_writer().during(action)?;
-        let encoded = layer::encode(&changes, compression, &mut writer).during(action)?;
-        if encoded.diff_id != layer.diff_id {
-            self.store.discard_unpacked(layer.diff_id).during(action)?;
-            return Err(BuildError::failed(action(), StoreError::LayerLost { diff_id: layer.diff_id })
-                .with_help("build again with --no-cache"));
-        }
-        let descriptor = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
-        self.remember_blob(layer.diff_id, &descriptor)?;
-        Ok(descriptor)
-    }
 }
 
-fn descriptor_of(encoded: &EncodedLayer) -> Descriptor {
+pub(super) fn descriptor_of(encoded: &EncodedLayer) -> Descriptor {
     Descriptor::new(encoded.media_type, encoded.digest, encoded.size)
 }
 
-fn compression_name(media_type: &str) -> &'static str {
+pub(super) fn compression_name(media_type: &str) -> &'static str {
     match media_type {
         t if t.ends_with("gzip") => "gzip",
         t if t.ends_with("zstd") => "zstd",

@@ -13,11 +13,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::build::Build;
 use super::command_output::pass_on;
+use super::encoding::AddOptions;
 use super::layers::lock;
 use super::mounts::MountedSource;
 use super::options::Isolation;
 use super::stage::{Made, StageRun};
-use crate::cache::PreImage;
+use crate::cache::{Files, PreImage, input};
 use crate::error::{BuildError, During, ErrorKind};
 use crate::plan::{NetworkChoice, Run};
 use crate::progress::StepId;
@@ -26,11 +27,13 @@ use crate::sys::sandbox::{
     self, Exit, NetworkMode, Process, ResourceLimit, RootMount, SandboxError, SandboxSpec, SecurityMode, Stdio,
 };
 use crate::sys::usage::MemoryWatch;
-use crate::tree::{FollowLast, MergedTree, User, lookup_user, resolve};
+use crate::tree::{Change, FollowLast, MergedTree, User, lookup_user, resolve};
 
 /// A command's inputs besides the tree below.
 pub(crate) struct PreparedRun {
     pub(crate) sources: Vec<Option<MountedSource>>,
+    /// What bind mounts show, one by one: `TARGET\0PATH`.
+    pub(crate) files: Files,
 }
 
 /// A command and what it was prepared from.
@@ -62,8 +65,8 @@ impl StageRun<'_, '_> {
     pub(crate) fn prepare_run(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
         inputs.add("command", serde_json::to_string(&run.argv).expect("strings are JSON"));
         for (name, value) in &run.env {
-            let kind = if self.plan.declared_args.contains_key(name) { "ARG" } else { "ENV" };
-            inputs.add(format!("{kind} {name}"), value);
+            let kind = if run.args.contains(name) { "ARG" } else { "ENV" };
+            inputs.add(format!("{kind} {name}"), input::recorded(name, value));
         }
         inputs.add("working directory", &run.working_dir);
         inputs.add("user", &run.user);
@@ -86,8 +89,7 @@ impl StageRun<'_, '_> {
             inputs.add(format!("heredoc {name}"), body.to_string());
         }
         self.add_epoch(inputs);
-        let sources = self.prepare_mounts(run, inputs)?;
-        Ok(PreparedRun { sources })
+        self.prepare_mounts(run, inputs)
     }
 
     pub(crate) fn run(&self, run: &Run, prepared: &PreparedRun, id: StepId) -> Result<Made, BuildError> {
@@ -163,6 +165,12 @@ impl StageRun<'_, '_> {
         Ok(Made { peak_bytes, ..made })
     }
 
+    /// Whether a command's changes are compressed while their diff ID is computed, and not while the next step runs:
+    /// where there is no next step, and where it is no work.
+    fn is_compressed_at_once(&self, changes: &[Change]) -> bool {
+        self.is_last() || !crate::layer::is_large(changes)
+    }
+
     fn network(&self, run: &Run) -> Result<NetworkMode, BuildError> {
         Ok(match run.network {
             NetworkChoice::None => NetworkMode::None,
@@ -200,7 +208,8 @@ impl StageRun<'_, '_> {
             crate::snapshot::clamp_times(&mut changes, epoch);
             super::materialize::set_times(upper, &changes, &before).during(action)?;
         }
-        let diff_id = self.build.layers.add(&changes, None)?;
+        let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack: false })?;
         drop(changes);
         self.build.layers.store().adopt_unpacked(diff_id, upper).during(action)?;
         Ok(Made { diff_id, files: None, peak_bytes: 0 })

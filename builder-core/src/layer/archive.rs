@@ -1,78 +1,152 @@
-//! Changes written as a tar stream, in chunks.
+//! The layout of a tar stream: which headers and which contents each chunk has. No file is read for it.
 
 use tar::EntryType;
 
-use super::border::{BIG_FILE, LARGEST, ends_before};
-use super::content::ContentReader;
-use super::header::{LARGEST_DEVICE, Member, pad, write_end, write_header};
+use super::border::{BIG_FILE, ends_before};
+use super::header::{LARGEST_DEVICE, Member, padding, write_end, write_header};
 use super::pax::is_kept;
 use super::{LayerError, OPAQUE_MARK, WHITEOUT_PREFIX};
-use crate::tree::{Change, ContentDigest, Entry, Metadata, Node, Tree, TreeEntry, TreePath};
+use crate::tree::{Change, Entry, Metadata, Node, TreePath};
 
-/// Writes the archive of sorted changes; `chunk` takes each full chunk and gives back an empty buffer.
-pub(super) fn write_archive(
-    changes: &[Change],
-    chunk: &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>, LayerError>,
-) -> Result<Tree, LayerError> {
-    let mut archive = Archive { changes, chunk, buffer: Vec::with_capacity(LARGEST as usize), header: Vec::new() };
-    let mut entries = Vec::with_capacity(changes.len());
-    let mut previous: Option<&TreePath> = None;
-    for change in changes {
-        let path = &change.entry.path;
-        if previous.is_some_and(|previous| previous >= path) {
-            return Err(refuse(path, "entries must be sorted, and each path may come once"));
-        }
-        previous = Some(path);
-        let digest = archive.write(change)?;
-        entries.push(TreeEntry { entry: recorded(&change.entry), digest });
+/// What a chunk of the archive is made of, in order.
+#[derive(Default)]
+pub(super) struct Chunk {
+    /// The bytes of all headers.
+    pub(super) headers: Vec<u8>,
+    pub(super) pieces: Vec<Piece>,
+    /// The size of the chunk in bytes.
+    pub(super) size: usize,
+}
+
+/// A part of a chunk.
+pub(super) enum Piece {
+    /// As many of the chunk's header bytes.
+    Headers(usize),
+    /// Bytes of a file.
+    Content(ContentPiece),
+}
+
+/// Bytes of a file, and the zeros that fill its last block.
+#[derive(Clone, Copy)]
+pub(super) struct ContentPiece {
+    /// The index of the change that the file is in.
+    pub(super) change: usize,
+    /// Where the bytes begin in the file.
+    pub(super) offset: u64,
+    pub(super) length: usize,
+    /// Whether the file ends here.
+    pub(super) last: bool,
+}
+
+impl ContentPiece {
+    /// Whether this is all of the file.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.offset == 0 && self.last
     }
-    write_end(&mut archive.buffer);
-    (archive.chunk)(archive.buffer)?;
-    Ok(Tree::build(entries))
 }
 
-/// The size in bytes that the archive will about have.
-pub(super) fn estimate(changes: &[Change]) -> u64 {
-    let size = |change: &Change| match change.entry.node {
-        Node::File { size } => size + 1024,
-        _ => 512,
-    };
-    changes.iter().map(size).sum()
+impl Chunk {
+    fn push_headers(&mut self, headers: &[u8]) {
+        self.headers.extend_from_slice(headers);
+        self.size += headers.len();
+        match self.pieces.last_mut() {
+            Some(Piece::Headers(length)) => *length += headers.len(),
+            _ => self.pieces.push(Piece::Headers(headers.len())),
+        }
+    }
+
+    fn push_content(&mut self, piece: ContentPiece) {
+        self.size += piece.length + if piece.last { padding(piece.length as u64) } else { 0 };
+        self.pieces.push(Piece::Content(piece));
+    }
 }
 
-struct Archive<'a> {
+/// Parts the archive of sorted changes into chunks.
+pub(super) struct Layout<'a> {
     changes: &'a [Change],
-    chunk: &'a mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>, LayerError>,
-    buffer: Vec<u8>,
-    header: Vec<u8>,
+    next: usize,
+    /// The file whose content comes next: its change, where to go on, and its size.
+    content: Option<(usize, u64, u64)>,
+    headers: Vec<u8>,
+    ended: bool,
 }
 
-impl Archive<'_> {
-    fn write(&mut self, change: &Change) -> Result<Option<ContentDigest>, LayerError> {
+impl<'a> Layout<'a> {
+    pub(super) const fn new(changes: &'a [Change]) -> Self {
+        Self { changes, next: 0, content: None, headers: Vec::new(), ended: false }
+    }
+
+    /// The next chunk; `None` after the last one, and after an error.
+    pub(super) fn next(&mut self) -> Result<Option<Chunk>, LayerError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let chunk = self.chunk();
+        self.ended |= chunk.is_err();
+        chunk.map(Some)
+    }
+
+    fn chunk(&mut self) -> Result<Chunk, LayerError> {
+        let mut chunk = Chunk::default();
+        loop {
+            if let Some((change, offset, size)) = self.content.take() {
+                let length = (size - offset).min(BIG_FILE);
+                let last = offset + length == size;
+                chunk.push_content(ContentPiece { change, offset, length: length as usize, last });
+                if !last {
+                    self.content = Some((change, offset + length, size));
+                    return Ok(chunk);
+                }
+            }
+            let Some(change) = self.changes.get(self.next) else {
+                self.headers.clear();
+                write_end(&mut self.headers);
+                chunk.push_headers(&self.headers);
+                self.ended = true;
+                return Ok(chunk);
+            };
+            let path = &change.entry.path;
+            if self.next > 0 && self.changes[self.next - 1].entry.path >= *path {
+                return Err(refuse(path, "entries must be sorted, and each path may come once"));
+            }
+            let size = if let Node::File { size } = change.entry.node { size } else { 0 };
+            self.write_headers(change, size)?;
+            let whole = self.headers.len() as u64 + size.next_multiple_of(512);
+            if ends_before(path.as_bytes(), chunk.size as u64, whole) {
+                return Ok(chunk);
+            }
+            chunk.push_headers(&self.headers);
+            if matches!(change.entry.node, Node::File { .. }) {
+                self.content = Some((self.next, 0, size));
+            }
+            self.next += 1;
+        }
+    }
+
+    fn write_headers(&mut self, change: &Change, size: u64) -> Result<(), LayerError> {
         let entry = &change.entry;
         check(change)?;
         let mut name = entry.path.as_bytes().to_vec();
         let none = Metadata::default();
         let mut member =
-            Member { name: &[], kind: EntryType::Regular, link: &[], size: 0, device: None, metadata: &entry.metadata };
-        self.header.clear();
+            Member { name: &[], kind: EntryType::Regular, link: &[], size, device: None, metadata: &entry.metadata };
+        self.headers.clear();
         match &entry.node {
             Node::Directory { opaque } => {
                 name = directory_name(&name);
-                write_header(&mut self.header, &Member { name: &name, kind: EntryType::Directory, ..member });
+                write_header(&mut self.headers, &Member { name: &name, kind: EntryType::Directory, ..member });
                 if *opaque {
                     let mark = if entry.path.is_root() { OPAQUE_MARK.to_vec() } else { [&name, OPAQUE_MARK].concat() };
-                    write_header(&mut self.header, &Member { name: &mark, metadata: &none, ..member });
+                    write_header(&mut self.headers, &Member { name: &mark, metadata: &none, ..member });
                 }
-                self.start(entry.path.as_bytes(), 0)?;
-                return Ok(None);
+                return Ok(());
             }
             Node::Whiteout => {
                 let length = entry.path.file_name().map_or(0, <[u8]>::len);
                 name.splice(name.len() - length..name.len() - length, WHITEOUT_PREFIX.iter().copied());
                 member.metadata = &none;
             }
-            Node::File { size } => member.size = *size,
+            Node::File { .. } => {}
             Node::Symlink { target } => (member.kind, member.link) = (EntryType::Symlink, target),
             Node::HardLink { target } => {
                 (member.kind, member.link) = (EntryType::Link, target.as_bytes());
@@ -87,51 +161,22 @@ impl Archive<'_> {
             }
         }
         member.name = &name;
-        write_header(&mut self.header, &member);
-        self.start(entry.path.as_bytes(), member.size)?;
-        if let Node::File { size } = entry.node { self.content(change, size).map(Some) } else { Ok(None) }
-    }
-
-    /// Puts the header where it belongs: into this chunk or the next one.
-    fn start(&mut self, path: &[u8], size: u64) -> Result<(), LayerError> {
-        let whole = self.header.len() as u64 + size.next_multiple_of(512);
-        if ends_before(path, self.buffer.len() as u64, whole) {
-            self.flush()?;
-        }
-        self.buffer.extend_from_slice(&self.header);
+        write_header(&mut self.headers, &member);
         Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), LayerError> {
-        let full = std::mem::take(&mut self.buffer);
-        self.buffer = (self.chunk)(full)?;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    fn content(&mut self, change: &Change, size: u64) -> Result<ContentDigest, LayerError> {
-        let mut reader = ContentReader::open(change, size)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut left = size;
-        loop {
-            let piece = left.min(BIG_FILE);
-            let start = self.buffer.len();
-            self.buffer.resize(start + piece as usize, 0);
-            reader.fill(&mut self.buffer[start..], left - piece)?;
-            hasher.update(&self.buffer[start..]);
-            left -= piece;
-            if left == 0 {
-                break;
-            }
-            self.flush()?;
-        }
-        pad(&mut self.buffer, size);
-        Ok(hasher.finalize())
     }
 }
 
+/// The size in bytes that the archive will about have.
+pub(super) fn estimate(changes: &[Change]) -> u64 {
+    let size = |change: &Change| match change.entry.node {
+        Node::File { size } => size + 1024,
+        _ => 512,
+    };
+    changes.iter().map(size).sum()
+}
+
 /// An entry as a reader of the layer would find it: times are whole seconds, and marks have no metadata.
-fn recorded(entry: &Entry) -> Entry {
+pub(super) fn recorded(entry: &Entry) -> Entry {
     let mut entry = entry.clone();
     entry.metadata.modified.nanoseconds = 0;
     entry.metadata.xattrs.retain(|name, _| is_kept(name));

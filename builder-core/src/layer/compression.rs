@@ -100,7 +100,8 @@ impl Compression {
     }
 }
 
-/// Compresses chunks one by one, each into a member (gzip) or frame (zstd) of its own.
+/// Compresses chunks one by one, each into a member (gzip) or frame (zstd) of its own. Nothing comes of a chunk that
+/// stays as it is.
 pub(super) enum ChunkCompressor {
     Gzip(Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
@@ -108,17 +109,21 @@ pub(super) enum ChunkCompressor {
 }
 
 impl ChunkCompressor {
-    pub(super) fn compress(&mut self, chunk: &[u8]) -> io::Result<Vec<u8>> {
+    /// Compresses a chunk into the start of `out`, which grows where it must, and gives the compressed size.
+    pub(super) fn compress(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+        let bound = match self {
+            Self::Gzip(compressor) => compressor.gzip_compress_bound(chunk.len()),
+            Self::Zstd(_) => zstd::zstd_safe::compress_bound(chunk.len()),
+            Self::Uncompressed => return Ok(0),
+        };
+        if out.len() < bound {
+            out.resize(bound, 0);
+        }
         match self {
             // The member's header has no name and no time.
-            Self::Gzip(compressor) => {
-                let mut out = vec![0; compressor.gzip_compress_bound(chunk.len())];
-                let size = compressor.gzip_compress(chunk, &mut out).map_err(io::Error::other)?;
-                out.truncate(size);
-                Ok(out)
-            }
-            Self::Zstd(compressor) => compressor.compress(chunk),
-            Self::Uncompressed => Ok(chunk.to_vec()),
+            Self::Gzip(compressor) => compressor.gzip_compress(chunk, out).map_err(io::Error::other),
+            Self::Zstd(compressor) => compressor.compress_to_buffer(chunk, out.as_mut_slice()),
+            Self::Uncompressed => Ok(0),
         }
     }
 }

@@ -1,12 +1,13 @@
-//! The bytes of one file that goes into a layer.
+//! The bytes of the files that go into a layer.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use super::LayerError;
 use crate::tree::{Change, Content, TreePath};
 
-/// Reads exactly as many bytes as the entry says, and notices when there are more.
+/// Reads exactly as many bytes of a file as its entry says, from anywhere in it, and notices when there are more.
 pub(super) struct ContentReader<'a> {
     path: &'a TreePath,
     size: u64,
@@ -19,6 +20,7 @@ enum Source<'a> {
 }
 
 impl<'a> ContentReader<'a> {
+    /// Opens the content of a file of `size` bytes.
     pub(super) fn open(change: &'a Change, size: u64) -> Result<Self, LayerError> {
         let path = &change.entry.path;
         let source = match &change.content {
@@ -36,35 +38,34 @@ impl<'a> ContentReader<'a> {
         Ok(Self { path, size, source })
     }
 
-    /// Fills `buffer`; `left` bytes of the file are to follow.
-    pub(super) fn fill(&mut self, buffer: &mut [u8], left: u64) -> Result<(), LayerError> {
-        match &mut self.source {
+    /// Fills `buffer` from `offset` on, which must not lead beyond the size.
+    pub(super) fn fill(&self, buffer: &mut [u8], offset: u64) -> Result<(), LayerError> {
+        match &self.source {
             Source::Bytes(bytes) => {
-                let (now, later) = bytes.split_at(buffer.len());
-                buffer.copy_from_slice(now);
-                *bytes = later;
+                let start = offset as usize;
+                buffer.copy_from_slice(&bytes[start..start + buffer.len()]);
                 Ok(())
             }
-            Source::File(file) => {
-                let error = |source| LayerError::ReadContent { path: self.path.to_string(), source };
-                let mut filled = 0;
-                while filled < buffer.len() {
-                    match file.read(&mut buffer[filled..]) {
-                        Ok(0) => {
-                            let found = self.size - left - (buffer.len() - filled) as u64;
-                            return Err(changed(self.path, self.size, found.to_string()));
-                        }
-                        Ok(count) => filled += count,
-                        Err(source) if source.kind() == io::ErrorKind::Interrupted => {}
-                        Err(source) => return Err(error(source)),
-                    }
-                }
-                if left == 0 && file.read(&mut [0]).map_err(error)? > 0 {
-                    return Err(changed(self.path, self.size, "more".to_owned()));
-                }
-                Ok(())
+            Source::File(file) => self.fill_from(file, buffer, offset),
+        }
+    }
+
+    fn fill_from(&self, file: &File, buffer: &mut [u8], offset: u64) -> Result<(), LayerError> {
+        let error = |source| LayerError::ReadContent { path: self.path.to_string(), source };
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => return Err(changed(self.path, self.size, (offset + filled as u64).to_string())),
+                Ok(count) => filled += count,
+                Err(source) if source.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(error(source)),
             }
         }
+        let end = offset + filled as u64;
+        if end == self.size && file.read_at(&mut [0], end).map_err(error)? > 0 {
+            return Err(changed(self.path, self.size, "more".to_owned()));
+        }
+        Ok(())
     }
 }
 

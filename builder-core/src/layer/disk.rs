@@ -87,15 +87,25 @@ impl DiskWriter {
         metadata: &Metadata,
         fill: impl FnOnce(&mut File) -> Result<T, LayerError>,
     ) -> Result<T, LayerError> {
-        let mut file = self.in_parent(path, |parent, name, _| {
+        let mut file = self.create_file(path)?;
+        let filled = fill(&mut file)?;
+        self.set_file(&file, path, metadata)?;
+        Ok(filled)
+    }
+
+    /// Makes an empty regular file. [`DiskWriter::set_file`] does the rest when its content is written.
+    pub(super) fn create_file(&mut self, path: &TreePath) -> Result<File, LayerError> {
+        self.in_parent(path, |parent, name, _| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
             file.map(File::from).map_err(|errno| ("make the file", errno.into()))
-        })?;
-        let filled = fill(&mut file)?;
+        })
+    }
+
+    /// Gives a regular file its metadata.
+    pub(super) fn set_file(&self, file: &File, path: &TreePath, metadata: &Metadata) -> Result<(), LayerError> {
         let result = self.privileges.set_metadata(file.as_fd(), metadata);
-        result.map_err(|(action, source)| LayerError::Unpack { action, path: path.to_string(), source })?;
-        Ok(filled)
+        result.map_err(|(action, source)| LayerError::Unpack { action, path: path.to_string(), source })
     }
 
     /// Makes a symbolic link.

@@ -1,27 +1,37 @@
-//! Changes encoded as a layer: archived, compressed and hashed in one pass.
+//! Changes encoded as a layer: read, archived, unpacked, compressed and hashed in one pass.
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::thread;
 
-use super::archive::{estimate, write_archive};
+use super::archive::{Layout, estimate, recorded};
 use super::border::BIG_FILE;
-use super::pipeline;
-use super::{Compression, LayerError};
+use super::chunk_memory::{ChunkMemory, ChunkRecord, StoredChunk};
+use super::unpack::Unpacking;
+use super::worker::{Buffers, Digests, Made, Worker};
+use super::{Compression, LayerError, pipeline};
 use crate::oci::{DiffId, Digest, Hasher};
-use crate::tree::{Change, Tree};
+use crate::tree::{Change, Tree, TreeEntry};
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
 /// encoder never gives a layer another digest unasked.
 pub const ENCODER_VERSION: u32 = 1;
 
+/// More threads than this would take more memory than they save time.
+const MOST_THREADS: usize = 12;
+
 /// How a layer is encoded.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct EncodeOptions {
+pub struct EncodeOptions<'a> {
     /// The compression.
     pub compression: Compression,
     /// How many threads compress; `None` for one per processor. The bytes are the same for any number.
     pub threads: Option<NonZeroUsize>,
+    /// Chunks that were compressed before. The bytes are the same with any or none.
+    pub memory: Option<&'a ChunkMemory>,
+    /// An existing empty folder that the changes are unpacked into, as [`super::unpack_changes`] does.
+    pub unpack_into: Option<&'a Path>,
 }
 
 /// What came of encoding a layer.
@@ -39,11 +49,13 @@ pub struct EncodedLayer {
     pub media_type: &'static str,
     /// The layer's entries, with the digests of their contents.
     pub tree: Tree,
+    /// The chunks of what was written, for a [`ChunkMemory`]; only where one was given and it can help later.
+    pub chunks: Option<ChunkRecord>,
 }
 
 /// Encodes sorted changes on all processors.
 ///
-/// Each file is read once, from its start to its end.
+/// Each file is read once.
 ///
 /// # Errors
 /// When a file can't be read or changed its size, an entry can't be told by a layer, or `out` takes no more bytes.
@@ -53,69 +65,106 @@ pub fn encode(
     compression: Compression,
     out: &mut dyn io::Write,
 ) -> Result<EncodedLayer, LayerError> {
-    encode_with(changes, EncodeOptions { compression, threads: None }, out)
+    encode_with(changes, &EncodeOptions { compression, ..EncodeOptions::default() }, out)
 }
 
 /// Encodes sorted changes as `options` say; else as [`encode`].
 ///
 /// # Errors
-/// As for [`encode`].
+/// As for [`encode`], and when the folder to unpack into can't be written.
 pub fn encode_with(
     changes: &[Change],
-    options: EncodeOptions,
+    options: &EncodeOptions<'_>,
     out: &mut dyn io::Write,
 ) -> Result<EncodedLayer, LayerError> {
+    let unpacking = options.unpack_into.map(|folder| Unpacking::begin(changes, folder)).transpose()?;
+    let compression = options.compression;
+    let plain = matches!(compression, Compression::Uncompressed);
+    let is_large = is_large(changes);
+    let options = EncodeOptions { memory: options.memory.filter(|_| is_large && !plain), ..*options };
     let threads = options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    let mut output = Output { out, hasher: Hasher::new(), size: 0 };
     // Starting threads costs more than they gain for a layer of one chunk.
-    let archived = if threads == 1 || estimate(changes) <= BIG_FILE {
-        encode_alone(changes, options.compression, &mut output)?
+    let threads = if is_large { threads.min(MOST_THREADS) } else { 1 };
+    let workers = (0..threads).map(|_| Worker::new(changes, &options, unpacking.as_ref()));
+    let workers = workers.collect::<Result<Vec<_>, _>>()?;
+
+    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests: Digests::new(changes), chunks: Vec::new() };
+    let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
+    let (diff_id, uncompressed_size) = if threads == 1 {
+        run_alone(changes, workers, &mut write)
     } else {
-        pipeline::run(changes, options.compression, threads, &mut |member| output.write(member))?
-    };
+        pipeline::run(changes, workers, &mut write)
+    }?;
+    if let Some(unpacking) = unpacking {
+        unpacking.finish()?;
+    }
+    let digest = if plain { diff_id.0 } else { output.hasher.finish() };
     Ok(EncodedLayer {
-        diff_id: archived.diff_id,
-        digest: output.hasher.finish(),
+        diff_id,
+        digest,
         size: output.size,
-        uncompressed_size: archived.size,
-        media_type: options.compression.media_type(),
-        tree: archived.tree,
+        uncompressed_size,
+        media_type: compression.media_type(),
+        tree: tree_of(changes, output.digests),
+        chunks: options.memory.map(|_| ChunkRecord::new(digest, output.chunks)),
     })
 }
 
-/// What is known of the archive before its compression.
-pub(super) struct Archived {
-    pub(super) diff_id: DiffId,
-    pub(super) size: u64,
-    pub(super) tree: Tree,
+/// Whether a layer has so many bytes that several threads encode it and its chunks are worth remembering.
+#[must_use]
+pub fn is_large(changes: &[Change]) -> bool {
+    estimate(changes) > BIG_FILE
 }
 
 struct Output<'a> {
     out: &'a mut dyn io::Write,
     hasher: Hasher,
     size: u64,
+    digests: Digests,
+    chunks: Vec<StoredChunk>,
 }
 
 impl Output<'_> {
-    fn write(&mut self, member: &[u8]) -> Result<(), LayerError> {
-        self.hasher.update(member);
-        self.size += member.len() as u64;
-        self.out.write_all(member).map_err(|source| LayerError::Write { source })
+    fn write(&mut self, buffers: &Buffers, made: &Made, plain: bool) -> Result<(), LayerError> {
+        // An uncompressed layer's digest is its diff ID, which is computed anyway.
+        let bytes = if plain { buffers.archive() } else { buffers.compressed() };
+        if !plain {
+            self.hasher.update(bytes);
+        }
+        self.size += bytes.len() as u64;
+        for (piece, digest) in &made.digests {
+            self.digests.add(piece, *digest);
+        }
+        self.chunks.extend(made.stored);
+        self.out.write_all(bytes).map_err(|source| LayerError::Write { source })
     }
 }
 
-fn encode_alone(changes: &[Change], compression: Compression, output: &mut Output<'_>) -> Result<Archived, LayerError> {
-    let compress_error = |source| LayerError::Compress { source };
-    let mut compressor = compression.compressor().map_err(compress_error)?;
+fn run_alone(
+    changes: &[Change],
+    workers: Vec<Worker<'_>>,
+    write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
+) -> Result<(DiffId, u64), LayerError> {
+    let mut layout = Layout::new(changes);
+    let mut buffers = Buffers::default();
     let mut hasher = Hasher::new();
     let mut size = 0;
-    let tree = write_archive(changes, &mut |chunk| {
-        hasher.update(&chunk);
-        size += chunk.len() as u64;
-        output.write(&compressor.compress(&chunk).map_err(compress_error)?)?;
-        Ok(chunk)
-    })?;
-    Ok(Archived { diff_id: DiffId(hasher.finish()), size, tree })
+    for mut worker in workers {
+        while let Some(chunk) = layout.next()? {
+            let made = worker.make(&chunk, &mut buffers)?;
+            hasher.update(buffers.archive());
+            size += buffers.archive().len() as u64;
+            write(&buffers, &made)?;
+        }
+    }
+    Ok((DiffId(hasher.finish()), size))
+}
+
+fn tree_of(changes: &[Change], digests: Digests) -> Tree {
+    let linked = changes.iter().filter_map(|change| change.entry.node.link_target().cloned()).collect();
+    let entries = changes.iter().zip(digests.into_inner());
+    let entries = entries.map(|(change, digest)| TreeEntry { entry: recorded(&change.entry), digest });
+    Tree::build_sorted(entries, &linked)
 }
 
 #[cfg(test)]

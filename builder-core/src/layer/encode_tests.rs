@@ -35,8 +35,8 @@ fn many_files() -> Vec<Change> {
 
 fn encoded(changes: &[Change], compression: Compression, threads: usize) -> (EncodedLayer, Vec<u8>) {
     let mut out = Vec::new();
-    let options = EncodeOptions { compression, threads: NonZeroUsize::new(threads) };
-    let layer = encode_with(changes, options, &mut out).unwrap();
+    let options = EncodeOptions { compression, threads: NonZeroUsize::new(threads), ..EncodeOptions::default() };
+    let layer = encode_with(changes, &options, &mut out).unwrap();
     assert_eq!((layer.digest, layer.size), (Digest::of(&out), out.len() as u64));
     (layer, out)
 }
@@ -189,7 +189,7 @@ impl io::Write for Full {
 fn a_full_disk_ends_the_work() {
     for threads in [1, 2, 5] {
         let options = EncodeOptions { threads: NonZeroUsize::new(threads), ..EncodeOptions::default() };
-        let result = encode_with(&many_files(), options, &mut Full(3 << 20));
+        let result = encode_with(&many_files(), &options, &mut Full(3 << 20));
         assert!(matches!(result, Err(LayerError::Write { .. })), "{threads} threads");
     }
 }

@@ -79,11 +79,13 @@ pub(super) fn write_header(out: &mut Vec<u8>, member: &Member<'_>) {
 }
 
 /// Fills up to a whole block.
-pub(super) fn pad(out: &mut Vec<u8>, size: u64) {
-    let over = (size % BLOCK as u64) as usize;
-    if over > 0 {
-        out.resize(out.len() + BLOCK - over, 0);
-    }
+fn pad(out: &mut Vec<u8>, size: u64) {
+    out.resize(out.len() + padding(size), 0);
+}
+
+/// How many bytes are missing to a whole block.
+pub(super) const fn padding(size: u64) -> usize {
+    (size.next_multiple_of(BLOCK as u64) - size) as usize
 }
 
 /// The two empty blocks that end an archive.

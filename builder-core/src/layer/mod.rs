@@ -16,6 +16,7 @@
 mod archive;
 mod blob;
 mod border;
+mod chunk_memory;
 mod compression;
 mod content;
 mod disk;
@@ -29,9 +30,11 @@ mod pipeline;
 mod read;
 mod state;
 mod unpack;
+mod worker;
 
+pub use chunk_memory::{ChunkMemory, ChunkRecord};
 pub use compression::{Compression, CompressionError};
-pub use encode::{ENCODER_VERSION, EncodeOptions, EncodedLayer, encode, encode_with};
+pub use encode::{ENCODER_VERSION, EncodeOptions, EncodedLayer, encode, encode_with, is_large};
 pub use error::LayerError;
 pub use limits::Limits;
 pub use read::{ReadLayer, read_layer};

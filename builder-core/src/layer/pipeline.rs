@@ -1,111 +1,108 @@
-//! Chunks compressed on several threads, and written in order.
+//! Chunks made on several threads, and written in order.
 //!
 //! ```text
-//! archive thread --+--> hash thread (diff ID)
-//!                  +--> jobs --> compressing threads --> answers
-//!                  '--> order (bounded) ----------------> caller: takes the answers in order and writes
+//!           empty buffers <-----------------------------------------------+
+//!                 v                                                       |
+//! layout --> workers: read, digest, unpack, compress --> caller: sorts, --+--> hash thread (diff ID)
+//!            (a thread each)                             writes and hashes
 //! ```
 //!
-//! The bounded queue of answers to come bounds everything: the archive thread waits in it, so no more chunks than it
-//! holds are in memory, however slow the disk or one compressing thread is. Empty buffers go back to the archive thread.
+//! A worker takes buffers first and the next chunk of the layout then, so no more chunks than there are buffers are in
+//! memory, and the chunk that everything waits for always has some.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::archive::write_archive;
-use super::border::LARGEST;
-use super::compression::ChunkCompressor;
-use super::encode::Archived;
-use super::{Compression, LayerError};
+use super::LayerError;
+use super::archive::Layout;
+use super::worker::{Buffers, Made, Worker};
 use crate::oci::{DiffId, Hasher};
 use crate::tree::Change;
 
-/// A compressed chunk, once it is there.
-type Answer = Result<Vec<u8>, LayerError>;
+/// A chunk that was made, with its place in the order.
+type Answer = (u64, Result<(Buffers, Made), LayerError>);
 
-struct Job {
-    chunk: Arc<Vec<u8>>,
-    answer: Sender<Answer>,
+/// The chunks that are still to be made, and how many were handed out.
+struct Source<'a> {
+    layout: Layout<'a>,
+    count: u64,
 }
 
-/// Archives `changes`, and hands each compressed chunk in order to `write`.
-pub(super) fn run(
-    changes: &[Change],
-    compression: Compression,
-    threads: usize,
-    write: &mut dyn FnMut(&[u8]) -> Result<(), LayerError>,
-) -> Result<Archived, LayerError> {
-    let (jobs, job_queue) = unbounded::<Job>();
-    let (hash_jobs, hash_queue) = unbounded::<Arc<Vec<u8>>>();
-    let (order, answers) = bounded::<Receiver<Answer>>(2 * threads + 2);
-    let (spare, spares) = unbounded::<Vec<u8>>();
+/// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`.
+pub(super) fn run<'a>(
+    changes: &'a [Change],
+    workers: Vec<Worker<'a>>,
+    write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
+) -> Result<(DiffId, u64), LayerError> {
+    let source = Mutex::new(Source { layout: Layout::new(changes), count: 0 });
+    let slots = 2 * workers.len() + 2;
+    let (empty, empties) = bounded::<Buffers>(slots);
+    let (answer, answers) = unbounded::<Answer>();
+    let (hash_jobs, hash_queue) = unbounded::<Buffers>();
+    for _ in 0..slots {
+        empty.send(Buffers::default()).expect("the queue has room for each of them");
+    }
     thread::scope(|scope| {
-        let hasher = {
-            let spare = spare.clone();
-            scope.spawn(move || hash(&hash_queue, &spare))
-        };
-        for _ in 0..threads {
-            let compressor = compression.compressor().map_err(|source| LayerError::Compress { source })?;
-            let (job_queue, spare) = (job_queue.clone(), spare.clone());
-            scope.spawn(move || compress(compressor, &job_queue, &spare));
+        let hasher = scope.spawn(move || hash(&hash_queue, &empty));
+        for worker in workers {
+            let (source, empties, answer) = (&source, empties.clone(), answer.clone());
+            scope.spawn(move || work(worker, source, &empties, &answer));
         }
-        let archiver = scope.spawn(move || {
-            write_archive(changes, &mut |chunk| {
-                let chunk = Arc::new(chunk);
-                let (answer, coming) = bounded(1);
-                // The queues' other ends are gone only after an error that the caller already has.
-                let _ = hash_jobs.send(Arc::clone(&chunk));
-                let _ = jobs.send(Job { chunk, answer });
-                order.send(coming).map_err(|_| LayerError::Write { source: std::io::ErrorKind::BrokenPipe.into() })?;
-                Ok(spares.try_recv().unwrap_or_else(|_| Vec::with_capacity(LARGEST as usize)))
-            })
-        });
-        let mut written = Ok(());
-        for coming in &answers {
-            // An answer that never comes means that its thread panicked, which the scope passes on.
-            let Ok(answer) = coming.recv() else { break };
-            written = answer.and_then(|member| write(&member));
-            if written.is_err() {
-                break;
-            }
-        }
-        // Without this the archive thread would wait for room in the queue for ever.
-        drop(answers);
-        let tree = join(archiver);
-        let (diff_id, size) = join(hasher);
-        written?;
-        Ok(Archived { diff_id, size, tree: tree? })
+        drop((empties, answer));
+        let written = write_in_order(&answers, &hash_jobs, write);
+        // Workers that still run end now: after an error their answers and the buffers have nowhere to go.
+        drop((answers, hash_jobs));
+        let hashed = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.map(|()| hashed)
     })
 }
 
-fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
-    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+fn work(mut worker: Worker<'_>, source: &Mutex<Source<'_>>, empties: &Receiver<Buffers>, answer: &Sender<Answer>) {
+    for mut buffers in empties {
+        let (number, chunk) = {
+            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(chunk) = source.layout.next().transpose() else { return };
+            source.count += 1;
+            (source.count - 1, chunk)
+        };
+        let made = chunk.and_then(|chunk| worker.make(&chunk, &mut buffers)).map(|made| (buffers, made));
+        if answer.send((number, made)).is_err() {
+            return;
+        }
+    }
 }
 
-fn hash(queue: &Receiver<Arc<Vec<u8>>>, spare: &Sender<Vec<u8>>) -> (DiffId, u64) {
+fn write_in_order(
+    answers: &Receiver<Answer>,
+    hash_jobs: &Sender<Buffers>,
+    write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
+) -> Result<(), LayerError> {
+    let mut early = BTreeMap::new();
+    let mut next = 0;
+    for (number, answer) in answers {
+        early.insert(number, answer);
+        while let Some(answer) = early.remove(&next) {
+            let (buffers, made) = answer?;
+            write(&buffers, &made)?;
+            // The other end is gone only when its thread panicked, which the scope passes on.
+            let _ = hash_jobs.send(buffers);
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+fn hash(queue: &Receiver<Buffers>, empty: &Sender<Buffers>) -> (DiffId, u64) {
     let mut hasher = Hasher::new();
     let mut size = 0;
-    for chunk in queue {
-        hasher.update(&chunk);
-        size += chunk.len() as u64;
-        recycle(chunk, spare);
+    for buffers in queue {
+        hasher.update(buffers.archive());
+        size += buffers.archive().len() as u64;
+        // There is room: the buffers came from there. All workers may have ended.
+        let _ = empty.send(buffers);
     }
     (DiffId(hasher.finish()), size)
-}
-
-fn compress(mut compressor: ChunkCompressor, queue: &Receiver<Job>, spare: &Sender<Vec<u8>>) {
-    for Job { chunk, answer } in queue {
-        let compressed = compressor.compress(&chunk).map_err(|source| LayerError::Compress { source });
-        recycle(chunk, spare);
-        // Nobody waits for it after an error.
-        let _ = answer.send(compressed);
-    }
-}
-
-fn recycle(chunk: Arc<Vec<u8>>, spare: &Sender<Vec<u8>>) {
-    if let Some(buffer) = Arc::into_inner(chunk) {
-        let _ = spare.send(buffer);
-    }
 }

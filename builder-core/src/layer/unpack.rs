@@ -1,9 +1,16 @@
 //! Changes unpacked as they are, without an archive between.
+//!
+//! ```text
+//! begin    directories, links, devices, marks
+//! write    contents, from several threads in whatever order
+//! finish   further names of files; the metadata of directories, once nothing more is put into them
+//! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::LayerError;
 use super::content::ContentReader;
@@ -21,47 +28,199 @@ const BUFFER: usize = 256 << 10;
 /// # Errors
 /// When a file can't be read or changed its size, or the folder can't be written. What it then holds is of no use.
 pub fn unpack_changes(changes: &[Change], root: &Path) -> Result<(), LayerError> {
-    let mut disk = DiskWriter::open(root)?;
+    let unpacking = Unpacking::begin(changes, root)?;
+    let mut unpacker = unpacking.unpacker()?;
     let mut buffer = vec![0; BUFFER];
-    let implied = Metadata { mode: 0o755, ..Metadata::default() };
-    let mut directories: BTreeMap<TreePath, (bool, &Metadata)> =
-        BTreeMap::from([(TreePath::root(), (false, &implied))]);
-    for change in changes {
-        let entry = &change.entry;
-        let path = &entry.path;
-        for ancestor in path.ancestors() {
-            directories.entry(ancestor).or_insert((false, &implied));
-        }
-        match &entry.node {
-            Node::Directory { opaque } => {
-                disk.directory(path)?;
-                directories.insert(path.clone(), (*opaque, &entry.metadata));
+    for (index, change) in changes.iter().enumerate() {
+        let Node::File { size } = change.entry.node else { continue };
+        let reader = ContentReader::open(change, size)?;
+        let mut offset = 0;
+        loop {
+            let length = (size - offset).min(BUFFER as u64) as usize;
+            reader.fill(&mut buffer[..length], offset)?;
+            unpacker.write(index, offset, &buffer[..length])?;
+            offset += length as u64;
+            if offset == size {
+                break;
             }
-            Node::File { size } => {
-                disk.file(path, &entry.metadata, |file| write_content(change, *size, &mut buffer, file))?;
-            }
-            Node::HardLink { target } => disk.hard_link(path, target)?,
-            node => write_special(&mut disk, path, node, &entry.metadata)?,
         }
     }
-    for (path, (opaque, metadata)) in directories.into_iter().rev() {
-        disk.set_directory(&path, opaque, metadata)?;
-    }
-    Ok(())
+    drop(unpacker);
+    unpacking.finish()
 }
 
-fn write_content(change: &Change, size: u64, buffer: &mut [u8], file: &mut File) -> Result<(), LayerError> {
-    let path = || change.entry.path.to_string();
-    let mut reader = ContentReader::open(change, size)?;
-    let mut left = size;
-    loop {
-        let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        left -= length as u64;
-        reader.fill(&mut buffer[..length], left)?;
-        let written = file.write_all(&buffer[..length]);
-        written.map_err(|source| LayerError::Unpack { action: "write", path: path(), source })?;
-        if left == 0 {
-            return Ok(());
+/// Changes while they are unpacked.
+pub(super) struct Unpacking<'a> {
+    changes: &'a [Change],
+    root: &'a Path,
+    /// All directories, and of those that a change names, whether they are opaque, and the metadata.
+    directories: BTreeMap<TreePath, Option<(bool, &'a Metadata)>>,
+    /// Files of which only some pieces are written.
+    partial: Mutex<HashMap<usize, Partial>>,
+}
+
+#[derive(Clone)]
+struct Partial {
+    file: Arc<File>,
+    written: u64,
+}
+
+impl<'a> Unpacking<'a> {
+    /// Makes everything but regular files and hard links.
+    pub(super) fn begin(changes: &'a [Change], root: &'a Path) -> Result<Self, LayerError> {
+        let mut disk = DiskWriter::open(root)?;
+        let mut directories = BTreeMap::from([(TreePath::root(), None)]);
+        let mut last = TreePath::root();
+        for change in changes {
+            let entry = &change.entry;
+            let parent = entry.path.parent().unwrap_or_default();
+            if parent != last {
+                for ancestor in entry.path.ancestors() {
+                    directories.entry(ancestor).or_insert(None);
+                }
+                // With this no thread makes a directory later.
+                disk.directory(&parent)?;
+                last = parent;
+            }
+            match &entry.node {
+                Node::Directory { opaque } => {
+                    disk.directory(&entry.path)?;
+                    directories.insert(entry.path.clone(), Some((*opaque, &entry.metadata)));
+                }
+                Node::File { .. } | Node::HardLink { .. } => {}
+                node => write_special(&mut disk, &entry.path, node, &entry.metadata)?,
+            }
+        }
+        Ok(Self { changes, root, directories, partial: Mutex::default() })
+    }
+
+    /// What one thread writes contents with.
+    pub(super) fn unpacker(&self) -> Result<Unpacker<'_>, LayerError> {
+        Ok(Unpacker { unpacking: self, disk: DiskWriter::open(self.root)? })
+    }
+
+    /// Makes what can be made only when all contents are written.
+    pub(super) fn finish(self) -> Result<(), LayerError> {
+        let mut disk = DiskWriter::open(self.root)?;
+        for change in self.changes {
+            if let Node::HardLink { target } = &change.entry.node {
+                disk.hard_link(&change.entry.path, target)?;
+            }
+        }
+        let implied = Metadata { mode: 0o755, ..Metadata::default() };
+        for (path, named) in self.directories.iter().rev() {
+            let (opaque, metadata) = named.unwrap_or((false, &implied));
+            disk.set_directory(path, opaque, metadata)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes contents of files.
+pub(super) struct Unpacker<'a> {
+    unpacking: &'a Unpacking<'a>,
+    disk: DiskWriter,
+}
+
+impl Unpacker<'_> {
+    /// Writes a piece of the file of a change. Pieces may come in any order, each once.
+    pub(super) fn write(&mut self, change: usize, offset: u64, bytes: &[u8]) -> Result<(), LayerError> {
+        let entry = &self.unpacking.changes[change].entry;
+        let Node::File { size } = entry.node else { unreachable!("only files have contents") };
+        let error = |source| LayerError::Unpack { action: "write", path: entry.path.to_string(), source };
+        if bytes.len() as u64 == size {
+            let file = self.disk.create_file(&entry.path)?;
+            file.write_all_at(bytes, 0).map_err(error)?;
+            return self.disk.set_file(&file, &entry.path, &entry.metadata);
+        }
+        let file = {
+            let mut partial = self.unpacking.partial.lock().unwrap_or_else(PoisonError::into_inner);
+            match partial.get(&change) {
+                Some(partial) => Arc::clone(&partial.file),
+                None => {
+                    let file = Arc::new(self.disk.create_file(&entry.path)?);
+                    partial.insert(change, Partial { file: Arc::clone(&file), written: 0 });
+                    file
+                }
+            }
+        };
+        file.write_all_at(bytes, offset).map_err(error)?;
+        let mut partial = self.unpacking.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = partial.get_mut(&change) {
+            known.written += bytes.len() as u64;
+            if known.written == size {
+                partial.remove(&change);
+                drop(partial);
+                // Last, as every write sets the time.
+                return self.disk.set_file(&file, &entry.path, &entry.metadata);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::num::NonZeroUsize;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::layer::{EncodeOptions, encode_with};
+    use crate::tree::{Content, Entry, Timestamp};
+
+    fn change(path: &str, node: Node, content: Content) -> Change {
+        let modified = Timestamp { seconds: 1_000_000 + path.len() as i64, nanoseconds: 5 };
+        let metadata = Metadata { mode: 0o640, modified, ..Metadata::default() };
+        Change { entry: Entry { path: TreePath::clean(path.as_bytes()), node, metadata }, content }
+    }
+
+    /// What is in a folder, with the bytes of files.
+    fn listing(folder: &Path) -> Vec<String> {
+        let mut found: Vec<String> = walkdir::WalkDir::new(folder)
+            .into_iter()
+            .map(|item| {
+                let item = item.unwrap();
+                let (stat, path) = (item.metadata().unwrap(), item.path());
+                let bytes = if stat.is_file() { fs::read(path).unwrap() } else { Vec::new() };
+                let facts = (stat.mode(), stat.mtime(), stat.mtime_nsec(), stat.rdev(), blake3::hash(&bytes).to_hex());
+                let links = if stat.is_dir() { 0 } else { stat.nlink() };
+                format!("{:?} {facts:?} {links} {:?}", path.strip_prefix(folder).unwrap(), fs::read_link(path).ok())
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn unpacking_while_encoding_gives_the_same_files() {
+        let mut changes = vec![
+            change("dir", Node::Directory { opaque: false }, Content::None),
+            change("implied/deep/empty", Node::File { size: 0 }, Content::None),
+            change("implied/link", Node::Symlink { target: b"deep".to_vec() }, Content::None),
+        ];
+        for (number, size) in [3 << 20, (1 << 20) + 1, 1 << 20, 70_000, 1].into_iter().enumerate() {
+            let bytes: Vec<u8> = (0..size).map(|n| (n * (number + 3) / 11 % 256) as u8).collect();
+            let node = Node::File { size: size as u64 };
+            changes.push(change(&format!("dir/{number}"), node, Content::Bytes(bytes.into())));
+        }
+        let target = TreePath::clean(b"dir/0");
+        changes.push(change("dir/hard", Node::HardLink { target }, Content::None));
+        crate::tree::sort_changes(&mut changes);
+        let plain = tempfile::tempdir().unwrap();
+        unpack_changes(&changes, plain.path()).unwrap();
+        let want = listing(plain.path());
+        assert!(want.len() == 12 && want.iter().any(|line| line.contains("dir/hard")), "{want:#?}");
+        for threads in [1, 2, 5] {
+            let folder = tempfile::tempdir().unwrap();
+            let options = EncodeOptions {
+                threads: NonZeroUsize::new(threads),
+                unpack_into: Some(folder.path()),
+                ..EncodeOptions::default()
+            };
+            let layer = encode_with(&changes, &options, &mut std::io::sink()).unwrap();
+            assert_eq!(layer.tree.len(), changes.len());
+            assert_eq!(listing(folder.path()), want, "{threads} threads");
         }
     }
 }

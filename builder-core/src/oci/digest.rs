@@ -32,6 +32,12 @@ impl Digest {
         Self(bytes)
     }
 
+    /// The 32 bytes of the SHA-256.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Returns the 64 lower-case hexadecimal digits without the algorithm.
     #[must_use]
     pub fn hex(&self) -> String {

@@ -49,12 +49,16 @@ pub(super) fn parse(text: &str) -> Result<Reference, Reason> {
     Ok(Reference { registry: registry.to_owned(), repository, tag, digest })
 }
 
-/// Splits off the registry. What stands before the first slash is one if it looks like a host: it has a dot or a
-/// colon, is `localhost`, or has an upper-case letter, which no repository may have.
+/// Whether what stands before the first slash is a registry: it has a dot or a colon, is `localhost`, or has an
+/// upper-case letter, which no repository may have.
+pub(super) fn is_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+/// Splits off the registry, if what stands before the first slash is one.
 fn split_registry(text: &str) -> Result<(&str, &str), Reason> {
     let Some((first, rest)) = text.split_once('/') else { return Ok((DEFAULT_REGISTRY, text)) };
-    let is_host = first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase());
-    if !is_host {
+    if !is_host(first) {
         return Ok((DEFAULT_REGISTRY, text));
     }
     if first.contains('@') {

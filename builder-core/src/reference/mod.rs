@@ -150,6 +150,10 @@ impl Reference {
         if self.registry != DEFAULT_REGISTRY {
             return self.name();
         }
+        // Without its registry such a name would be read as one of another registry.
+        if self.repository.split_once('/').is_some_and(|(first, _)| grammar::is_host(first)) {
+            return self.name();
+        }
         let official = self.repository.strip_prefix(OFFICIAL_PREFIX).filter(|rest| !rest.contains('/'));
         official.unwrap_or(&self.repository).to_owned()
     }

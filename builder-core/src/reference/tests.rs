@@ -23,12 +23,16 @@ fn completes_names() {
             "example.com/a__b/c.d/e---f/g_h:T_1.2-x",
         ),
         ("xn--n3h.com/myimage:xn--n3h.com", "xn--n3h.com/myimage:xn--n3h.com", "xn--n3h.com/myimage:xn--n3h.com"),
+        ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
+        ("docker.io/localhost/c", "docker.io/localhost/c:latest", "docker.io/localhost/c:latest"),
+        ("docker.io/library/a.b", "docker.io/library/a.b:latest", "a.b:latest"),
         ("a.b:123", "docker.io/library/a.b:123", "a.b:123"),
     ] {
         let reference = Reference::parse(text).unwrap();
         assert_eq!(reference.to_string(), full, "{text}");
         assert_eq!(reference.familiar(), familiar, "{text}");
         assert_eq!(full.parse::<Reference>().unwrap(), reference, "{text}");
+        assert_eq!(familiar.parse::<Reference>().unwrap(), reference, "{text}");
     }
 }
 

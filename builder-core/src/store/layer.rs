@@ -11,8 +11,12 @@ use crate::oci::{Descriptor, DiffId};
 use super::claim::Claimed;
 use super::file;
 use super::lock::Lock;
+use super::record::read_record;
 use super::seal::Seal;
 use super::{Store, StoreError, TempDir};
+
+/// What the names of records of chunks begin with.
+pub(super) const CHUNKS: &str = "chunks-";
 
 /// What the store knows of a layer.
 #[derive(Debug, Clone)]
@@ -159,6 +163,26 @@ impl Store {
         self.write_record(&path, &bytes)
     }
 
+    /// Stores what the chunks of a layer's blob are, by the name of its compression. Prune removes it with the layer.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn add_layer_chunks(&self, diff_id: DiffId, compression: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let dir = self.layer_dir(diff_id)?;
+        self.write_record(&dir.join(chunks_name(compression)), bytes)
+    }
+
+    /// What [`Self::add_layer_chunks`] stored of all layers; damaged records are left out.
+    ///
+    /// # Errors
+    /// When the layers can't be listed.
+    pub fn layer_chunks(&self, compression: &str) -> Result<Vec<Vec<u8>>, StoreError> {
+        let layers = self.path("layers");
+        let name = chunks_name(compression);
+        let record = |layer: &String| read_record(&layers.join(layer).join(&name)).ok().flatten();
+        Ok(file::list(&layers)?.iter().filter_map(record).collect())
+    }
+
     /// Flushes the file system, so that layers unpacked so far count after a restart of the machine too.
     ///
     /// May take seconds, so it is for a moment when nobody waits. Gives how many layers it settled.
@@ -247,6 +271,10 @@ pub(super) fn layer_lock_name(diff_id: DiffId) -> String {
     format!("layer-{}", diff_id.0.hex())
 }
 
+fn chunks_name(compression: &str) -> String {
+    format!("{CHUNKS}{compression}")
+}
+
 /// What tells this run of the machine from earlier ones. Where the kernel does not say, every run is taken for the same.
 fn boot_id() -> String {
     let unknown = || "unknown\n".to_owned();
@@ -315,6 +343,23 @@ mod tests {
             }
         });
         assert!(store.layer(id).unwrap().fs_path().is_some());
+    }
+
+    #[test]
+    fn chunk_records_are_listed_but_for_damaged_ones() {
+        let (_dir, store) = scratch();
+        let ids = [b"a", b"b", b"c"].map(|name| DiffId(Digest::of(name)));
+        for id in ids {
+            store.add_layer_chunks(id, "gzip", &id.0.as_bytes()[..]).unwrap();
+        }
+        assert_eq!(store.layer_chunks("gzip").unwrap().len(), 3);
+        assert_eq!(store.layer_chunks("zstd").unwrap().len(), 0);
+        let path = store.layer_path(ids[1]).join("chunks-gzip");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[3] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let found = store.layer_chunks("gzip").unwrap();
+        assert!(found.len() == 2 && !found.contains(&ids[1].0.as_bytes().to_vec()));
     }
 
     #[test]

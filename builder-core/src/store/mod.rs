@@ -9,6 +9,7 @@
 //! layers/<diff-id-hex>/fs/                   the layer unpacked, ready to be an overlay lower directory
 //! layers/<diff-id-hex>/unpacked              its seal: which boot of the machine unpacked it, and what its files' status is
 //! layers/<diff-id-hex>/blobs.json            the layer's known compressed forms
+//! layers/<diff-id-hex>/chunks-<compression>  which chunks one of them consists of
 //! steps/<key>                                step records
 //! notes/<kind>/<hash of name>                small records by name, such as look-ups of tags
 //! contexts/<id>                              stat caches of build contexts
@@ -34,6 +35,7 @@
 //! There is no database, no reference count and no list of objects: what exists is what the folders hold.
 
 mod blob;
+mod builds;
 mod check;
 mod claim;
 mod delete;

@@ -91,6 +91,12 @@ impl Node {
     pub const fn is_directory(&self) -> bool {
         matches!(self, Self::Directory { .. })
     }
+
+    /// The first name of the file, where this is a further one.
+    #[must_use]
+    pub const fn link_target(&self) -> Option<&TreePath> {
+        if let Self::HardLink { target } = self { Some(target) } else { None }
+    }
 }
 
 /// One entry of a tree. A [`Node::Whiteout`] and a [`Node::HardLink`] carry no metadata of their own.

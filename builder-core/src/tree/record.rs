@@ -34,7 +34,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::record_entry::{DIGEST_SIZE, FIXED_SIZE, HAS_LINKS, Record, TIME, u32_at, u64_at, write_record};
-use super::{ContentDigest, Entry, Node, TreePath, compare_paths};
+use super::{ContentDigest, Entry, TreePath, compare_paths};
 
 const MAGIC: &[u8; 8] = b"rbuildtr";
 const VERSION: u32 = 1;
@@ -83,30 +83,31 @@ impl Tree {
         entries.reverse();
         entries.dedup_by(|a, b| a.entry.path == b.entry.path);
         entries.reverse();
-        let linked: BTreeSet<&TreePath> = entries
-            .iter()
-            .filter_map(|entry| match &entry.entry.node {
-                Node::HardLink { target } => Some(target),
-                _ => None,
-            })
-            .collect();
-        let mut bytes = Vec::with_capacity(HEADER_SIZE + entries.len() * 128);
+        let linked = entries.iter().filter_map(|entry| entry.entry.node.link_target().cloned()).collect();
+        Self::build_sorted(entries.into_iter(), &linked)
+    }
+
+    /// Makes the record of entries that are sorted by path, each path once. `linked` are the files with further names.
+    #[must_use]
+    pub fn build_sorted(entries: impl ExactSizeIterator<Item = TreeEntry>, linked: &BTreeSet<TreePath>) -> Self {
+        let count = entries.len();
+        let mut bytes = Vec::with_capacity(HEADER_SIZE + count * 128);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&(count as u64).to_le_bytes());
         bytes.extend_from_slice(&[0; 8]);
-        let mut offsets = Vec::with_capacity(entries.len());
-        for entry in &entries {
+        let mut offsets = Vec::with_capacity(count);
+        for entry in entries {
             offsets.push(bytes.len() as u64);
-            write_record(&mut bytes, entry, linked.contains(&entry.entry.path));
+            write_record(&mut bytes, &entry, linked.contains(&entry.entry.path));
         }
         let table = bytes.len();
         bytes[24..32].copy_from_slice(&(table as u64).to_le_bytes());
         bytes.extend(offsets.iter().flat_map(|offset| offset.to_le_bytes()));
         let digest = blake3::hash(&bytes);
         bytes.extend_from_slice(digest.as_bytes());
-        Self { count: entries.len(), table, bytes }
+        Self { count, table, bytes }
     }
 
     /// Takes over bytes that [`Tree::as_bytes`] gave.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::tree::{Metadata, Timestamp};
+use crate::tree::{Metadata, Node, Timestamp};
 
 fn entry(path: &str, node: Node) -> TreeEntry {
     let metadata = Metadata {

@@ -45,6 +45,8 @@ pub(super) struct StageFacts<'a> {
     pub(super) undeclared: Vec<Unset>,
     /// Whether a build needs it.
     pub(super) needed: bool,
+    /// Whether its layers are part of an image: it is built for its own sake, or such a stage is built on it.
+    pub(super) shipped: bool,
     /// Its instructions, triggers first; empty if it is not needed.
     pub(super) steps: Vec<Step<'a>>,
 }
@@ -99,9 +101,15 @@ pub(super) fn evaluate<'a>(file: &'a Dockerfile, context: &LintContext<'_>) -> E
             return evaluation;
         }
     }
-    if let Err(error) = walk.mark_needed(&mut evaluation.stages) {
-        evaluation.error = Some(error);
-        return evaluation;
+    match walk.target(&evaluation.stages) {
+        Ok(target) => {
+            walk.mark_needed(&mut evaluation.stages, target);
+            walk.mark_shipped(&mut evaluation.stages, target);
+        }
+        Err(error) => {
+            evaluation.error = Some(error);
+            return evaluation;
+        }
     }
     let mut states: Vec<State> = Vec::new();
     for index in 0..evaluation.stages.len() {
@@ -160,6 +168,7 @@ impl<'a> Walk<'a, '_> {
             facts: None,
             undeclared: Vec::new(),
             needed: false,
+            shipped: false,
             steps: Vec::new(),
         };
         let fault = self.expand_from(&mut facts).err().map(|message| error_at(node, message));
@@ -220,15 +229,20 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    /// Finds the stages that the target needs, through bases, COPY and mounts.
-    fn mark_needed(&self, stages: &mut [StageFacts<'a>]) -> Result<(), BuildError> {
-        let target = match self.context.target {
-            None => stages.last().map(|facts| facts.stage.index),
-            Some(name) => Some(self.find(name).ok_or_else(|| BuildError {
-                message: format!("target stage `{name}` could not be found"),
-                lines: None,
-            })?),
+    /// The stage to build.
+    fn target(&self, stages: &[StageFacts<'a>]) -> Result<Option<usize>, BuildError> {
+        let Some(name) = self.context.target else { return Ok(stages.last().map(|facts| facts.stage.index)) };
+        let missing = || {
+            let names = self.file.stages.iter().filter_map(|stage| stage.name.as_deref());
+            let near = nearest(&name.to_lowercase(), names).map(|near| format!(" (did you mean `{near}`?)"));
+            let message = format!("target stage `{name}` could not be found{}", near.unwrap_or_default());
+            BuildError { message, lines: None }
         };
+        self.find(name).map(Some).ok_or_else(missing)
+    }
+
+    /// Finds the stages that the target needs, through bases, COPY and mounts.
+    fn mark_needed(&self, stages: &mut [StageFacts<'a>], target: Option<usize>) {
         let mut open: Vec<usize> = target.into_iter().collect();
         if self.context.all_stages {
             open.extend(0..stages.len());
@@ -242,12 +256,31 @@ impl<'a> Walk<'a, '_> {
                 continue;
             }
             open.extend(stages[index].base_stage);
-            for node in self.file.stage_nodes(stages[index].stage) {
-                let Some(instruction) = &node.instruction else { continue };
-                open.extend(references(instruction).into_iter().filter_map(|name| self.find(&name)));
+            open.extend(self.sources(stages[index].stage));
+        }
+    }
+
+    /// Finds the stages whose layers become part of an image: the target, where all are looked at those too that no
+    /// other one uses, and what these are built on.
+    fn mark_shipped(&self, stages: &mut [StageFacts<'a>], target: Option<usize>) {
+        let mut open: Vec<usize> = target.into_iter().collect();
+        if self.context.all_stages {
+            let used: BTreeSet<usize> =
+                stages.iter().flat_map(|facts| self.sources(facts.stage).into_iter().chain(facts.base_stage)).collect();
+            open.extend((0..stages.len()).filter(|index| !used.contains(index)));
+        }
+        while let Some(index) = open.pop() {
+            if !stages[index].shipped {
+                stages[index].shipped = true;
+                open.extend(stages[index].base_stage);
             }
         }
-        Ok(())
+    }
+
+    /// The stages that COPY and mounts of a stage take files from.
+    fn sources(&self, stage: &Stage) -> Vec<usize> {
+        let instructions = self.file.stage_nodes(stage).iter().filter_map(|node| node.instruction.as_ref());
+        instructions.flat_map(references).filter_map(|name| self.find(&name)).collect()
     }
 
     pub(super) fn is_replaced(&self, stage: &Stage) -> bool {

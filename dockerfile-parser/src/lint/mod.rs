@@ -8,6 +8,7 @@
 //! Rules are turned off by `# check=skip=…` at the top for the file, and right above an instruction for that one.
 
 mod evaluate;
+mod files;
 mod image_name;
 mod options;
 mod platform;
@@ -15,6 +16,7 @@ mod play;
 mod report;
 mod rules;
 
+pub use files::{FindingFile, IdlePattern, IdleReason, IgnoreFile};
 pub use options::{CheckOptionError, LintOptions, RuleSelection};
 pub use report::{JsonError, JsonLocation, JsonPosition, JsonRange, JsonReport, JsonSource, JsonWarning, TextReport};
 
@@ -69,7 +71,13 @@ pub struct Rule {
 }
 
 /// All rules: BuildKit's in the order of its documentation, then rbuild's.
-pub const RULES: [Rule; 29] = rules::ALL;
+pub const RULES: [Rule; 32] = rules::ALL;
+
+/// Whether a variable's name says that its value is a secret, as the rule `SecretsUsedInArgOrEnv` has it.
+#[must_use]
+pub fn names_a_secret(name: &str) -> bool {
+    rules::is_secret(name)
+}
 
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +92,8 @@ pub struct LintWarning {
     pub detail: String,
     /// The lines.
     pub lines: LineRange,
+    /// Whose lines they are.
+    pub file: FindingFile,
     /// Whose rule it is.
     pub group: RuleGroup,
 }
@@ -121,6 +131,9 @@ pub struct BaseRequest<'a> {
     pub platform: Option<&'a str>,
 }
 
+/// Gives the names in a folder of the build context, `None` for what is no folder.
+pub type FolderNames<'a> = dyn Fn(&str) -> Option<Vec<String>> + 'a;
+
 /// What the linter must know beside the file. [`LintContext::new`] gives one that knows nothing.
 #[derive(Clone)]
 pub struct LintContext<'a> {
@@ -143,6 +156,11 @@ pub struct LintContext<'a> {
     /// Whether `.dockerignore` excludes a cleaned path or a parent of it. `None` if there is no such file or it holds
     /// exceptions (`!`), where that cannot be decided by name.
     pub ignored: Option<&'a dyn Fn(&str) -> bool>,
+    /// The names in a folder of the build context that belong to it, by the folder's cleaned path, which is empty for the
+    /// context itself; `None` for what is no folder. Without it the rules about copied files are silent.
+    pub names: Option<&'a FolderNames<'a>>,
+    /// The context's ignore file, if its patterns were held against the context.
+    pub ignore_file: Option<&'a IgnoreFile>,
     /// What to look for.
     pub options: LintOptions,
 }
@@ -160,6 +178,8 @@ impl<'a> LintContext<'a> {
             named_contexts: BTreeSet::new(),
             base: &|_| None,
             ignored: None,
+            names: None,
+            ignore_file: None,
             options: LintOptions { own_rules: true, ..LintOptions::default() },
         }
     }
@@ -168,10 +188,12 @@ impl<'a> LintContext<'a> {
 /// What the linter found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LintOutcome {
-    /// The findings, by line and then by rule.
+    /// The findings: those of the Dockerfile by line and then by rule, then those of the ignore file.
     pub warnings: Vec<LintWarning>,
     /// A fault that ends the build: a syntax error, a failing expansion, or findings where `error=true` is set.
     pub error: Option<BuildError>,
+    /// Name and text of the ignore file, if something was found in it.
+    pub ignore_file: Option<(String, String)>,
 }
 
 /// Collects what one rule finds.
@@ -193,12 +215,22 @@ impl Findings<'_> {
         if node.span.start >= self.end || options::skipped_at(node, self.rule.name) {
             return;
         }
+        self.push(FindingFile::Dockerfile, lines, detail);
+    }
+
+    /// Reports a line of the ignore file.
+    fn at_ignore_line(&mut self, line: usize, detail: String) {
+        self.push(FindingFile::IgnoreFile, LineRange { first: line, last: line }, detail);
+    }
+
+    fn push(&mut self, file: FindingFile, lines: LineRange, detail: String) {
         self.list.push(LintWarning {
             rule: self.rule.name,
             description: self.rule.description,
             url: self.rule.url,
             detail,
             lines,
+            file,
             group: self.rule.group,
         });
     }
@@ -221,7 +253,7 @@ const READING_ERRORS: [&str; 9] = [
 pub fn lint(file: &Dockerfile, diagnostics: &Diagnostics, context: &LintContext<'_>) -> LintOutcome {
     let reading = diagnostics.iter().find(|diagnostic| READING_ERRORS.contains(&diagnostic.code));
     if let Some(diagnostic) = reading {
-        return LintOutcome { warnings: Vec::new(), error: Some(syntax_error(file, diagnostic)) };
+        return LintOutcome { error: Some(syntax_error(file, diagnostic)), ..LintOutcome::default() };
     }
     let syntax = diagnostics.first_error();
     let evaluation = match syntax {
@@ -239,9 +271,13 @@ pub fn lint(file: &Dockerfile, diagnostics: &Diagnostics, context: &LintContext<
         (rule.check)(&evaluation, &mut findings);
         warnings.append(&mut findings.list);
     }
-    warnings.sort_by(|left, right| (left.lines, left.group, left.rule).cmp(&(right.lines, right.group, right.rule)));
+    let order = |found: &LintWarning| (found.file, found.lines, found.group, found.rule);
+    warnings.sort_by_key(order);
     let error = evaluation.error.or_else(|| counted_error(&warnings, &context.options));
-    LintOutcome { warnings, error }
+    let in_ignore_file = warnings.iter().any(|found| found.file == FindingFile::IgnoreFile);
+    let ignore_file = context.ignore_file.filter(|_| in_ignore_file);
+    let ignore_file = ignore_file.map(|file| (file.name.clone(), file.text.clone()));
+    LintOutcome { warnings, error, ignore_file }
 }
 
 /// The start of the instruction that holds the byte.

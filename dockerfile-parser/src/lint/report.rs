@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{LintOutcome, LintWarning};
+use super::{FindingFile, LintOutcome, LintWarning};
 use crate::dockerfile::Dockerfile;
-use crate::span::LineRange;
+use crate::span::{LineIndex, LineRange};
 
 /// The report as JSON, in the form of BuildKit's `lint` subrequest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,6 +41,9 @@ pub struct JsonWarning {
 /// A place in a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JsonLocation {
+    /// Which of the sources it is in; 0, the Dockerfile, is not written.
+    #[serde(rename = "sourceIndex", skip_serializing_if = "is_first")]
+    pub source: usize,
     /// The lines.
     pub ranges: Vec<JsonRange>,
 }
@@ -90,26 +93,38 @@ impl JsonReport {
             description: warning.description.to_owned(),
             url: warning.url.to_owned(),
             detail: warning.detail.clone(),
-            location: location(warning.lines),
+            location: location(warning.file, warning.lines),
         };
+        let source = |filename: &str, language: &str, text: &str| JsonSource {
+            filename: filename.to_owned(),
+            language: language.to_owned(),
+            data: base64(text.as_bytes()),
+        };
+        let mut sources = vec![source(filename, "Dockerfile", file.source())];
+        sources.extend(outcome.ignore_file.iter().map(|(name, text)| source(name, "ignore", text)));
         Self {
             warnings: outcome.warnings.iter().map(warning).collect(),
-            sources: vec![JsonSource {
-                filename: filename.to_owned(),
-                language: "Dockerfile".to_owned(),
-                data: base64(file.source().as_bytes()),
-            }],
-            build_error: outcome
-                .error
-                .as_ref()
-                .map(|error| JsonError { message: error.message.clone(), location: error.lines.map(location) }),
+            sources,
+            build_error: outcome.error.as_ref().map(|error| JsonError {
+                message: error.message.clone(),
+                location: error.lines.map(|lines| location(FindingFile::Dockerfile, lines)),
+            }),
         }
     }
 }
 
-fn location(lines: LineRange) -> JsonLocation {
+// The form of the function is given by serde.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_first(source: &usize) -> bool {
+    *source == 0
+}
+
+fn location(file: FindingFile, lines: LineRange) -> JsonLocation {
     let position = |line| JsonPosition { line };
-    JsonLocation { ranges: vec![JsonRange { start: position(lines.first), end: position(lines.last) }] }
+    JsonLocation {
+        source: usize::from(file == FindingFile::IgnoreFile),
+        ranges: vec![JsonRange { start: position(lines.first), end: position(lines.last) }],
+    }
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -140,17 +155,25 @@ pub struct TextReport<'a> {
 const CONTEXT_LINES: usize = 2;
 
 impl TextReport<'_> {
-    fn excerpt(&self, f: &mut fmt::Formatter<'_>, lines: LineRange) -> fmt::Result {
-        writeln!(f, "{}:{}", self.filename, lines.first)?;
+    fn excerpt(&self, f: &mut fmt::Formatter<'_>, file: FindingFile, lines: LineRange) -> fmt::Result {
+        let index;
+        let (name, source, borders) = match (file, &self.outcome.ignore_file) {
+            (FindingFile::IgnoreFile, Some((name, text))) => {
+                index = LineIndex::new(text);
+                (name.as_str(), text.as_str(), &index)
+            }
+            _ => (self.filename, self.file.source(), self.file.lines()),
+        };
+        writeln!(f, "{name}:{}", lines.first)?;
         writeln!(f, "--------------------")?;
         let first = lines.first.saturating_sub(CONTEXT_LINES).max(1);
         for line in first..=lines.last + CONTEXT_LINES {
-            let Some(span) = self.file.lines().line_span(line) else { break };
+            let Some(span) = borders.line_span(line) else { break };
             if span.is_empty() && line > lines.last {
                 break;
             }
             let mark = if (lines.first..=lines.last).contains(&line) { ">>>" } else { "   " };
-            writeln!(f, "{line:4} | {mark} {}", span.text(self.file.source()).trim_end_matches(['\r', '\n']))?;
+            writeln!(f, "{line:4} | {mark} {}", span.text(source).trim_end_matches(['\r', '\n']))?;
         }
         writeln!(f, "--------------------")
     }
@@ -166,12 +189,12 @@ impl fmt::Display for TextReport<'_> {
         for warning in &self.outcome.warnings {
             let link = if warning.url.is_empty() { String::new() } else { format!(" - {}", warning.url) };
             writeln!(f, "\nWARNING: {}{link}\n{}\n{}", warning.rule, warning.description, warning.detail)?;
-            self.excerpt(f, warning.lines)?;
+            self.excerpt(f, warning.file, warning.lines)?;
         }
         if let Some(error) = &self.outcome.error {
             writeln!(f, "\nERROR: {}", error.message)?;
             if let Some(lines) = error.lines {
-                self.excerpt(f, lines)?;
+                self.excerpt(f, FindingFile::Dockerfile, lines)?;
             }
         }
         Ok(())

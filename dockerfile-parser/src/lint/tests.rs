@@ -164,3 +164,89 @@ fn rules_have_names_of_their_own() {
     assert_eq!(names.len(), RULES.len());
     assert_eq!(RULES.iter().filter(|rule| rule.group == RuleGroup::BuildKit).count(), 22);
 }
+
+/// The names in folders of a context for the tests.
+fn names(path: &str) -> Option<Vec<String>> {
+    let names: &[&str] = match path {
+        "" => &[".git", ".aws", "app", "src"],
+        ".aws" => &["config", "credentials"],
+        "app" => &[".env", ".env.example", "main.py"],
+        "src" => &["id_rsa.pub", "main.c"],
+        _ => return None,
+    };
+    Some(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+#[test]
+fn copied_folders_are_looked_into() {
+    for (text, expected) in [
+        ("COPY . /x\n", "GitFolderCopied 2, SecretFileCopied 2"),
+        ("ADD ./ /x\n", "GitFolderCopied 2, SecretFileCopied 2"),
+        ("ARG D=app\nCOPY /$D/ /x\n", "SecretFileCopied 3"),
+        ("COPY src /x\n", ""),
+        ("COPY app/.env /x\n", ""),
+        ("COPY keys/id_ed25519 /x\n", "SecretFileCopied 2"),
+        ("COPY --exclude=.git --exclude=.aws . /x\n", ""),
+        ("COPY --exclude=**/.* . /x\n", ""),
+        ("COPY --from=other . /x\n", ""),
+        ("COPY .git /x/.git\n", ""),
+        ("COPY . /x\nRUN cd /x && git describe > /version\n", "SecretFileCopied 2"),
+        ("COPY . /x\nRUN make digit\n", "GitFolderCopied 2, SecretFileCopied 2"),
+        ("# check=skip=GitFolderCopied,SecretFileCopied\nCOPY . /x\n", ""),
+    ] {
+        let text = format!("FROM a:1\n{text}");
+        assert_eq!(found_with(&text, |context| context.names = Some(&names)), expected, "{text}");
+        assert!(!found(&text).contains("Git"), "nothing is known of the files: {text}");
+    }
+}
+
+#[test]
+fn lines_of_one_command_need_no_errexit() {
+    for (script, expected) in [
+        ("one && \\\n two", ""),
+        ("one &&\n two ||\nthree |\n four", ""),
+        ("one\ntwo", "HeredocWithoutErrexit 2"),
+        ("one && two\nthree", "HeredocWithoutErrexit 2"),
+    ] {
+        assert_eq!(found(&format!("FROM a:1\nRUN <<EOF\n{script}\nEOF\n")), expected, "{script}");
+    }
+}
+
+#[test]
+fn lines_of_the_ignore_file_come_last() {
+    let pattern = |line, reason| IdlePattern { line, pattern: "a".to_owned(), reason };
+    let idle = vec![pattern(1, IdleReason::NothingToExcept), pattern(3, IdleReason::Deeper("b/a".to_owned()))];
+    let file = IgnoreFile { name: ".dockerignore".to_owned(), text: "!a\n\na\n".to_owned(), idle };
+    let text = "FROM a:1\nMAINTAINER b\n";
+    let expected = "MaintainerDeprecated 2, IgnorePatternMatchesNothing 1, IgnorePatternMatchesNothing 3";
+    assert_eq!(found_with(text, |context| context.ignore_file = Some(&file)), expected);
+    let skipped = format!("# check=skip=IgnorePatternMatchesNothing\n{text}");
+    assert_eq!(found_with(&skipped, |context| context.ignore_file = Some(&file)), "MaintainerDeprecated 3");
+
+    let (dockerfile, diagnostics) = parse(text);
+    let context = LintContext { ignore_file: Some(&file), ..LintContext::new(&NO_ARGS) };
+    let outcome = lint(&dockerfile, &diagnostics, &context);
+    let report = JsonReport::new(&outcome, &dockerfile, "Dockerfile");
+    let sources: Vec<(usize, &str)> =
+        report.warnings.iter().map(|w| (w.location.source, w.rule_name.as_str())).collect();
+    assert_eq!(sources[0], (0, "MaintainerDeprecated"));
+    assert_eq!(sources[2], (1, "IgnorePatternMatchesNothing"));
+    assert_eq!(report.sources[1].filename, ".dockerignore");
+    let report = TextReport { outcome: &outcome, file: &dockerfile, filename: "Dockerfile" }.to_string();
+    assert!(report.contains(".dockerignore:3\n") && report.contains("   3 | >>> a\n"), "{report}");
+}
+
+#[test]
+fn layers_that_are_no_part_of_an_image_may_be_large() {
+    let install = "RUN apt-get update && apt-get install -y curl\n";
+    for (text, expected) in [
+        (format!("FROM a:1 AS b\n{install}FROM a:1\nCOPY --from=b /x /x\n"), ""),
+        (format!("FROM a:1 AS b\n{install}FROM b\n"), "AptGetCleanup 2"),
+        (format!("FROM a:1 AS b\n{install}FROM a:1 AS c\n"), "AptGetCleanup 2"),
+        (format!("FROM a:1\n{} && rm -rf /var/lib/{{apt,dpkg}}\n", install.trim_end()), ""),
+        (format!("FROM a:1\n{} && rm -rf /var/lib/apt /tmp/*\n", install.trim_end()), ""),
+        ("FROM a:1 AS b\nCOPY c /c\nRUN chown 1 /c\nFROM a:1\nCOPY --from=b /c /c\n".to_owned(), ""),
+    ] {
+        assert_eq!(found(&text), expected, "{text}");
+    }
+}

@@ -71,7 +71,7 @@ fn description(node: &Node, name: &str) -> String {
 fn location(node: &Node) -> Value {
     let range =
         JsonRange { start: JsonPosition { line: node.lines.first }, end: JsonPosition { line: node.lines.last } };
-    serde_json::to_value(JsonLocation { ranges: vec![range] }).expect("a location has string keys only")
+    serde_json::to_value(JsonLocation { source: 0, ranges: vec![range] }).expect("a location has string keys only")
 }
 
 /// What a build of one target takes.

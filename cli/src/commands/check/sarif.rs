@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rbuild_core::exec::CheckResult;
-use rbuild_dockerfile::lint::{LintWarning, RULES};
+use rbuild_dockerfile::lint::{FindingFile, LintWarning, RULES};
 use rbuild_dockerfile::{Diagnostic, Dockerfile, LineRange, Severity, parse};
 use serde_json::{Value, json};
 
@@ -68,7 +68,11 @@ fn result(rule: &str, level: &str, message: &str, location: &Value) -> Value {
 }
 
 fn of_warning(warning: &LintWarning, checked: &CheckResult) -> Value {
-    let mut value = result(warning.rule, "warning", &warning.detail, &location(&checked.name, warning.lines));
+    let name = match (warning.file, &checked.outcome.ignore_file) {
+        (FindingFile::IgnoreFile, Some((name, _))) => name,
+        _ => &checked.name,
+    };
+    let mut value = result(warning.rule, "warning", &warning.detail, &location(name, warning.lines));
     let file = &checked.dockerfile;
     let replacements: Vec<Value> = edits_for(file, warning)
         .iter()

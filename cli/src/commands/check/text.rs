@@ -15,8 +15,8 @@
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use rbuild_core::exec::CheckResult;
-use rbuild_dockerfile::lint::LintWarning;
-use rbuild_dockerfile::{Dockerfile, LineRange, parse};
+use rbuild_dockerfile::lint::{FindingFile, LintWarning};
+use rbuild_dockerfile::{LineIndex, LineRange, parse};
 
 use super::mendable;
 use crate::error::{self, Failure, Kind, Look, Place, of_diagnostics};
@@ -51,18 +51,26 @@ pub(super) fn render(checked: &CheckResult, mended: usize, look: Look) -> String
 }
 
 /// The bytes of some lines, without blanks at both ends; of many lines those of the first.
-fn span(file: &Dockerfile, lines: LineRange) -> std::ops::Range<usize> {
+fn span(source: &str, borders: &LineIndex, lines: LineRange) -> std::ops::Range<usize> {
     let last = if lines.last - lines.first < SHOWN_LINES { lines.last } else { lines.first };
-    let start = file.lines().line_span(lines.first).map_or(0, |span| span.start);
-    let end = file.lines().line_span(last).map_or(start, |span| span.end);
-    let covered = &file.source()[start..end];
+    let start = borders.line_span(lines.first).map_or(0, |span| span.start);
+    let end = borders.line_span(last).map_or(start, |span| span.end);
+    let covered = &source[start..end];
     let blanks = covered.len() - covered.trim_start().len();
     start + blanks..(start + covered.trim_end().len()).max(start + blanks)
 }
 
 fn finding(warning: &LintWarning, checked: &CheckResult, look: Look) -> String {
     let file = &checked.dockerfile;
-    let annotation = AnnotationKind::Primary.span(span(file, warning.lines));
+    let index;
+    let (name, source, borders) = match (warning.file, &checked.outcome.ignore_file) {
+        (FindingFile::IgnoreFile, Some((name, text))) => {
+            index = LineIndex::new(text);
+            (name.as_str(), text.as_str(), &index)
+        }
+        _ => (checked.name.as_str(), file.source(), file.lines()),
+    };
+    let annotation = AnnotationKind::Primary.span(span(source, borders, warning.lines));
     let page = if warning.url.is_empty() {
         format!("{}: docs/rules/{}.md", warning.description, warning.rule)
     } else {
@@ -72,7 +80,7 @@ fn finding(warning: &LintWarning, checked: &CheckResult, look: Look) -> String {
     let group = Level::WARNING
         .primary_title(detail.as_str())
         .id(warning.rule)
-        .element(Snippet::source(file.source()).path(checked.name.as_str()).annotation(annotation))
+        .element(Snippet::source(source).path(name).annotation(annotation))
         .element(Level::HELP.message(page.as_str()));
     let renderer = if look.colours { Renderer::styled() } else { Renderer::plain() };
     let rendered = renderer.decor_style(DecorStyle::Ascii).term_width(look.width).render(&[group]);
@@ -90,12 +98,15 @@ fn failure(checked: &CheckResult) -> Option<Failure> {
     }
     let mut failure = Failure::new(Kind::Build, found.message.clone());
     failure.problems[0].place =
-        found.lines.map(|lines| Place { source, span: span(file, lines), label: String::new() });
+        found.lines.map(|lines| Place { source, span: span(file.source(), file.lines(), lines), label: String::new() });
     Some(failure)
 }
 
 fn summary(checked: &CheckResult, errors: usize, mended: usize) -> String {
-    let name = visible(&checked.name);
+    let mut name = visible(&checked.name).to_string();
+    if let Some((ignore_file, _)) = &checked.outcome.ignore_file {
+        name.push_str(&format!(" and {}", visible(ignore_file)));
+    }
     let warnings = checked.outcome.warnings.len();
     let mut parts = Vec::new();
     if warnings > 0 {

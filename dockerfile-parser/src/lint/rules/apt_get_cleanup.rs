@@ -14,11 +14,15 @@ pub(super) const RULE: Rule = Rule {
     check,
 };
 
+/// How commands spell the place of the lists: a script that names it cleans it.
+const CLEANED: [&str; 3] = ["/var/lib/apt", "/var/lib/{", "/var/lib/*"];
+
 fn check(evaluation: &Evaluation<'_>, findings: &mut Findings<'_>) {
-    for step in evaluation.steps() {
+    // Layers of other stages are no part of the image.
+    for step in evaluation.stages.iter().filter(|stage| stage.shipped).flat_map(|stage| &stage.steps) {
         let Instruction::Run(run) = &*step.instruction else { continue };
         let text = script_text(run);
-        let kept = !text.contains("/var/lib/apt/lists");
+        let kept = !CLEANED.iter().any(|path| text.contains(path));
         let mounted = run.mounts.iter().any(|mount| mount.text.contains("/var/lib/apt"));
         if has_command(&text, "apt-get", "update") && kept && !mounted {
             let message = "the package lists of `apt-get update` stay in the layer: end with `rm -rf /var/lib/apt/lists/*` \

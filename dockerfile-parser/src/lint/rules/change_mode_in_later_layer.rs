@@ -15,7 +15,8 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn check(evaluation: &Evaluation<'_>, findings: &mut Findings<'_>) {
-    for stage in &evaluation.stages {
+    // Layers of other stages are no part of the image.
+    for stage in evaluation.stages.iter().filter(|stage| stage.shipped) {
         let mut copied: Vec<&str> = Vec::new();
         for step in &stage.steps {
             match &*step.instruction {

@@ -31,12 +31,12 @@ fn check(evaluation: &Evaluation<'_>, findings: &mut Findings<'_>) {
     }
 }
 
-fn is_remote(source: &str) -> bool {
+pub(super) fn is_remote(source: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|prefix| source.starts_with(prefix))
 }
 
 /// The path without `.`, doubled slashes and `..` that can be resolved.
-fn clean(path: &str) -> String {
+pub(super) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

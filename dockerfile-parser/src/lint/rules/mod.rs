@@ -5,6 +5,7 @@ mod apt_get_update_apart;
 mod arg_before_its_use;
 mod change_mode_in_later_layer;
 mod consistent_instruction_casing;
+mod copied_folders;
 mod copy_ignored_file;
 mod copy_several_sources_to_file;
 mod duplicate_stage_name;
@@ -12,7 +13,9 @@ mod expose_invalid_format;
 mod expose_proto_casing;
 mod from_as_casing;
 mod from_platform_flag_const_disallowed;
+mod git_folder_copied;
 mod heredoc_without_errexit;
+mod ignore_pattern_matches_nothing;
 mod invalid_base_image_platform;
 mod invalid_default_arg_in_from;
 mod invalid_definition_description;
@@ -23,6 +26,7 @@ mod multiple_instructions_disallowed;
 mod no_empty_continuation;
 mod redundant_target_platform;
 mod reserved_stage_name;
+mod secret_file_copied;
 mod secrets_used_in_arg_or_env;
 mod shell_text;
 mod stage_name_casing;
@@ -31,11 +35,13 @@ mod undefined_var;
 mod unpinned_base_image;
 mod workdir_relative_path;
 
+pub(super) use secrets_used_in_arg_or_env::is_secret;
+
 use super::evaluate::Evaluation;
 use super::{Findings, Phase, Rule, RuleGroup};
 
 /// BuildKit's rules in the order of its documentation, then rbuild's.
-pub(super) const ALL: [Rule; 29] = [
+pub(super) const ALL: [Rule; 32] = [
     stage_name_casing::RULE,
     from_as_casing::RULE,
     no_empty_continuation::RULE,
@@ -65,4 +71,7 @@ pub(super) const ALL: [Rule; 29] = [
     change_mode_in_later_layer::RULE,
     arg_before_its_use::RULE,
     unpinned_base_image::RULE,
+    git_folder_copied::RULE,
+    secret_file_copied::RULE,
+    ignore_pattern_matches_nothing::RULE,
 ];

@@ -1,0 +1,169 @@
+//! Compressed chunks of earlier layers, found by what they hold, so that a chunk is compressed only once.
+//!
+//! ```text
+//! record of one blob, little-endian:
+//! 0    8   magic "rbuildck"
+//! 8    4   version, 1
+//! 12   4   n, the number of chunks
+//! 16   32  SHA-256 digest of the blob
+//! 48       n × 52 bytes, in the blob's order: id (32), check (16), size in the blob (4)
+//! ```
+//!
+//! The id is a BLAKE3 digest of everything that decides the chunk's compressed bytes: encoder version, compression,
+//! level, headers and contents. The check is the start of the BLAKE3 digest of the compressed bytes: what a blob gives
+//! is used only after it was compared, so a blob that was damaged, replaced or removed only costs time.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use crate::oci::Digest;
+
+const MAGIC: &[u8; 8] = b"rbuildck";
+const VERSION: u32 = 1;
+const HEADER: usize = 48;
+const ENTRY: usize = 52;
+
+/// No more chunks than this are remembered: about 30 MB of memory, for about 250 GB of layers.
+const MOST_CHUNKS: usize = 250_000;
+
+/// What decides a chunk's compressed bytes, as a digest.
+pub(super) type ChunkId = [u8; 32];
+
+/// The start of the digest of a chunk's compressed bytes.
+pub(super) type Check = [u8; 16];
+
+/// A compressed chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StoredChunk {
+    pub(super) id: ChunkId,
+    pub(super) check: Check,
+    pub(super) size: u32,
+}
+
+/// The chunks that one blob consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkRecord {
+    blob: Digest,
+    chunks: Vec<StoredChunk>,
+}
+
+impl ChunkRecord {
+    pub(super) const fn new(blob: Digest, chunks: Vec<StoredChunk>) -> Self {
+        Self { blob, chunks }
+    }
+
+    /// The blob that the chunks are in.
+    #[must_use]
+    pub const fn blob(&self) -> Digest {
+        self.blob
+    }
+
+    /// The bytes to keep. They have no checksum of their own.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER + self.chunks.len() * ENTRY);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&u32::try_from(self.chunks.len()).unwrap_or(0).to_le_bytes());
+        bytes.extend_from_slice(self.blob.as_bytes());
+        for chunk in &self.chunks {
+            bytes.extend_from_slice(&chunk.id);
+            bytes.extend_from_slice(&chunk.check);
+            bytes.extend_from_slice(&chunk.size.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads what [`Self::to_bytes`] gave; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (header, entries) = bytes.split_at_checked(HEADER)?;
+        let number = |at: usize| Some(u32::from_le_bytes(header.get(at..at + 4)?.try_into().ok()?));
+        let count = number(12)? as usize;
+        if !header.starts_with(MAGIC) || number(8)? != VERSION || count.checked_mul(ENTRY) != Some(entries.len()) {
+            return None;
+        }
+        let blob = Digest::from_bytes(header[16..].try_into().ok()?);
+        let chunk = |entry: &[u8]| {
+            Some(StoredChunk {
+                id: entry[..32].try_into().ok()?,
+                check: entry[32..48].try_into().ok()?,
+                size: u32::from_le_bytes(entry[48..].try_into().ok()?),
+            })
+        };
+        Some(Self { blob, chunks: entries.chunks_exact(ENTRY).map(chunk).collect::<Option<_>>()? })
+    }
+}
+
+/// Where the compressed chunks of earlier layers are.
+#[derive(Debug, Default)]
+pub struct ChunkMemory {
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    places: HashMap<ChunkId, Place>,
+    blobs: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    offset: u64,
+    check: Check,
+    size: u32,
+    blob: u32,
+}
+
+impl ChunkMemory {
+    /// Knows no chunks.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the chunks of a blob, which can be read at `path`.
+    pub fn add(&self, record: &ChunkRecord, path: &Path) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let Ok(blob) = u32::try_from(known.blobs.len()) else { return };
+        known.blobs.push(path.to_owned());
+        let mut offset = 0;
+        for chunk in &record.chunks {
+            if known.places.len() >= MOST_CHUNKS {
+                return;
+            }
+            known.places.insert(chunk.id, Place { offset, check: chunk.check, size: chunk.size, blob });
+            offset += u64::from(chunk.size);
+        }
+    }
+
+    /// Reads a compressed chunk into `out`, and gives its size and check; `None` where it must be compressed.
+    pub(super) fn read(&self, id: &ChunkId, out: &mut Vec<u8>) -> Option<(usize, Check)> {
+        let (place, path) = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            let place = *known.places.get(id)?;
+            (place, known.blobs[place.blob as usize].clone())
+        };
+        let size = place.size as usize;
+        if out.len() < size {
+            out.resize(size, 0);
+        }
+        // Nothing is kept open: a prune may remove any blob, and there may be many.
+        File::open(path).ok()?.read_exact_at(&mut out[..size], place.offset).ok()?;
+        (check_of(&out[..size]) == place.check).then_some((size, place.check))
+    }
+}
+
+/// The check of a chunk's compressed bytes.
+pub(super) fn check_of(compressed: &[u8]) -> Check {
+    let mut check = [0; 16];
+    check.copy_from_slice(&blake3::hash(compressed).as_bytes()[..16]);
+    check
+}
+
+#[cfg(test)]
+#[path = "chunk_memory_tests.rs"]
+mod tests;

@@ -1,0 +1,228 @@
+//! One chunk at a time from the files to compressed bytes. Each thread that encodes has a worker of its own.
+
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+
+use super::LayerError;
+use super::archive::{Chunk, ContentPiece, Piece};
+use super::chunk_memory::{ChunkMemory, StoredChunk, check_of};
+use super::compression::ChunkCompressor;
+use super::content::ContentReader;
+use super::encode::{ENCODER_VERSION, EncodeOptions};
+use super::unpack::{Unpacker, Unpacking};
+use crate::tree::{Change, ContentDigest, Node};
+
+/// The memory of one chunk on its way. It is used again for later chunks, and so is what it holds of earlier ones.
+#[derive(Default)]
+pub(super) struct Buffers {
+    archive: Vec<u8>,
+    archived: usize,
+    compressed: Vec<u8>,
+    compressed_size: usize,
+}
+
+impl Buffers {
+    /// The bytes of the archive.
+    pub(super) fn archive(&self) -> &[u8] {
+        &self.archive[..self.archived]
+    }
+
+    /// The compressed bytes.
+    pub(super) fn compressed(&self) -> &[u8] {
+        &self.compressed[..self.compressed_size]
+    }
+}
+
+/// What is known of a chunk besides its bytes.
+pub(super) struct Made {
+    pub(super) digests: Vec<(ContentPiece, PieceDigest)>,
+    /// What to remember of it, where chunks are remembered.
+    pub(super) stored: Option<StoredChunk>,
+}
+
+/// The digest of a file, or what it is made from.
+#[derive(Clone, Copy)]
+pub(super) enum PieceDigest {
+    Whole(ContentDigest),
+    Part(ChainingValue),
+}
+
+/// Makes chunks.
+pub(super) struct Worker<'a> {
+    changes: &'a [Change],
+    compressor: ChunkCompressor,
+    memory: Option<&'a ChunkMemory>,
+    /// The start of every chunk's id.
+    id_start: blake3::Hasher,
+    unpacker: Option<Unpacker<'a>>,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        changes: &'a [Change],
+        options: &EncodeOptions<'a>,
+        unpacking: Option<&'a Unpacking<'a>>,
+    ) -> Result<Self, LayerError> {
+        let compressor = options.compression.compressor().map_err(|source| LayerError::Compress { source })?;
+        let mut id_start = blake3::Hasher::new_derive_key("rbuild 2026 chunk of a layer, version 1");
+        id_start.update(format!("{ENCODER_VERSION} {:?}\n", options.compression).as_bytes());
+        let unpacker = unpacking.map(Unpacking::unpacker).transpose()?;
+        Ok(Self { changes, compressor, memory: options.memory, id_start, unpacker })
+    }
+
+    /// Reads the files of a chunk into `buffers`, digests, unpacks and compresses them.
+    pub(super) fn make(&mut self, chunk: &Chunk, buffers: &mut Buffers) -> Result<Made, LayerError> {
+        let mut made = Made { digests: Vec::new(), stored: None };
+        let mut id = self.id_start.clone();
+        if buffers.archive.len() < chunk.size {
+            buffers.archive.resize(chunk.size, 0);
+        }
+        buffers.archived = chunk.size;
+        let mut headers = chunk.headers.as_slice();
+        let mut rest = &mut buffers.archive[..chunk.size];
+        for piece in &chunk.pieces {
+            match piece {
+                Piece::Headers(length) => {
+                    let (now, later) = headers.split_at(*length);
+                    headers = later;
+                    rest = put(rest, now);
+                    id.update(&[0]).update(&(now.len() as u64).to_le_bytes()).update(now);
+                }
+                Piece::Content(piece) => {
+                    let (content, after) = rest.split_at_mut(piece.length);
+                    rest = after;
+                    let digest = self.read(piece, content)?;
+                    match &digest {
+                        PieceDigest::Whole(digest) => id.update(&[1]).update(digest.as_bytes()),
+                        PieceDigest::Part(part) => id.update(&[2]).update(part),
+                    };
+                    made.digests.push((*piece, digest));
+                    if piece.last {
+                        rest = put(rest, &[0; 512][..super::header::padding(piece.length as u64)]);
+                    }
+                }
+            }
+        }
+        self.compress(&id, buffers, &mut made)?;
+        Ok(made)
+    }
+
+    /// Reads a piece of a file, and unpacks it.
+    fn read(&mut self, piece: &ContentPiece, content: &mut [u8]) -> Result<PieceDigest, LayerError> {
+        let change = &self.changes[piece.change];
+        let Node::File { size } = change.entry.node else { unreachable!("only files have contents") };
+        ContentReader::open(change, size)?.fill(content, piece.offset)?;
+        if let Some(unpacker) = &mut self.unpacker {
+            unpacker.write(piece.change, piece.offset, content)?;
+        }
+        Ok(if piece.is_whole() {
+            PieceDigest::Whole(blake3::hash(content))
+        } else {
+            let mut hasher = blake3::Hasher::new();
+            hasher.set_input_offset(piece.offset);
+            PieceDigest::Part(hasher.update(content).finalize_non_root())
+        })
+    }
+
+    fn compress(&mut self, id: &blake3::Hasher, buffers: &mut Buffers, made: &mut Made) -> Result<(), LayerError> {
+        let archive = &buffers.archive[..buffers.archived];
+        let compressed = &mut buffers.compressed;
+        let Some(memory) = self.memory else {
+            buffers.compressed_size = self.compressor.compress(archive, compressed).map_err(compress_error)?;
+            return Ok(());
+        };
+        let id = *id.finalize().as_bytes();
+        let (size, check) = match memory.read(&id, compressed) {
+            Some(known) => known,
+            None => {
+                let size = self.compressor.compress(archive, compressed).map_err(compress_error)?;
+                (size, check_of(&compressed[..size]))
+            }
+        };
+        buffers.compressed_size = size;
+        made.stored = u32::try_from(size).ok().map(|size| StoredChunk { id, check, size });
+        Ok(())
+    }
+}
+
+const fn compress_error(source: std::io::Error) -> LayerError {
+    LayerError::Compress { source }
+}
+
+fn put<'b>(rest: &'b mut [u8], bytes: &[u8]) -> &'b mut [u8] {
+    let (now, later) = rest.split_at_mut(bytes.len());
+    now.copy_from_slice(bytes);
+    later
+}
+
+/// The digests of files, put together from the digests of their pieces in order.
+pub(super) struct Digests {
+    of_changes: Vec<Option<ContentDigest>>,
+    parts: Vec<ChainingValue>,
+}
+
+impl Digests {
+    pub(super) fn new(changes: &[Change]) -> Self {
+        Self { of_changes: vec![None; changes.len()], parts: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, piece: &ContentPiece, digest: PieceDigest) {
+        match digest {
+            PieceDigest::Whole(digest) => self.of_changes[piece.change] = Some(digest),
+            PieceDigest::Part(part) => {
+                self.parts.push(part);
+                if piece.last {
+                    self.of_changes[piece.change] = Some(merge(&self.parts));
+                    self.parts.clear();
+                }
+            }
+        }
+    }
+
+    pub(super) fn into_inner(self) -> Vec<Option<ContentDigest>> {
+        self.of_changes
+    }
+}
+
+/// The digest of a file of more than one piece. All but the last piece have the same size, a power of two.
+fn merge(parts: &[ChainingValue]) -> ContentDigest {
+    let (left, right) = parts.split_at(left_half(parts.len()));
+    merge_subtrees_root(&subtree(left), &subtree(right), Mode::Hash)
+}
+
+fn subtree(parts: &[ChainingValue]) -> ChainingValue {
+    match parts {
+        [part] => *part,
+        parts => {
+            let (left, right) = parts.split_at(left_half(parts.len()));
+            merge_subtrees_non_root(&subtree(left), &subtree(right), Mode::Hash)
+        }
+    }
+}
+
+/// How many of two or more parts BLAKE3's tree has on its left: the largest power of two that leaves a right side.
+const fn left_half(count: usize) -> usize {
+    count.div_ceil(2).next_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_of_pieces_make_the_digest_of_the_file() {
+        const PIECE: usize = 4096;
+        let bytes: Vec<u8> = (0..10 * PIECE).map(|n| (n / 7 % 251) as u8).collect();
+        for length in (PIECE + 1..bytes.len()).step_by(1000).chain((2..10).map(|n| n * PIECE)) {
+            let parts: Vec<_> = bytes[..length]
+                .chunks(PIECE)
+                .enumerate()
+                .map(|(index, piece)| {
+                    let mut hasher = blake3::Hasher::new();
+                    hasher.set_input_offset((index * PIECE) as u64);
+                    hasher.update(piece).finalize_non_root()
+                })
+                .collect();
+            assert_eq!(merge(&parts), blake3::hash(&bytes[..length]), "{length} bytes");
+        }
+    }
+}
