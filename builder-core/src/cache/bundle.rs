@@ -3,7 +3,7 @@
 //! One JSON document, written without white space, its properties sorted and its lists in the order of keys:
 //!
 //! ```text
-//! {"format":"rbuild-step-1",
+//! {"format":"rbuild-step-2",
 //!  "selections":[{"files":"…","inputs":{…}},…],
 //!  "steps":[{"created":1700000000,"diff_id":"sha256:…","inputs":{…},"took_ms":12},…],
 //!  "version":1}
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::key::FORMAT;
-use super::{PreImage, StepKey, StepRecord};
+use super::{PreImage, StepKey, StepRecord, Written};
 use crate::oci::DiffId;
 
 /// The version of the document.
@@ -188,6 +188,8 @@ impl CarriedStep {
     pub fn record(&self) -> StepRecord {
         StepRecord {
             inputs: self.inputs.clone(),
+            // The Dockerfile that it comes from is another machine's.
+            written: Written::default(),
             diff_id: self.diff_id,
             created: self.created,
             took_ms: self.took_ms,

@@ -8,7 +8,7 @@ use super::build::StageKey;
 use super::remote_files::RemoteFile;
 use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
-use crate::cache::PreImage;
+use crate::cache::{PreImage, input};
 use crate::context::{
     CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
     explain_missing, fingerprint, place, select,
@@ -56,7 +56,10 @@ impl PreparedCopy {
         if let Some(selection) = self.selection.get() {
             return Ok(selection);
         }
-        let found = self.found.as_ref().expect("it is looked for before anything is copied");
+        let found = self
+            .found
+            .as_ref()
+            .ok_or_else(|| BuildError::failed("read the files to copy", "nobody looked for them"))?;
         let mut selection = Selection::default();
         for part in &found.parts {
             selection.append(match part {
@@ -98,7 +101,7 @@ impl StageRun<'_, '_> {
         for source in &copy.sources {
             let part = match source {
                 CopySource::Path(path) => {
-                    inputs.add("source", path);
+                    inputs.add(input::SOURCE, path);
                     if known.is_none() {
                         self.look_for(copy, path, &mut found)?;
                     }
@@ -109,7 +112,7 @@ impl StageRun<'_, '_> {
                     self.select_heredoc(name, body)?
                 }
                 CopySource::Remote(address) => {
-                    inputs.add("source", super::context::shown(address));
+                    inputs.add(input::SOURCE, super::context::shown(address));
                     let add = copy.add.as_ref().expect("only ADD has remote sources");
                     let (part, folder) = self.select_remote(add, address, copy)?;
                     folders.push(folder);
@@ -126,7 +129,7 @@ impl StageRun<'_, '_> {
         if let (Some(source), None) = (&source, &known) {
             self.remember_selection(source, &files);
         }
-        inputs.add("files", files);
+        inputs.add(input::FILES, files);
         let found = known.is_none().then_some(found);
         Ok(PreparedCopy { found, selection: OnceLock::new(), known: source.zip(known), _folders: folders })
     }
@@ -182,6 +185,11 @@ impl StageRun<'_, '_> {
             help = format!("it is excluded by {file}:{line} (`{pattern}`)");
         } else if let Some(similar) = hint.similar.first() {
             help = format!("did you mean `{similar}`?");
+        } else if from_context && path.split('/').any(|part| part == "..") {
+            // COMPAT(buildkit): such a path is taken as one from the context's top.
+            help = "`..` does not lead out of the build context: give a larger folder as the context, or another one with \
+                    --build-context and COPY --from"
+                .to_owned();
         }
         failed.with_help(help)
     }
