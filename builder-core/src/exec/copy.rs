@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
 use super::build::StageKey;
+use super::layers::Layers;
 use super::remote_files::RemoteFile;
 use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
@@ -78,8 +79,17 @@ impl PreparedCopy {
         Ok(self.selection.get_or_init(|| selection))
     }
 
-    /// What each source path is; nothing where the files can't be read any more, which copying them will tell.
+    /// Whether the files can be looked for without fetching anything.
+    pub(crate) fn is_at_hand(&self, layers: &Layers) -> bool {
+        self.known.as_ref().is_none_or(|(source, _)| source.stack.iter().all(|layer| layers.is_stored(layer.diff_id)))
+    }
+
+    /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
+    /// them will tell.
     pub(crate) fn describe(&self) -> BTreeMap<String, String> {
+        if self.found.is_none() {
+            return BTreeMap::new();
+        }
         self.selection().map(Selection::describe).unwrap_or_default()
     }
 }

@@ -10,7 +10,7 @@ use super::build::{Build, StageKey, planned};
 use super::earlier::written;
 use super::layers::StackLayer;
 use super::options::{BuildOptions, Cancel};
-use super::stage::{StageResult, StageRun};
+use super::stage::{Prepared, StageResult, StageRun};
 use crate::cache::PreImage;
 use crate::error::{BuildError, FailedStep};
 use crate::oci::{DiffId, ImageConfig};
@@ -142,7 +142,12 @@ impl StageRun<'_, '_> {
         {
             return Ok((Outlook::Cached, Some(record.diff_id)));
         }
-        self.complete(step, &mut prepared)?;
+        self.keep_promises(step)?;
+        if let (Action::Copy(copy), Prepared::Copy(prepared)) = (&step.action, &mut prepared)
+            && prepared.is_at_hand(&self.build.layers)
+        {
+            self.complete_copy(copy, prepared)?;
+        }
         let earlier = self.earlier_run(number, &inputs, &written(step), &prepared);
         Ok((Outlook::Runs(earlier.miss), None))
     }

@@ -17,7 +17,7 @@ const NOTE: &str = "selection";
 /// What decides what a COPY selects.
 pub(crate) struct SelectionSource {
     inputs: PreImage,
-    stack: Vec<StackLayer>,
+    pub(super) stack: Vec<StackLayer>,
 }
 
 impl StageRun<'_, '_> {

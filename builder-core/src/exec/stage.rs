@@ -144,7 +144,10 @@ impl StageRun<'_, '_> {
             build.journal.note(id, StepNote { result: Some(record.diff_id), end: Some(StepEnd::Cached), ..note });
             return Ok(record.created);
         }
-        self.complete(step, &mut prepared)?;
+        self.keep_promises(step)?;
+        if let (Action::Copy(copy), Prepared::Copy(prepared)) = (&step.action, &mut prepared) {
+            self.complete_copy(copy, prepared)?;
+        }
         let written = written(step);
         let EarlierRun { miss, against, record: last } = self.earlier_run(number, &inputs, &written, &prepared);
         (note.miss, note.against) = (Some(miss.clone()), against);
@@ -182,8 +185,11 @@ impl StageRun<'_, '_> {
         Ok(created)
     }
 
-    /// Gets a step ready that has no result yet: what only counted as there is needed now.
-    pub(crate) fn complete(&self, step: &Step, prepared: &mut Prepared) -> Result<(), BuildError> {
+    /// Makes sure that what a step needs that is to be done now is more than a promise.
+    ///
+    /// # Errors
+    /// When it is not: the build begins again, and makes what was promised.
+    pub(crate) fn keep_promises(&self, step: &Step) -> Result<(), BuildError> {
         let alone = matches!(&step.action, Action::Copy(copy) if copy.link);
         let mut needed: Vec<StackLayer> = if alone { Vec::new() } else { self.stack.clone() };
         for source in step.sources() {
@@ -195,10 +201,7 @@ impl StageRun<'_, '_> {
             self.build.carry.losses().break_promises();
             return Err(BuildError::failed("do the step", "of layers that it needs only the steps are known"));
         }
-        match (&step.action, prepared) {
-            (Action::Copy(copy), Prepared::Copy(prepared)) => self.complete_copy(copy, prepared),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Puts a step's layer on top.
