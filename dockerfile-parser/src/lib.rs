@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod chmod;
+pub mod device;
 mod diagnostic;
 mod directive;
 mod dockerfile;

@@ -48,6 +48,10 @@ impl Layers {
         }
         let origin = lock(&self.origins).get(&diff_id).cloned();
         let Some((descriptor, origin)) = origin else {
+            if let Some(losses) = lock(&self.promised).get(&diff_id) {
+                losses.break_promises();
+                return Err(BuildError::failed(action(), "only its step is known"));
+            }
             return Err(failure.unwrap_or_else(|| {
                 BuildError::failed(action(), StoreError::LayerLost { diff_id }).with_help("build again with --no-cache")
             }));
@@ -170,7 +174,7 @@ pub(super) fn wait_for_lock(
     }
 }
 
-fn open_origin<'a>(
+pub(super) fn open_origin<'a>(
     store: &Store,
     origin: &'a Origin,
     blob: &Descriptor,

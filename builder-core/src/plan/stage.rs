@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rbuild_dockerfile::instruction::{Arg, Healthcheck as HealthcheckInstruction, KeyValue};
 use rbuild_dockerfile::port::parse_port;
-use rbuild_dockerfile::signal::parse_signal;
+use rbuild_dockerfile::signal::{nearest_signal, parse_signal};
 use rbuild_dockerfile::word::{expand, expand_words};
 use rbuild_dockerfile::{Dockerfile, Heredoc, Instruction, Span, Stage, Word, parse_trigger};
 use serde_json::{Value, json};
@@ -207,7 +207,11 @@ impl Walk<'_> {
             }
             Instruction::Stopsignal(stop) => {
                 let signal = self.expanded(&stop.signal)?;
-                parse_signal(&signal).map_err(|e| PlanError::new(e.to_string(), stop.signal.span))?;
+                parse_signal(&signal).map_err(|error| {
+                    let known =
+                        nearest_signal(&signal).map_or_else(String::new, |name| format!("did you mean `{name}`?"));
+                    PlanError::new(error.to_string(), stop.signal.span).with_help(known)
+                })?;
                 self.history(format!("STOPSIGNAL {signal}"), true);
                 self.config().stop_signal = signal;
                 Ok(())

@@ -12,6 +12,7 @@
 //! | 130, 143 | stopped by SIGINT or SIGTERM |
 
 mod build;
+mod heredoc;
 mod render;
 
 use std::error::Error;
