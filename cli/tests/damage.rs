@@ -85,7 +85,7 @@ fn damaged_objects_are_made_again() {
     let (store, output) = (bench.path("store"), bench.path("output"));
     let wanted = build(&bench, &context, &output);
     check_blobs(&output);
-    for kind in ["blobs", "layers", "steps", "notes", "contexts"] {
+    for kind in ["blobs", "layers", "steps", "notes", "contexts", "builds"] {
         for (damage, apply) in damages() {
             let damaged = files(&store.join(kind));
             assert!(!damaged.is_empty(), "{kind}");

@@ -33,7 +33,8 @@ impl StageRun<'_, '_> {
         let (mut sources, mut files) = (Vec::new(), Files::new());
         for (mount, from) in &run.mounts {
             let target = &mount.target;
-            let (name, mut facts) = (format!("mount {} {target}", mount.kind.name()), String::new());
+            let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
+            let (name, mut facts) = (format!("mount {} {shown}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
                     let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
