@@ -36,6 +36,7 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
             Kind::Command(*code)
         }
         ErrorKind::Usage { .. } => Kind::Usage,
+        ErrorKind::NotCached { .. } => Kind::NotCached,
         ErrorKind::Failed { cause, .. } if is_environment(&**cause) => Kind::Environment,
         _ => Kind::Build,
     };

@@ -6,6 +6,7 @@ use rbuild_dockerfile::Dockerfile;
 
 use super::{Build, StageKey};
 use crate::error::BuildError;
+use crate::exec::options::ExpectCached;
 use crate::oci::Platform;
 use crate::plan::{self, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source};
 use crate::progress::{Event, StepInfo, Warning};
@@ -129,7 +130,7 @@ impl Build<'_> {
     }
 
     /// Tells all steps, numbered.
-    pub(super) fn announce(&mut self) {
+    pub(in crate::exec) fn announce(&mut self) -> Vec<StepInfo> {
         let several = self.platforms.len() > 1;
         let mut steps = Vec::new();
         for (key, plan) in &self.plans {
@@ -143,7 +144,21 @@ impl Build<'_> {
                 platform: several.then(|| plan.platform.clone()),
             }));
         }
-        self.events.event(Event::Planned { steps });
+        self.events.event(Event::Planned { steps: steps.clone() });
+        steps
+    }
+
+    /// Refuses to expect something of stages that are not built.
+    pub(in crate::exec) fn check_expectations(&self) -> Result<(), BuildError> {
+        let ExpectCached::Stages(names) = &self.options.expect_cached else { return Ok(()) };
+        let stages: BTreeSet<&str> = self.plans.values().map(|plan| plan.name.as_str()).collect();
+        match names.iter().find(|name| !stages.iter().any(|stage| stage.eq_ignore_ascii_case(name))) {
+            None => Ok(()),
+            Some(name) => Err(BuildError::usage(
+                format!("--expect-cached names the stage `{name}`, which is not part of this build"),
+                format!("stages that are: {}", stages.into_iter().collect::<Vec<_>>().join(", ")),
+            )),
+        }
     }
 
     /// Refuses what needs a permission that was not given.
