@@ -3,7 +3,7 @@
 //! One JSON document, written without white space, its properties sorted and its lists in the order of keys:
 //!
 //! ```text
-//! {"format":"rbuild-step-1",
+//! {"format":"rbuild-step-2",
 //!  "selections":[{"files":"…","inputs":{…}},…],
 //!  "steps":[{"created":1700000000,"diff_id":"sha256:…","inputs":{…},"took_ms":12},…],
 //!  "version":1}

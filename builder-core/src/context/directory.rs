@@ -201,7 +201,7 @@ impl ContextDir {
             }
             // An ignored directory is there for the sake of what is excepted in it.
             let own = patterns.decide_directory(path.as_bytes(), state).1;
-            if !patterns.may_except_below(path.as_bytes(), &own) || self.listing(&path)?.entries.is_empty() {
+            if !patterns.may_except_below(path.as_bytes(), &own) || !self.has_kept_below(&path)? {
                 return Ok(None);
             }
         }

@@ -56,7 +56,10 @@ impl PreparedCopy {
         if let Some(selection) = self.selection.get() {
             return Ok(selection);
         }
-        let found = self.found.as_ref().expect("it is looked for before anything is copied");
+        let found = self
+            .found
+            .as_ref()
+            .ok_or_else(|| BuildError::failed("read the files to copy", "nobody looked for them"))?;
         let mut selection = Selection::default();
         for part in &found.parts {
             selection.append(match part {

@@ -142,6 +142,7 @@ impl StageRun<'_, '_> {
         {
             return Ok((Outlook::Cached, Some(record.diff_id)));
         }
+        self.keep_promises(step)?;
         if let (Action::Copy(copy), Prepared::Copy(prepared)) = (&step.action, &mut prepared)
             && prepared.is_at_hand(&self.build.layers)
         {

@@ -144,6 +144,7 @@ impl StageRun<'_, '_> {
             build.journal.note(id, StepNote { result: Some(record.diff_id), end: Some(StepEnd::Cached), ..note });
             return Ok(record.created);
         }
+        self.keep_promises(step)?;
         if let (Action::Copy(copy), Prepared::Copy(prepared)) = (&step.action, &mut prepared) {
             self.complete_copy(copy, prepared)?;
         }
@@ -182,6 +183,25 @@ impl StageRun<'_, '_> {
         build.events.event(Event::StepEnded { step: id, end, took });
         build.journal.note(id, StepNote { result: Some(diff_id), end: Some(end), took_ms: record.took_ms, ..note });
         Ok(created)
+    }
+
+    /// Makes sure that what a step needs that is to be done now is more than a promise.
+    ///
+    /// # Errors
+    /// When it is not: the build begins again, and makes what was promised.
+    pub(crate) fn keep_promises(&self, step: &Step) -> Result<(), BuildError> {
+        let alone = matches!(&step.action, Action::Copy(copy) if copy.link);
+        let mut needed: Vec<StackLayer> = if alone { Vec::new() } else { self.stack.clone() };
+        for source in step.sources() {
+            if let Source::Stage(stage) = source {
+                needed.extend_from_slice(&self.build.stage_result(self.key.platform, *stage)?.stack);
+            }
+        }
+        if needed.iter().any(|layer| self.build.layers.is_promise(layer.diff_id)) {
+            self.build.carry.losses().break_promises();
+            return Err(BuildError::failed("do the step", "of layers that it needs only the steps are known"));
+        }
+        Ok(())
     }
 
     /// Puts a step's layer on top.

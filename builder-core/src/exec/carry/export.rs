@@ -151,7 +151,7 @@ fn existing(
     target: &CacheTarget,
     place: &CachePlace,
 ) -> Result<Option<(Opened, Found)>, BuildError> {
-    let options = client_options(&build.options.registry, place, target.timeout);
+    let options = client_options(build.options, place, target.timeout);
     let Ok(opened) = Opened::new(place, options) else { return Ok(None) };
     let reader = opened.clone();
     let read = within(target.timeout, || build.cancel.is_cancelled(), move || reader.read(&[]));
@@ -212,7 +212,7 @@ fn send(
     parcel: &Parcel,
     old: Option<&Found>,
 ) -> Result<usize, BuildError> {
-    let mut options = client_options(&build.options.registry, place, target.timeout);
+    let mut options = client_options(build.options, place, target.timeout);
     // Of its own, so that it ends the sending and nothing else.
     let cancelled = Cancelled::default();
     options.transport.cancelled = cancelled.clone();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::deadline::within;
 use super::losses::Losses;
-use super::options::CacheSource;
+use super::options::{CachePlace, CacheSource};
 use super::place::{CarriedMount, Found, Opened, client_options};
 use super::{reason, warn};
 use crate::cache::{CarriedSelection, PreImage, StepKey, StepRecord};
@@ -214,13 +214,17 @@ impl Source {
     /// The place, ready to be read; `None` where it can't be, which is told once.
     fn opened(&self, build: &Build<'_>) -> Option<&Opened> {
         let open = || {
-            let options = client_options(&build.options.registry, &self.asked.place, self.asked.timeout);
+            let options = client_options(build.options, &self.asked.place, self.asked.timeout);
             Opened::new(&self.asked.place, options).map_err(|error| self.warn(build, &reason(&error))).ok()
         };
         self.opened.get_or_init(open).as_ref()
     }
 
     fn load(&self, build: &Build<'_>) -> Option<Loaded> {
+        if build.options.offline && matches!(self.asked.place, CachePlace::Registry { .. }) {
+            build.events.event(Event::Note(format!("cache: `{}` is not asked with --offline", self.asked.place)));
+            return None;
+        }
         let opened = self.opened(build)?.clone();
         let (reader, platforms) = (opened.clone(), build.platforms().to_vec());
         let timeout = self.asked.timeout;

@@ -66,7 +66,7 @@ impl Losses {
     }
 
     /// Whether something was lost in this try, so that another one gets further.
-    pub(super) fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         !lock(&self.news).is_empty()
     }
 

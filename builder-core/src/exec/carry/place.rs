@@ -24,6 +24,7 @@ use super::options::CachePlace;
 use crate::cache::Bundle;
 use crate::error::{BuildError, During};
 use crate::exec::layers::Origin;
+use crate::exec::options::BuildOptions;
 use crate::image::{self, Document, LayoutImage, LayoutSource, Manifest};
 use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Platform, media_type};
 use crate::reference::Reference;
@@ -82,9 +83,11 @@ pub(super) struct Found {
 }
 
 /// The options of a client that is less patient than one for images: a cache is worth no long wait.
-pub(super) fn client_options(options: &registry::Options, place: &CachePlace, timeout: Duration) -> registry::Options {
-    let mut options = options.clone();
+pub(super) fn client_options(options: &BuildOptions, place: &CachePlace, timeout: Duration) -> registry::Options {
+    let offline = options.offline;
+    let mut options = options.registry.clone();
     let transport = &mut options.transport;
+    transport.offline |= offline;
     transport.attempts = transport.attempts.min(ATTEMPTS);
     for limit in [&mut transport.connect_timeout, &mut transport.answer_timeout, &mut transport.stall_timeout] {
         *limit = (*limit).min(timeout);

@@ -8,6 +8,7 @@ use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
 use super::{MountedSource, Wanted, absolute};
 use crate::cache::{Files, PreImage, input};
 use crate::error::{BuildError, During};
+use crate::exec::cache_mount::identity;
 use crate::exec::materialize::{part_of, rebase, single};
 use crate::exec::options::{Isolation, NoCache};
 use crate::exec::run::{Keep, PreparedRun};
@@ -32,7 +33,8 @@ impl StageRun<'_, '_> {
         let (mut sources, mut files) = (Vec::new(), Files::new());
         for (mount, from) in &run.mounts {
             let target = &mount.target;
-            let (name, mut facts) = (format!("mount {} {target}", mount.kind.name()), String::new());
+            let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
+            let (name, mut facts) = (format!("mount {} {shown}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
                     let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
@@ -201,10 +203,8 @@ impl StageRun<'_, '_> {
 
 /// The hash of what a cache mount is.
 fn cache_id(run: &Run, mount: &PlannedMount, from: Option<&MountedSource>) -> String {
-    let identity = format!("{}\0{}", run.cache_namespace, mount.effective_id());
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(identity.as_bytes());
-    hasher.update(format!("\0{:?}\0{:?}\0{:?}", mount.uid, mount.gid, mount.mode).as_bytes());
+    let owner = (mount.uid, mount.gid, mount.mode);
+    let mut hasher = identity(&run.cache_namespace, &mount.effective_id(), owner);
     if let Some(from) = from {
         hasher.update(
             format!("\0{:?}\0{}", from.stack.iter().map(|l| l.diff_id).collect::<Vec<_>>(), from.path).as_bytes(),
