@@ -26,6 +26,7 @@
 struct Readme;
 
 pub mod chmod;
+pub mod device;
 mod diagnostic;
 mod directive;
 mod dockerfile;

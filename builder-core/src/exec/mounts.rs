@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rbuild_dockerfile::mount::MountType;
 
 use super::ca::{AUTHORITY_FOLDER, AuthorityRequest, authorities};
+use super::devices::DeviceEdits;
 use super::host_files;
 use super::layers::StackLayer;
 use super::run::{Keep, PreparedRun};
@@ -16,8 +17,12 @@ use crate::snapshot::{MountKind, MountPoint, MountPointLayer, mount_point_layer}
 use crate::sys::sandbox::{Mount, MountSource, TmpfsFile};
 use crate::tree::{FollowLast, MergedTree, TreePath, resolve};
 
+mod devices;
+mod emulator;
 mod secrets;
 mod trees;
+
+use devices::device_mounts;
 
 /// The tree that a mount shows, and the path in it.
 #[derive(Clone)]
@@ -54,12 +59,15 @@ impl StageRun<'_, '_> {
         &self,
         run: &Run,
         prepared: &PreparedRun,
+        devices: &DeviceEdits,
         below: &MergedTree,
         work: &Path,
         environment: &mut Vec<(String, String)>,
     ) -> Result<Mounted, BuildError> {
         let mut keep: Keep = Vec::new();
         let mut wanted = self.standard_mounts(run, below, environment)?;
+        wanted.extend(device_mounts(devices));
+        wanted.extend(self.emulator_mount(below)?);
         let mut binds = BTreeMap::new();
         for (number, ((mount, _), source)) in run.mounts.iter().zip(&prepared.sources).enumerate() {
             let made = match mount.kind {

@@ -64,9 +64,12 @@ pub(crate) struct BuildArgs {
     /// Add a line to /etc/hosts of RUN steps
     #[arg(long, value_name = "NAME:IP", help_heading = "Running steps")]
     pub(crate) add_host: Vec<String>,
-    /// Allow what is refused otherwise: network.host, security.insecure
+    /// Allow what is refused otherwise: network.host, security.insecure, device[=NAME]
     #[arg(long, value_name = "WHAT", help_heading = "Running steps")]
     pub(crate) allow: Vec<String>,
+    /// Look for device files (CDI) in this folder instead of /etc/cdi, /var/run/cdi and /etc/buildkit/cdi
+    #[arg(long, value_name = "DIR", help_heading = "Running steps")]
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
     /// Size of /dev/shm in RUN steps [default: 64m]
     #[arg(long, value_name = "BYTES[k|m|g]", help_heading = "Running steps")]
     pub(crate) shm_size: Option<String>,
@@ -101,6 +104,9 @@ pub(crate) struct BuildArgs {
     /// Look steps up in this cache too: NAME in a registry, type=registry,ref=NAME or type=local,src=DIR
     #[arg(long, value_name = "NAME|type=TYPE[,…]", help_heading = "Cache")]
     pub(crate) cache_from: Vec<String>,
+    /// Keep the store below this size, whatever `rbuild cache limit` says [env: RBUILD_CACHE_MAX=]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) cache_max: Option<String>,
     /// Keep the steps for other machines: NAME, type=registry,ref=NAME, type=local,dest=DIR or type=inline; mode=max for all stages
     #[arg(long, value_name = "NAME|type=TYPE[,mode=max][,…]", help_heading = "Cache")]
     pub(crate) cache_to: Vec<String>,

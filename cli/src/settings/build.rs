@@ -1,6 +1,6 @@
 //! What `rbuild build` is to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use rbuild_core::exec::{CacheSource, CacheTarget};
@@ -9,6 +9,7 @@ use rbuild_core::oci::Platform;
 use super::cache;
 use super::context::{Context, DockerfileFrom, NamedContext, context, dockerfile, named_context};
 use super::output::{Output, outputs};
+use super::prune;
 use super::values::{
     HostEntry, Isolation, Network, Secret, SshForward, Ulimit, add_host, isolation, network, secret, size_bytes, ssh,
     ulimit,
@@ -82,10 +83,10 @@ pub(crate) struct BuildSettings {
     pub(crate) ssh: Vec<SshForward>,
     pub(crate) network: Network,
     pub(crate) add_hosts: Vec<HostEntry>,
-    /// Whether steps may use the host's network by their own flag.
-    pub(crate) allow_host_network: bool,
-    /// Whether steps may run without their sandbox's limits by their own flag.
-    pub(crate) allow_insecure: bool,
+    /// What steps may do by their own flags, as the library calls it.
+    pub(crate) allow: BTreeSet<String>,
+    /// Folders with device files; the usual ones where empty.
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     pub(crate) shm_size_bytes: Option<u64>,
     pub(crate) ulimits: Vec<Ulimit>,
     pub(crate) isolation: Isolation,
@@ -95,6 +96,8 @@ pub(crate) struct BuildSettings {
     pub(crate) pull: bool,
     pub(crate) offline: bool,
     pub(crate) cache_from: Vec<CacheSource>,
+    /// The most bytes that the store may hold.
+    pub(crate) cache_max_bytes: Option<u64>,
     pub(crate) cache_to: Vec<CacheTarget>,
     pub(crate) outputs: Vec<Output>,
     pub(crate) iidfile: Option<PathBuf>,
@@ -121,7 +124,6 @@ impl BuildSettings {
             );
         }
         let quiet = args.quiet == Some(true);
-        let (allow_host_network, allow_insecure) = allowed(&args.allow)?;
         Ok(Self {
             dockerfile,
             tags: args.tag.clone(),
@@ -139,8 +141,8 @@ impl BuildSettings {
             ssh: args.ssh.iter().map(|value| ssh(value, environment)).collect::<Result<_, _>>()?,
             network: network(args.network.as_deref().unwrap_or_default())?,
             add_hosts: args.add_host.iter().map(|value| add_host(value)).collect::<Result<Vec<_>, _>>()?.concat(),
-            allow_host_network,
-            allow_insecure,
+            allow: allowed(&args.allow)?,
+            cdi_spec_dirs: args.cdi_spec_dir.iter().map(|path| absolute(path, environment)).collect(),
             shm_size_bytes: args.shm_size.as_deref().map(|value| size_bytes("--shm-size", value)).transpose()?,
             ulimits: args.ulimit.iter().map(|value| ulimit(value)).collect::<Result<_, _>>()?,
             isolation: isolation(args.isolation.as_deref())?,
@@ -150,6 +152,7 @@ impl BuildSettings {
             pull: args.pull == Some(true),
             offline: offline(args, &outputs)?,
             cache_from: cache::sources(&args.cache_from, environment)?,
+            cache_max_bytes: prune::cache_max(args.cache_max.as_deref(), environment)?,
             cache_to: cache::targets(&args.cache_to, environment)?,
             iidfile: args.iidfile.as_deref().map(|path| absolute(path, environment)),
             metadata_file: args.metadata_file.as_deref().map(|path| absolute(path, environment)),
@@ -240,22 +243,28 @@ fn check_annotations(values: &[String]) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// Reads `--allow`: whether the host's network and steps without limits are allowed.
-fn allowed(values: &[String]) -> Result<(bool, bool), UsageError> {
-    let (mut network, mut insecure) = (false, false);
-    for value in values.iter().flat_map(|value| value.split(',')) {
-        match value.trim() {
-            "network.host" => network = true,
-            "security.insecure" => insecure = true,
-            // Deleting files under `-o type=local` is no danger that rbuild knows: it never deletes there.
-            "buildx.local.delete" => {}
-            other => {
-                return Err(UsageError::value("--allow", other, "nothing of this name can be allowed")
-                    .hint("network.host and security.insecure can"));
+/// Reads `--allow`.
+fn allowed(values: &[String]) -> Result<BTreeSet<String>, UsageError> {
+    let mut allowed = BTreeSet::new();
+    for value in values {
+        // The alias of a device stands behind a comma.
+        if value.starts_with("device=") {
+            allowed.insert(value.clone());
+            continue;
+        }
+        for word in value.split(',') {
+            match word.trim() {
+                word @ ("network.host" | "security.insecure" | "device") => drop(allowed.insert(word.to_owned())),
+                // Deleting files under `-o type=local` is no danger that rbuild knows: it never deletes there.
+                "buildx.local.delete" => {}
+                other => {
+                    return Err(UsageError::value("--allow", other, "nothing of this name can be allowed")
+                        .hint("network.host, security.insecure, device and device=NAME[,alias=NAME] can"));
+                }
             }
         }
     }
-    Ok((network, insecure))
+    Ok(allowed)
 }
 
 fn no_cache(args: &BuildArgs) -> Result<NoCache, UsageError> {

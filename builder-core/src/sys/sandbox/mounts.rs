@@ -122,6 +122,7 @@ impl Plan {
             MountSource::Bind(path) | MountSource::Socket(path) => {
                 self.slot(Some(mount::bind(&path, limits).map_err(failed)?))?
             }
+            MountSource::Device(path) => self.slot(Some(devices::host_node(&path).map_err(failed)?))?,
             MountSource::BindBeneath { directory, path } => {
                 self.slot(Some(mount::bind_beneath(&directory, &path, limits).map_err(failed)?))?
             }
