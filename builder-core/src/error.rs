@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use rbuild_dockerfile::Diagnostic;
 
+use crate::progress::Miss;
+
 /// Any cause that another module reports.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
@@ -82,6 +84,12 @@ pub enum ErrorKind {
         /// What to do about it; may be empty.
         help: String,
     },
+    /// A step that was expected to have an earlier result has none; it was not done.
+    #[error("the step is not cached, as was expected: {miss}")]
+    NotCached {
+        /// Why there is none.
+        miss: Miss,
+    },
     /// The build was asked to stop.
     #[error("the build was cancelled")]
     Cancelled,
@@ -148,7 +156,7 @@ impl BuildError {
             | ErrorKind::Usage { help, .. }
             | ErrorKind::Failed { help, .. }
             | ErrorKind::Command { help, .. } => help,
-            ErrorKind::Dockerfile(_) | ErrorKind::Cancelled => "",
+            ErrorKind::Dockerfile(_) | ErrorKind::NotCached { .. } | ErrorKind::Cancelled => "",
         }
     }
 

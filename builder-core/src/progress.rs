@@ -2,11 +2,17 @@
 //!
 //! Events carry data, never text made for people, so each front end writes its own words.
 
+mod miss;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::oci::{Digest, Platform};
+
+pub use miss::{ChangedFile, FileChange, Miss, MissCause, NAMED_FILES, VariableKind};
 
 /// A step of a build, numbered from 0 in the order the steps were planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +43,8 @@ pub struct StepInfo {
 }
 
 /// How a step ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StepEnd {
     /// An earlier result was used.
     Cached,
@@ -64,8 +71,8 @@ pub enum Event {
     StepStarted {
         /// The step.
         step: StepId,
-        /// Why no earlier result could be used; `None` where none was looked for.
-        miss: Option<String>,
+        /// Why no earlier result could be used; `None` where one is.
+        miss: Option<Miss>,
     },
     /// A command wrote output: whole lines where the command writes lines, without their ends.
     Output {

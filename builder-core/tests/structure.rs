@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 /// The modules that each module may use; a change here is a change of the architecture.
 const EDGES: &[(&str, &[&str])] = &[
-    ("cache", &["oci"]),
+    ("cache", &["oci", "progress"]),
     ("context", &["tree"]),
-    ("error", &[]),
+    ("error", &["progress"]),
     (
         "exec",
         &[

@@ -279,6 +279,7 @@ fn builds_tell_findings_once_with_their_lines() {
 warning: Dockerfile:1: the stage name `Build` should be lower-case [StageNameCasing]
 warning: Dockerfile:2: `ENV key=value` should be written instead of `ENV key value` [LegacyKeyValueFormat]
 #1 [build 1/1] COPY Dockerfile /x
+#1 not cached: never built
 #1 DONE [..]
 2 warnings found; `rbuild check` explains what it finds
 built sha256:[..] in [..] (1 step, 0 cached)

@@ -204,6 +204,7 @@ fn build_tells_its_steps_and_how_to_run_the_image() {
     context(&root, &[("Dockerfile", "FROM scratch\nCOPY a.txt /\n"), ("a.txt", "a\n")]);
     rbuild(&root, &["-t", "app", "."]).success().stdout_eq("").stderr_eq(str![[r#"
 #1 [stage-0 1/1] COPY a.txt /
+#1 not cached: never built
 #1 DONE [..]s
 built sha256:[..] in [..]s (1 step, 0 cached)
 named app:latest

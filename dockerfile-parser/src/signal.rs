@@ -1,5 +1,7 @@
 //! Signals by name and number, as STOPSIGNAL takes them (Linux).
 
+use crate::suggest::nearest;
+
 /// A word that is no signal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid signal: `{0}`")]
@@ -72,6 +74,13 @@ pub fn parse_signal(text: &str) -> Result<u32, SignalError> {
         Some(digits) => offset(digits, 14).map(|number| 64 - number),
         None => Err(invalid()),
     }
+}
+
+/// The name of a signal, with `SIG`, that is nearest to a misspelt one.
+pub fn nearest_signal(text: &str) -> Option<String> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    nearest(name, NAMES.iter().map(|(known, _)| *known)).map(|known| format!("SIG{known}"))
 }
 
 #[cfg(test)]

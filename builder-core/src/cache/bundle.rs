@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::key::FORMAT;
-use super::{PreImage, StepKey, StepRecord};
+use super::{PreImage, StepKey, StepRecord, Written};
 use crate::oci::DiffId;
 
 /// The version of the document.
@@ -157,6 +157,8 @@ impl CarriedStep {
     pub fn record(&self) -> StepRecord {
         StepRecord {
             inputs: self.inputs.clone(),
+            // The Dockerfile that it comes from is another machine's.
+            written: Written::default(),
             diff_id: self.diff_id,
             created: self.created,
             took_ms: self.took_ms,

@@ -1,90 +1,206 @@
 //! Why a step could not use an earlier result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::PreImage;
+use serde::{Deserialize, Serialize};
 
-/// How many changed inputs are named before the rest is only counted.
-const NAMED_INPUTS: usize = 3;
+use super::files::{self, Files};
+use super::{PreImage, input};
+use crate::progress::{FileChange, Miss, MissCause, VariableKind};
 
-/// Says in one line which inputs of a step differ from an earlier run of the same step.
-///
-/// Values are shown only where they are short and no digests. The answer is empty when nothing differs.
+/// What a step is in the Dockerfile: in no key, and kept beside it to tell what changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Written {
+    /// The instruction's text on one line, variables not expanded.
+    pub text: String,
+    /// Variables that the text uses, as inputs are named (`ARG X`), with their values.
+    #[serde(default)]
+    pub variables: Vec<(String, String)>,
+    /// The bodies of its heredocs by name, as written.
+    #[serde(default)]
+    pub heredocs: Vec<(String, String)>,
+}
+
+/// All that is known of one run of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct StepFacts<'a> {
+    /// What its key was made of.
+    pub inputs: &'a PreImage,
+    /// What it is in the Dockerfile.
+    pub written: &'a Written,
+    /// The files that it takes, one by one, where that was recorded.
+    pub files: Option<&'a Files>,
+}
+
+/// How the values of an input differ; an input may have several.
+struct Difference<'a> {
+    name: &'a str,
+    before: Option<&'a str>,
+    now: Option<&'a str>,
+}
+
+/// Says which inputs of a step differ from those of an earlier run. `None` when none does.
 #[must_use]
-pub fn explain_miss(before: &PreImage, now: &PreImage) -> String {
-    let old: BTreeMap<&str, &str> = before.inputs().iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    let new: BTreeMap<&str, &str> = now.inputs().iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    let mut changes = Vec::new();
-    for (name, value) in now.inputs() {
-        match old.get(name.as_str()) {
-            None => changes.push(format!("{name} is new")),
-            Some(earlier) if earlier != value => changes.push(changed(name, earlier, value)),
-            Some(_) => {}
+pub fn explain_miss(before: &StepFacts<'_>, now: &StepFacts<'_>) -> Option<Miss> {
+    let differences = differences(before.inputs, now.inputs);
+    let mut causes = Vec::new();
+    let textual = differences.iter().any(|d| input::is_text(d.name));
+    if textual {
+        causes.extend(explain_text(before, now));
+    }
+    let other_source = differences.iter().any(|d| d.name == input::SOURCE);
+    for difference in &differences {
+        let cause = match difference.name {
+            input::BASE => MissCause::BaseImage { before: layers(difference.before), now: layers(difference.now) },
+            input::EARLIER_STEP => MissCause::EarlierStep,
+            // What was copied from elsewhere is another matter, not a change of files.
+            input::FILES if other_source => continue,
+            input::FILES => {
+                causes.extend(explain_files(before, now, None));
+                continue;
+            }
+            name if input::is_text(name) => continue,
+            name => match other(difference, name) {
+                Some(cause) => cause,
+                None => {
+                    let target = name.strip_prefix(input::MOUNTED_FILES).unwrap_or(name).trim_start();
+                    causes.extend(explain_files(before, now, Some(target)));
+                    continue;
+                }
+            },
+        };
+        if !causes.contains(&cause) {
+            causes.push(cause);
         }
     }
-    changes.extend(
-        before.inputs().iter().filter(|(n, _)| !new.contains_key(n.as_str())).map(|(n, _)| format!("{n} is gone")),
-    );
-    // The digest over all files says nothing that the files themselves don't say better.
-    if changes.len() > 1 {
-        changes.retain(|c| !c.starts_with("files "));
+    if causes.is_empty() && textual {
+        causes.push(instruction(before, now));
     }
-    let more = changes.len().saturating_sub(NAMED_INPUTS);
-    changes.truncate(NAMED_INPUTS);
-    let mut text = changes.join(", ");
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
+    // What a step is given itself says more than that something before it changed.
+    causes.sort_by_key(|cause| matches!(cause, MissCause::EarlierStep));
+    (!causes.is_empty()).then_some(Miss { causes })
 }
 
-fn changed(name: &str, before: &str, now: &str) -> String {
-    let shown = |v: &str| v.len() <= 40 && !v.contains('\n') && !v.starts_with("sha256:");
-    if name.starts_with("file ") {
-        return format!("{name} changed: {}", file_difference(before, now));
+/// The inputs whose values differ, in the order they have now.
+fn differences<'a>(before: &'a PreImage, now: &'a PreImage) -> Vec<Difference<'a>> {
+    fn grouped(image: &PreImage) -> BTreeMap<&str, Vec<&str>> {
+        let mut map: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        image.inputs().iter().for_each(|(name, value)| map.entry(name).or_default().push(value));
+        map
     }
-    if shown(before) && shown(now) { format!("{name} `{before}` -> `{now}`") } else { format!("{name} changed") }
+    let (old, new) = (grouped(before), grouped(now));
+    let mut seen = BTreeSet::new();
+    let names = now.inputs().iter().chain(before.inputs()).map(|(name, _)| name.as_str());
+    let first = |list: Option<&Vec<&'a str>>, other: Option<&Vec<&'a str>>| -> Option<&'a str> {
+        let list = list?;
+        let at = list.iter().enumerate().position(|(n, v)| other.and_then(|o| o.get(n)) != Some(v)).unwrap_or(0);
+        list.get(at).copied()
+    };
+    names
+        .filter(|name| old.get(name) != new.get(name) && seen.insert(*name))
+        .map(|name| Difference {
+            name,
+            before: first(old.get(name), new.get(name)),
+            now: first(new.get(name), old.get(name)),
+        })
+        .collect()
 }
 
-/// Compares two descriptions of a file, `type mode owner digest …` separated by blanks.
-fn file_difference(before: &str, now: &str) -> String {
-    const FIELDS: [&str; 6] = ["type", "mode", "owner", "content", "link", "xattrs"];
-    let differing: Vec<&str> = FIELDS
-        .iter()
-        .zip(before.split(' ').zip(now.split(' ')))
-        .filter(|(_, (a, b))| a != b)
-        .map(|(f, _)| *f)
-        .collect();
-    if differing.is_empty() { "content".to_owned() } else { differing.join(", ") }
+/// The cause of a difference that is neither of the text nor of files; `None` for what a mount shows.
+fn other(difference: &Difference<'_>, name: &str) -> Option<MissCause> {
+    let owned = |value: Option<&str>| value.map(str::to_owned);
+    if name.starts_with(input::MOUNTED_FILES) {
+        return None;
+    }
+    if let Some(mount) = name.strip_prefix("mount ") {
+        return Some(MissCause::Mount { mount: mount.to_owned() });
+    }
+    for (prefix, kind) in [("ARG ", VariableKind::Arg), ("ENV ", VariableKind::Env)] {
+        if let Some(name) = name.strip_prefix(prefix) {
+            return Some(variable(kind, name, difference.before, difference.now));
+        }
+    }
+    let (before, now) = (owned(difference.before), owned(difference.now));
+    Some(MissCause::Setting { name: name.to_owned(), before, now })
+}
+
+fn variable(kind: VariableKind, name: &str, before: Option<&str>, now: Option<&str>) -> MissCause {
+    let hidden = input::is_hidden(name) || [before, now].iter().flatten().any(|value| input::is_hidden_value(value));
+    let value = |value: Option<&str>| value.filter(|_| !hidden).map(str::to_owned);
+    MissCause::Variable { kind, name: name.to_owned(), before: value(before), now: value(now), hidden }
+}
+
+/// Why the instruction reads otherwise: it was edited, a variable in it has another value, or a heredoc was edited.
+fn explain_text(before: &StepFacts<'_>, now: &StepFacts<'_>) -> Vec<MissCause> {
+    let mut causes = Vec::new();
+    // Of a step from another machine's cache nobody knows how it was written.
+    let known = !before.written.text.is_empty();
+    if known && before.written.text != now.written.text {
+        causes.push(instruction(before, now));
+    }
+    let value = |facts: &StepFacts<'_>, name: &str| {
+        facts.written.variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone())
+    };
+    if known && causes.is_empty() {
+        for (name, new) in &now.written.variables {
+            let old = value(before, name);
+            let Some((kind, short)) = name.split_once(' ').filter(|_| old.as_ref() != Some(new)) else { continue };
+            let kind = if kind == "ARG" { VariableKind::Arg } else { VariableKind::Env };
+            causes.push(variable(kind, short, old.as_deref(), Some(new)));
+        }
+    }
+    for (number, (name, body)) in now.written.heredocs.iter().enumerate() {
+        let old = before.written.heredocs.get(number).filter(|(n, _)| n == name);
+        if let Some((_, old)) = old.filter(|(_, old)| old != body) {
+            causes.push(heredoc(name, old, body));
+        }
+    }
+    causes
+}
+
+fn instruction(before: &StepFacts<'_>, now: &StepFacts<'_>) -> MissCause {
+    MissCause::Instruction { before: before.written.text.clone(), now: now.written.text.clone() }
+}
+
+/// The first line in which two bodies differ.
+fn heredoc(name: &str, before: &str, now: &str) -> MissCause {
+    let (mut old, mut new) = (before.lines(), now.lines());
+    let mut line = 1;
+    loop {
+        match (old.next(), new.next()) {
+            (Some(a), Some(b)) if a == b => line += 1,
+            (before, now) => {
+                let owned = |text: Option<&str>| text.map(str::to_owned);
+                return MissCause::Heredoc { name: name.to_owned(), line, before: owned(before), now: owned(now) };
+            }
+        }
+    }
+}
+
+fn explain_files(before: &StepFacts<'_>, now: &StepFacts<'_>, mount: Option<&str>) -> Vec<MissCause> {
+    let of = |facts: &StepFacts<'_>| -> Option<Files> {
+        let prefix = mount.map(|target| format!("{target}\0"));
+        let strip = |path: &String| match &prefix {
+            Some(prefix) => path.strip_prefix(prefix.as_str()).map(str::to_owned),
+            None => Some(path.clone()).filter(|path| !path.contains('\0')),
+        };
+        Some(facts.files?.iter().filter_map(|(path, text)| Some((strip(path)?, text.clone()))).collect())
+    };
+    let causes = match (of(before), of(now)) {
+        (Some(before), Some(now)) => files::compare(&before, &now, mount),
+        _ => Vec::new(),
+    };
+    if !causes.is_empty() {
+        return causes;
+    }
+    let mount = mount.map(str::to_owned);
+    vec![MissCause::Files { mount, change: FileChange::Unknown, files: Vec::new(), count: 0 }]
+}
+
+fn layers(value: Option<&str>) -> Option<String> {
+    value.filter(|value| *value != input::NO_LAYERS).map(str::to_owned)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image(pairs: &[(&str, &str)]) -> PreImage {
-        let mut image = PreImage::new();
-        pairs.iter().for_each(|(n, v)| image.add(*n, *v));
-        image
-    }
-
-    #[test]
-    fn names_what_changed() {
-        let before = image(&[("instruction", "RUN a"), ("ARG V", "1"), ("file x", "file 644 0:0 aa - -")]);
-        for (now, want) in [
-            (image(&[("instruction", "RUN a"), ("ARG V", "2"), ("file x", "file 644 0:0 aa - -")]), "ARG V `1` -> `2`"),
-            (
-                image(&[("instruction", "RUN a"), ("ARG V", "1"), ("file x", "file 644 0:0 bb - -")]),
-                "file x changed: content",
-            ),
-            (
-                image(&[("instruction", "RUN a"), ("ARG V", "1"), ("file x", "file 755 0:0 aa - -")]),
-                "file x changed: mode",
-            ),
-            (image(&[("instruction", "RUN a"), ("ARG V", "1")]), "file x is gone"),
-            (before.clone(), ""),
-        ] {
-            assert_eq!(explain_miss(&before, &now), want);
-        }
-    }
-}
+#[path = "explain_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The version of what pre-images hold. A change of it makes every earlier record a miss.
-pub(super) const FORMAT: &str = "rbuild-step-1";
+pub(super) const FORMAT: &str = "rbuild-step-2";
 
 /// The BLAKE3 digest of a step's pre-image, 64 hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,12 +4,19 @@
 //! stored with the result, so a miss can name the very input that changed. Proxy variables, the values of secrets
 //! and what cache mounts hold are in no key.
 
+mod align;
 mod bundle;
 mod explain;
+mod files;
+pub(crate) mod input;
+mod journal;
 mod key;
 mod record;
 
+pub use align::align;
 pub use bundle::{Bundle, BundleError, CarriedStep};
-pub use explain::explain_miss;
+pub use explain::{StepFacts, Written, explain_miss};
+pub use files::Files;
+pub use journal::{BuildEnd, BuildRecord, BuiltStep, LastRun};
 pub use key::{PreImage, StepKey};
 pub use record::StepRecord;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PreImage;
+use super::{PreImage, Written};
 use crate::oci::DiffId;
 
 /// The result of a step, stored under its key.
@@ -10,6 +10,9 @@ use crate::oci::DiffId;
 pub struct StepRecord {
     /// The inputs that the key was made of.
     pub inputs: PreImage,
+    /// What the step is in the Dockerfile.
+    #[serde(default)]
+    pub written: Written,
     /// The layer that the step made.
     pub diff_id: DiffId,
     /// When it was made: seconds since the epoch. Becomes the creation time in the image's history.

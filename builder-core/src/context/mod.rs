@@ -14,6 +14,7 @@
 
 mod archive;
 mod canvas;
+mod describe;
 mod directory;
 mod error;
 mod extract;
@@ -45,6 +46,7 @@ mod directory_tests;
 mod walk_tests;
 
 pub use archive::{Compression, is_archive};
+pub(crate) use describe::describe;
 pub use directory::ContextDir;
 pub use error::{ArchiveError, ContextError, CopyError, IgnoreError};
 pub use extract::read_archive_tree;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::archive::is_archive;
+use super::describe::describe;
 use super::error::CopyError;
 use super::glob::{Glob, has_wildcards};
 use super::links::{self, Last};
@@ -196,7 +197,11 @@ impl Selection {
             ItemKind::File(picked) | ItemKind::Archive(picked) => std::slice::from_ref(picked),
             ItemKind::Directory { contents, .. } => contents,
         });
-        picked.map(|picked| (picked.entry.path.to_string()[1..].to_owned(), describe(picked))).collect()
+        picked
+            .map(|picked| {
+                (picked.entry.path.to_string()[1..].to_owned(), describe(&picked.entry, picked.digest.as_ref()))
+            })
+            .collect()
     }
 }
 
@@ -326,26 +331,4 @@ impl Picking<'_> {
         }
         Ok(Picked { relative: TreePath::root(), entry, content, digest, link, only_on_the_way: false })
     }
-}
-
-fn describe(picked: &Picked) -> String {
-    let metadata = &picked.entry.metadata;
-    let kind = match &picked.entry.node {
-        Node::Directory { .. } => "directory".to_owned(),
-        Node::File { .. } => "file".to_owned(),
-        Node::Symlink { target } => format!("link to {}", String::from_utf8_lossy(target)),
-        Node::Fifo => "fifo".to_owned(),
-        Node::CharDevice { major, minor } => format!("character device {major}:{minor}"),
-        Node::BlockDevice { major, minor } => format!("block device {major}:{minor}"),
-        Node::HardLink { .. } | Node::Whiteout => "mark".to_owned(),
-    };
-    let mut text = format!("{kind} {:04o} {}:{}", metadata.mode, metadata.uid, metadata.gid);
-    for (name, value) in &metadata.xattrs {
-        text.push_str(&format!(" {}={}", String::from_utf8_lossy(name), &blake3::hash(value).to_hex()[..16]));
-    }
-    if let Some(digest) = &picked.digest {
-        text.push(' ');
-        text.push_str(&digest.to_hex()[..32]);
-    }
-    text
 }

@@ -178,6 +178,8 @@ fn resolve_image(build: &Build<'_>, reference: &Reference, platform: &Platform) 
         let error = BuildError::failed(action(), error);
         if not_found {
             error.with_help("check the name and the tag; a private image needs `docker login` first")
+        } else if build.options.offline {
+            error.with_help("build once without --offline: from then on the store knows the image")
         } else {
             error
         }

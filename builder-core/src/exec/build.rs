@@ -13,8 +13,9 @@ use super::context::{Context, DockerfileText};
 use super::devices::Registry;
 use super::finish;
 use super::jobs::Jobs;
+use super::journal::Journal;
 use super::layers::{Layers, StackLayer, lock};
-use super::options::{BuildOptions, Cancel, OutputKind};
+use super::options::{BuildOptions, Cancel, ExpectCached, OutputKind};
 use super::scheduler::{Results, run_all};
 use super::ssh_agent::HostAgent;
 use super::stage::{StageResult, run_stage};
@@ -76,6 +77,7 @@ pub(crate) struct Build<'o> {
     pub(crate) results: Results<StageKey, StageResult>,
     /// Names this Dockerfile in this place, to find its last build by.
     pub(crate) identity: String,
+    pub(crate) journal: Journal,
     context: Context,
     epoch_text: Option<String>,
     plans: BTreeMap<StageKey, StagePlan>,
@@ -107,6 +109,16 @@ pub(crate) struct Fetcher<'a> {
 /// # Errors
 /// When the Dockerfile is wrong, a step fails, something can't be fetched, read or written, or `cancel` is set.
 pub fn build(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<BuildResult, BuildError> {
+    planned(options, events, cancel, run_plan)
+}
+
+/// Plans the build of a Dockerfile, and goes on with `work`.
+pub(super) fn planned<T>(
+    options: &BuildOptions,
+    events: Events,
+    cancel: &Cancel,
+    work: impl Fn(Build<'_>, &[StageKey]) -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
     let _lease: Lease = store.lease().during(|| "use the store".to_owned())?;
     super::room::use_limit(&store, options);
@@ -116,9 +128,17 @@ pub fn build(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<
     let carry = Arc::new(Carry::new(options));
     let result = super::heal::healing(&store, Arc::clone(&events), |events| {
         carry::retrying(&carry, &Arc::clone(&events), || {
+            let (dockerfile, diagnostics) = rbuild_dockerfile::parse(&text);
+            if diagnostics.has_errors() {
+                return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
+            }
+            planning::check_syntax(&dockerfile, &options.build_args)?;
             let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), &name);
             build.carry = Arc::clone(&carry);
-            build_text(build, &text)
+            let targets = build.plan(&dockerfile)?;
+            build.epoch = build.source_date_epoch()?;
+            super::check::warn(&build, &dockerfile, &diagnostics)?;
+            work(build, &targets)
         })
     });
     drop(context);
@@ -127,18 +147,6 @@ pub fn build(options: &BuildOptions, events: Events, cancel: &Cancel) -> Result<
         error.dockerfile.get_or_insert((name, text));
         error
     })
-}
-
-fn build_text(mut build: Build<'_>, text: &str) -> Result<BuildResult, BuildError> {
-    let (dockerfile, diagnostics) = rbuild_dockerfile::parse(text);
-    if diagnostics.has_errors() {
-        return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
-    }
-    planning::check_syntax(&dockerfile, &build.options.build_args)?;
-    let targets = build.plan(&dockerfile)?;
-    build.epoch = build.source_date_epoch()?;
-    super::check::warn(&build, &dockerfile, &diagnostics)?;
-    run_plan(build, &targets)
 }
 
 /// Builds an image from stages that the caller planned, each after those that it needs; the last one is the image.
@@ -188,23 +196,36 @@ fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) 
 
 /// Does what was planned.
 fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
+    build.check_expectations()?;
     build.announce();
     build.check_entitlements()?;
     build.check_devices()?;
     build.check_commands_can_run()?;
+    let result = run_steps(&build, targets);
+    build.journal.write(&build, &result);
+    result
+}
+
+fn run_steps(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
     let keys: Vec<StageKey> = build.plans.keys().copied().collect();
-    let ran = run_all(&keys, &build.results, &build.stop, |key| run_stage(&build, key, &build.plans[key]));
+    let run =
+        |keys: &[StageKey]| run_all(keys, &build.results, &build.stop, |key| run_stage(build, key, &build.plans[key]));
+    let ran = match build.options.expect_cached {
+        // One after the other, so that it is always the first step in order that is named.
+        ExpectCached::All => keys.chunks(1).try_for_each(run),
+        ExpectCached::Nothing | ExpectCached::Stages(_) => run(&keys),
+    };
     build.wait_for_background();
     build.write_stat_caches();
     if build.cancel.is_cancelled() {
         return Err(BuildError::cancelled());
     }
-    let result = ran.and_then(|()| finish::finish(&build, targets));
-    carry::export(&build, targets, result)
+    let result = ran.and_then(|()| finish::finish(build, targets));
+    carry::export(build, targets, result)
 }
 
 /// Names a Dockerfile in its place.
-fn identity(options: &BuildOptions, name: &str) -> String {
+pub(super) fn identity(options: &BuildOptions, name: &str) -> String {
     let context = match &options.context {
         super::options::ContextInput::Directory(path) => {
             path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string()
@@ -228,6 +249,8 @@ impl<'o> Build<'o> {
         let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
         let jobs =
             if options.jobs == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { options.jobs };
+        let identity = identity(options, name);
+        let journal = Journal::new(store.clone(), &identity);
         let tokens = options.job_tokens.clone().unwrap_or_else(|| store.root().join("locks"));
         let stop = Cancel::new();
         Self {
@@ -241,7 +264,8 @@ impl<'o> Build<'o> {
             jobs: Jobs::new(jobs, tokens, crate::sys::usage::available_memory),
             carry: Arc::new(Carry::new(options)),
             results: Results::new(),
-            identity: identity(options, name),
+            identity,
+            journal,
             context,
             epoch_text: None,
             plans: BTreeMap::new(),
@@ -371,7 +395,7 @@ impl<'o> Build<'o> {
     }
 
     /// Keeps the digests of files for the next build. Only speed is lost where that fails.
-    fn write_stat_caches(&self) {
+    pub(super) fn write_stat_caches(&self) {
         for folder in self.context.folder.iter().map(|(folder, _)| folder).chain(lock(&self.folders).iter()) {
             if let Err(error) = folder.save_stat_cache() {
                 self.events.event(Event::Note(format!("could not keep the digests of the build context: {error}")));

@@ -222,10 +222,11 @@ impl super::build::Fetcher<'_> {
         checksum: Option<crate::oci::Digest>,
         known: Option<&remote::Marks>,
     ) -> Result<Option<remote::Downloaded>, Cause> {
-        let options = remote::DownloadOptions {
+        let mut options = remote::DownloadOptions {
             transport: self.options.registry.transport.clone(),
             ..remote::DownloadOptions::default()
         };
+        options.transport.offline |= self.options.offline;
         let downloader = remote::Downloader::new(options)?;
         let authorization = self.http_authorization(&url.origin().host);
         let request =

@@ -7,7 +7,7 @@ use super::bases::Resolved;
 use super::build::StageKey;
 use super::remote_files::RemoteFile;
 use super::stage::{Made, StageRun};
-use crate::cache::PreImage;
+use crate::cache::{PreImage, input};
 use crate::context::{
     CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
     explain_missing, fingerprint, place, select,
@@ -85,7 +85,7 @@ impl StageRun<'_, '_> {
         for source in &copy.sources {
             let part = match source {
                 CopySource::Path(path) => {
-                    inputs.add("source", path);
+                    inputs.add(input::SOURCE, path);
                     let view = self.source_view(&copy.from)?;
                     let (options, found) = self.look_for(&*view, copy, path)?;
                     fingerprint.append(&found);
@@ -97,7 +97,7 @@ impl StageRun<'_, '_> {
                     self.select_heredoc(name, body)?
                 }
                 CopySource::Remote(address) => {
-                    inputs.add("source", super::context::shown(address));
+                    inputs.add(input::SOURCE, super::context::shown(address));
                     let add = copy.add.as_ref().expect("only ADD has remote sources");
                     let (part, folder) = self.select_remote(add, address, copy)?;
                     folders.push(folder);
@@ -110,7 +110,7 @@ impl StageRun<'_, '_> {
         if let Some(add) = &copy.add {
             inputs.add("--unpack", format!("{:?}", add.unpack));
         }
-        inputs.add("files", fingerprint.digest().to_hex().to_string());
+        inputs.add(input::FILES, fingerprint.digest().to_hex().to_string());
         Ok(PreparedCopy { parts, fingerprint, selection: OnceLock::new(), _folders: folders })
     }
 
@@ -156,6 +156,11 @@ impl StageRun<'_, '_> {
             help = format!("it is excluded by {file}:{line} (`{pattern}`)");
         } else if let Some(similar) = hint.similar.first() {
             help = format!("did you mean `{similar}`?");
+        } else if from_context && path.split('/').any(|part| part == "..") {
+            // COMPAT(buildkit): such a path is taken as one from the context's top.
+            help = "`..` does not lead out of the build context: give a larger folder as the context, or another one with \
+                    --build-context and COPY --from"
+                .to_owned();
         }
         failed.with_help(help)
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use super::encoding::AddOptions;
 use super::layers::{Layers, StackLayer};
+use crate::cache::Files;
+use crate::context::describe;
 use crate::error::{BuildError, During};
 use crate::oci::DiffId;
 use crate::tree::{Change, Entry, Node, TreeError, TreePath, TreeView, sort_changes};
@@ -14,6 +16,8 @@ pub(crate) struct Part {
     pub(crate) changes: Vec<Change>,
     /// The digest of everything but times.
     pub(crate) digest: String,
+    /// A line about each entry at the path and below, for telling what changed.
+    pub(crate) files: Files,
 }
 
 /// Collects a part of a tree. `None` where the path does not exist.
@@ -25,52 +29,67 @@ pub(crate) fn part_of(view: &dyn TreeView, path: &TreePath) -> Result<Option<Par
             changes.push(Change::new(entry));
         }
     }
-    let mut hasher = blake3::Hasher::new();
-    let mut links = BTreeMap::new();
-    collect(view, entry, &mut changes, &mut hasher, &mut links)?;
+    let hasher = blake3::Hasher::new();
+    let mut collector = Collector { view, changes, hasher, links: BTreeMap::new(), files: Files::new() };
+    collector.collect(entry)?;
+    let Collector { mut changes, hasher, files, .. } = collector;
     sort_changes(&mut changes);
     changes.retain(|change| !change.entry.path.is_root());
-    Ok(Some(Part { changes, digest: hasher.finalize().to_hex().to_string() }))
+    Ok(Some(Part { changes, digest: hasher.finalize().to_hex().to_string(), files }))
 }
 
-fn collect(
-    view: &dyn TreeView,
-    mut entry: Entry,
-    changes: &mut Vec<Change>,
-    hasher: &mut blake3::Hasher,
-    links: &mut BTreeMap<u64, TreePath>,
-) -> Result<(), TreeError> {
-    let path = entry.path.clone();
-    let metadata = &entry.metadata;
-    let facts =
-        format!("{:?} {:o} {}:{} {:?} ", entry.node, metadata.mode, metadata.uid, metadata.gid, metadata.xattrs);
-    hasher.update(&(path.as_bytes().len() as u64).to_le_bytes());
-    hasher.update(path.as_bytes());
-    hasher.update(&(facts.len() as u64).to_le_bytes());
-    hasher.update(facts.as_bytes());
-    let directory = entry.node.is_directory();
-    let mut content = crate::tree::Content::None;
-    if let Node::File { .. } = entry.node {
-        hasher.update(view.content_digest(&path)?.as_bytes());
-        let first = view.link_id(&path)?.and_then(|id| match links.entry(id) {
-            std::collections::btree_map::Entry::Occupied(first) => Some(first.get().clone()),
-            std::collections::btree_map::Entry::Vacant(slot) => {
-                slot.insert(path.clone());
-                None
+struct Collector<'a> {
+    view: &'a dyn TreeView,
+    changes: Vec<Change>,
+    hasher: blake3::Hasher,
+    links: BTreeMap<u64, TreePath>,
+    files: Files,
+}
+
+impl Collector<'_> {
+    fn collect(&mut self, mut entry: Entry) -> Result<(), TreeError> {
+        let (view, hasher, links) = (self.view, &mut self.hasher, &mut self.links);
+        let path = entry.path.clone();
+        let metadata = &entry.metadata;
+        let facts =
+            format!("{:?} {:o} {}:{} {:?} ", entry.node, metadata.mode, metadata.uid, metadata.gid, metadata.xattrs);
+        hasher.update(&(path.as_bytes().len() as u64).to_le_bytes());
+        hasher.update(path.as_bytes());
+        hasher.update(&(facts.len() as u64).to_le_bytes());
+        hasher.update(facts.as_bytes());
+        let directory = entry.node.is_directory();
+        let mut content = crate::tree::Content::None;
+        let mut digest = None;
+        if let Node::File { .. } = entry.node {
+            let contents = view.content_digest(&path)?;
+            hasher.update(contents.as_bytes());
+            digest = Some(contents);
+        }
+        let description = describe(&entry, digest.as_ref());
+        if digest.is_some() {
+            let first = view.link_id(&path)?.and_then(|id| match links.entry(id) {
+                std::collections::btree_map::Entry::Occupied(first) => Some(first.get().clone()),
+                std::collections::btree_map::Entry::Vacant(slot) => {
+                    slot.insert(path.clone());
+                    None
+                }
+            });
+            match first {
+                Some(target) => entry.node = Node::HardLink { target },
+                None => content = view.content(&path)?,
             }
-        });
-        match first {
-            Some(target) => entry.node = Node::HardLink { target },
-            None => content = view.content(&path)?,
         }
-    }
-    changes.push(Change { entry, content });
-    if directory {
-        for child in view.read_dir(&path)? {
-            collect(view, child, changes, hasher, links)?;
+        if !path.is_root() {
+            self.files.insert(path.to_string()[1..].to_owned(), description);
         }
+        self.changes.push(Change { entry, content });
+        if directory {
+            for child in view.read_dir(&path)? {
+                self.collect(child)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 impl Layers {

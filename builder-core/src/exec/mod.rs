@@ -6,6 +6,10 @@
 //! room       keeps the limit of the store's size
 //! scheduler  who waits for whom
 //! stage      one stage, step by step: key, look up, do, record
+//! earlier    why a step has no result to use
+//! journal    what became of each step, from build to build
+//! forecast   what a build would do
+//! past       builds that are over, compared
 //! copy run   what a step does
 //! devices    what of the host a command may use
 //! check      the linter's look at a Dockerfile
@@ -27,16 +31,20 @@ mod command_output;
 mod context;
 mod copy;
 mod devices;
+mod earlier;
 mod encoding;
 mod finish;
+mod forecast;
 mod heal;
 mod host_files;
 mod jobs;
+mod journal;
 mod layers;
 mod load;
 mod materialize;
 mod mounts;
 mod options;
+mod past;
 mod platforms;
 mod remote_files;
 mod room;
@@ -50,9 +58,11 @@ pub use build::{BuildResult, BuiltImage, build, build_plan};
 pub use carry::{CacheMode, CachePlace, CacheSource, CacheTarget};
 pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
 pub use check_store::check_store;
+pub use forecast::{Forecast, ForecastStep, Outlook, forecast};
 pub use host_files::{ExtraHost, ExtraHostError};
 pub use options::{
-    BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, Isolation, NamedContext, NoCache, Output,
-    OutputKind, Secret, SshSource,
+    BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, ExpectCached, Isolation, NamedContext, NoCache,
+    Output, OutputKind, Secret, SshSource,
 };
+pub use past::{Comparison, compare_builds, past_builds};
 pub use run_image::{RunImageOptions, RunningImage, run_image};

@@ -107,6 +107,18 @@ pub enum NoCache {
     Stages(BTreeSet<String>),
 }
 
+/// Which steps must have an earlier result: the build fails before it does one that has none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ExpectCached {
+    /// None.
+    #[default]
+    Nothing,
+    /// All.
+    All,
+    /// Those of some stages, by name.
+    Stages(BTreeSet<String>),
+}
+
 /// How RUN steps are kept apart from the host (DESIGN: the isolation ladder).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Isolation {
@@ -179,13 +191,16 @@ pub struct BuildOptions {
     pub extra_hosts: Vec<(String, String)>,
     /// Which steps run although an earlier result exists.
     pub no_cache: NoCache,
+    /// Which steps must have an earlier result.
+    pub expect_cached: ExpectCached,
     /// Caches of other machines that steps are looked up in, in this order.
     pub cache_from: Vec<CacheSource>,
     /// Caches that are written for other machines.
     pub cache_to: Vec<CacheTarget>,
     /// Whether tags of base images are looked up again.
     pub pull: bool,
-    /// Whether no request is made: what the store has not kept is an error.
+    /// Whether no request is made: what the store has not kept is an error. The network of RUN steps is another matter
+    /// ([`Self::network`]).
     pub offline: bool,
     /// How many steps run at the same time; 0 for one per core.
     pub jobs: usize,
@@ -246,6 +261,7 @@ impl BuildOptions {
             network: NetworkChoice::Default,
             extra_hosts: Vec::new(),
             no_cache: NoCache::Never,
+            expect_cached: ExpectCached::Nothing,
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             pull: false,

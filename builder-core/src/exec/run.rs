@@ -18,7 +18,7 @@ use super::layers::lock;
 use super::mounts::MountedSource;
 use super::options::Isolation;
 use super::stage::{Made, StageRun};
-use crate::cache::PreImage;
+use crate::cache::{Files, PreImage, input};
 use crate::error::{BuildError, During, ErrorKind};
 use crate::plan::{NetworkChoice, Run};
 use crate::progress::StepId;
@@ -32,6 +32,8 @@ use crate::tree::{Change, FollowLast, MergedTree, User, lookup_user, resolve};
 /// A command's inputs besides the tree below.
 pub(crate) struct PreparedRun {
     pub(crate) sources: Vec<Option<MountedSource>>,
+    /// What bind mounts show, one by one: `TARGET\0PATH`.
+    pub(crate) files: Files,
 }
 
 /// A command and what it was prepared from.
@@ -63,8 +65,8 @@ impl StageRun<'_, '_> {
     pub(crate) fn prepare_run(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
         inputs.add("command", serde_json::to_string(&run.argv).expect("strings are JSON"));
         for (name, value) in &run.env {
-            let kind = if self.plan.declared_args.contains_key(name) { "ARG" } else { "ENV" };
-            inputs.add(format!("{kind} {name}"), value);
+            let kind = if run.args.contains(name) { "ARG" } else { "ENV" };
+            inputs.add(format!("{kind} {name}"), input::recorded(name, value));
         }
         inputs.add("working directory", &run.working_dir);
         inputs.add("user", &run.user);
@@ -87,8 +89,7 @@ impl StageRun<'_, '_> {
             inputs.add(format!("heredoc {name}"), body.to_string());
         }
         self.add_epoch(inputs);
-        let sources = self.prepare_mounts(run, inputs)?;
-        Ok(PreparedRun { sources })
+        self.prepare_mounts(run, inputs)
     }
 
     pub(crate) fn run(&self, run: &Run, prepared: &PreparedRun, id: StepId) -> Result<Made, BuildError> {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::build::{Build, StageKey};
+use super::earlier::{EarlierRun, written};
 use super::encoding::AddOptions;
 use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
+use super::journal::{StepNote, milliseconds};
 use super::layers::StackLayer;
-use super::options::NoCache;
-use crate::cache::{PreImage, StepKey, StepRecord, explain_miss};
-use crate::error::{BuildError, During, FailedStep};
+use super::options::{ExpectCached, NoCache};
+use crate::cache::{Files, PreImage, StepKey, StepRecord, input};
+use crate::error::{BuildError, During, ErrorKind, FailedStep};
 use crate::layer::Compression;
 use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
@@ -55,19 +57,28 @@ pub(crate) enum Prepared {
     MakeDirectory,
 }
 
+impl Prepared {
+    /// The files that a command's bind mounts show.
+    fn mounted_files(&self) -> Option<Files> {
+        match self {
+            Self::Run(run) if !run.files.is_empty() => Some(run.files.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// How a step ended that failed with this error.
+const fn end_of(error: &BuildError) -> StepEnd {
+    match error.kind {
+        ErrorKind::Cancelled => StepEnd::Cancelled,
+        _ => StepEnd::Failed,
+    }
+}
+
 /// Builds a stage.
 pub(crate) fn run_stage(build: &Build<'_>, key: &StageKey, plan: &StagePlan) -> Result<StageResult, BuildError> {
-    let (stack, mut config) = match &plan.base {
-        Source::Stage(stage) => {
-            let base = build.results.wait(&StageKey { platform: key.platform, stage: *stage })?;
-            (base.stack.clone(), base.config.clone())
-        }
-        source => build.base_of(source, plan)?,
-    };
-    let base: Vec<DiffId> = stack.iter().map(|layer| layer.diff_id).collect();
-    let chains = (ChainId::of(&base), None);
-    let exported = build.is_exported(key);
-    let mut run = StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported };
+    let (stack, mut config) = base(build, key, plan)?;
+    let mut run = StageRun::new(build, key, plan, stack);
     let history_start = config.history.len();
     let mut history = plan.history.clone();
     for (number, step) in plan.steps.iter().enumerate() {
@@ -87,54 +98,77 @@ pub(crate) fn run_stage(build: &Build<'_>, key: &StageKey, plan: &StagePlan) -> 
     Ok(StageResult { stack: run.stack, config })
 }
 
+/// What a stage starts from.
+pub(crate) fn base(
+    build: &Build<'_>,
+    key: &StageKey,
+    plan: &StagePlan,
+) -> Result<(Vec<StackLayer>, ImageConfig), BuildError> {
+    match &plan.base {
+        Source::Stage(stage) => {
+            let base = build.results.wait(&StageKey { platform: key.platform, stage: *stage })?;
+            Ok((base.stack.clone(), base.config.clone()))
+        }
+        source => build.base_of(source, plan),
+    }
+}
+
+impl<'b, 'o> StageRun<'b, 'o> {
+    /// A stage of which nothing is done yet.
+    pub(crate) fn new(build: &'b Build<'o>, key: &StageKey, plan: &'b StagePlan, stack: Vec<StackLayer>) -> Self {
+        let base: Vec<DiffId> = stack.iter().map(|layer| layer.diff_id).collect();
+        let (chains, exported) = ((ChainId::of(&base), None), build.is_exported(key));
+        StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported }
+    }
+}
+
 impl StageRun<'_, '_> {
     /// Does one step, or finds its result; gives when it was made, seconds since the epoch.
     fn step(&mut self, number: usize, step: &Step, id: StepId) -> Result<i64, BuildError> {
         let build = self.build;
         build.check_cancelled()?;
         let mut inputs = PreImage::new();
-        let prepared = self.prepare(step, &mut inputs)?;
+        let prepared = self.prepare(step, &mut inputs).inspect_err(|error| {
+            build.journal.note(id, StepNote { end: Some(end_of(error)), ..StepNote::default() });
+        })?;
         let key = inputs.key();
         let started = Instant::now();
-        let slot = format!("{}\0{}\0{number}", build.identity, self.plan.name);
+        let mut note = StepNote { key: Some(key.clone()), ..StepNote::default() };
         if !self.must_run()
             && let Some(record) = self.recorded(&key)
         {
             build.events.event(Event::StepStarted { step: id, miss: None });
             self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
-            self.remember_last(&slot, &key)?;
             build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
+            build.journal.note(id, StepNote { result: Some(record.diff_id), end: Some(StepEnd::Cached), ..note });
             return Ok(record.created);
         }
-        let last = self.last_record(&slot);
-        let miss = self.miss(last.as_ref(), &inputs, &prepared);
-        let memory = memory_of(step, last.as_ref().map(|(_, record)| record));
+        let written = written(step);
+        let EarlierRun { miss, against, record: last } = self.earlier_run(number, &inputs, &written, &prepared);
+        (note.miss, note.against) = (Some(miss.clone()), against);
+        self.check_expected(id, &note)?;
+        let memory = memory_of(step, last.as_ref());
         let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
-        build.events.event(Event::StepStarted { step: id, miss });
+        build.events.event(Event::StepStarted { step: id, miss: Some(miss) });
         let started = Instant::now();
+        let mounted = prepared.mounted_files();
         let result = self.perform(step, prepared, id, &inputs);
         drop(job);
         let made = match result {
             Ok(made) => made,
             Err(error) => {
-                let cancelled = matches!(error.kind, crate::error::ErrorKind::Cancelled);
-                let end = if cancelled { StepEnd::Cancelled } else { StepEnd::Failed };
-                build.events.event(Event::StepEnded { step: id, end, took: started.elapsed() });
+                let (end, took) = (end_of(&error), started.elapsed());
+                build.events.event(Event::StepEnded { step: id, end, took });
+                build.journal.note(id, StepNote { end: Some(end), took_ms: milliseconds(took), ..note });
                 return Err(error);
             }
         };
         let (diff_id, created, unchanged) = self.cut_off(step, last, made.diff_id);
         let took = started.elapsed();
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let record = StepRecord { inputs, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
-        let action = || "record the step".to_owned();
-        if let Some(files) = &made.files {
-            let bytes = serde_json::to_vec(files).expect("names and texts are strings");
-            build.layers.store().write_note("files", key.as_str(), &bytes).during(action)?;
-        }
-        build.layers.store().write_step(key.as_str(), &record.to_bytes()).during(action)?;
-        self.remember_last(&slot, &key)?;
+        let took_ms = milliseconds(took);
+        let record = StepRecord { inputs, written, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
+        self.keep(&key, &record, made.files.or(mounted))?;
         build.carry.note(self.key, &key, diff_id);
         let layer = StackLayer { diff_id, base_blob: None };
         if self.exported {
@@ -143,16 +177,44 @@ impl StageRun<'_, '_> {
         self.push(layer);
         let end = if unchanged { StepEnd::Unchanged } else { StepEnd::Done };
         build.events.event(Event::StepEnded { step: id, end, took });
+        build.journal.note(id, StepNote { result: Some(diff_id), end: Some(end), took_ms: record.took_ms, ..note });
         Ok(created)
     }
 
     /// Puts a step's layer on top.
-    fn push(&mut self, layer: StackLayer) {
+    pub(crate) fn push(&mut self, layer: StackLayer) {
         self.chains.1 = Some(ChainId::with(self.chains.1, layer.diff_id));
         self.stack.push(layer);
     }
 
-    fn must_run(&self) -> bool {
+    /// Records what a step gave, and the files that it took, for later explanations.
+    fn keep(&self, key: &StepKey, record: &StepRecord, files: Option<Files>) -> Result<(), BuildError> {
+        let store = self.build.layers.store();
+        let action = || "record the step".to_owned();
+        if let Some(files) = files {
+            let bytes = serde_json::to_vec(&files).expect("names and texts are strings");
+            store.write_note("files", key.as_str(), &bytes).during(action)?;
+        }
+        store.write_step(key.as_str(), &record.to_bytes()).during(action)
+    }
+
+    /// Refuses to do a step that was expected to have an earlier result.
+    fn check_expected(&self, id: StepId, note: &StepNote) -> Result<(), BuildError> {
+        let build = self.build;
+        let expected = match &build.options.expect_cached {
+            ExpectCached::Nothing => false,
+            ExpectCached::All => true,
+            ExpectCached::Stages(names) => names.iter().any(|name| name.eq_ignore_ascii_case(&self.plan.name)),
+        };
+        let Some(miss) = note.miss.clone().filter(|_| expected) else { return Ok(()) };
+        // It was not begun: the record of the build knows why, and no end.
+        build.journal.note(id, note.clone());
+        build.events.event(Event::StepStarted { step: id, miss: Some(miss.clone()) });
+        build.events.event(Event::StepEnded { step: id, end: StepEnd::Failed, took: std::time::Duration::ZERO });
+        Err(ErrorKind::NotCached { miss }.into())
+    }
+
+    pub(crate) fn must_run(&self) -> bool {
         match &self.build.options.no_cache {
             NoCache::Never => false,
             NoCache::All => true,
@@ -160,7 +222,7 @@ impl StageRun<'_, '_> {
         }
     }
 
-    fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
+    pub(crate) fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
         let build = self.build;
         let stored = build.layers.store().read_step(key.as_str()).ok().flatten();
         let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
@@ -170,46 +232,11 @@ impl StageRun<'_, '_> {
         }
     }
 
-    /// The record of the last run of the step in this place of this Dockerfile.
-    fn last_record(&self, slot: &str) -> Option<(StepKey, StepRecord)> {
-        let store = self.build.layers.store();
-        let key = String::from_utf8(store.read_note("last", slot).ok()??).ok()?;
-        let record = StepRecord::from_bytes(&store.read_step(&key).ok()??)?;
-        Some((record.inputs.key(), record))
-    }
-
-    fn remember_last(&self, slot: &str, key: &StepKey) -> Result<(), BuildError> {
-        let store = self.build.layers.store();
-        if store.read_note("last", slot).ok().flatten().as_deref() == Some(key.as_str().as_bytes()) {
-            return Ok(());
-        }
-        store.write_note("last", slot, key.as_str().as_bytes()).during(|| "record the step".to_owned())
-    }
-
-    /// Says why no earlier result is used.
-    fn miss(&self, last: Option<&(StepKey, StepRecord)>, inputs: &PreImage, prepared: &Prepared) -> Option<String> {
-        if self.must_run() {
-            return Some("--no-cache".to_owned());
-        }
-        let (key, record) = last?;
-        let mut before = record.inputs.clone();
-        let mut now = inputs.clone();
-        if let Prepared::Copy(copy) = prepared
-            && let Ok(Some(bytes)) = self.build.layers.store().read_note("files", key.as_str())
-            && let Ok(files) = serde_json::from_slice::<BTreeMap<String, String>>(&bytes)
-        {
-            files.iter().for_each(|(path, facts)| before.add(format!("file {path}"), facts));
-            copy.describe().iter().for_each(|(path, facts)| now.add(format!("file {path}"), facts));
-        }
-        let reason = explain_miss(&before, &now);
-        Some(if reason.is_empty() { "the earlier result is gone from the store".to_owned() } else { reason })
-    }
-
     /// Takes the layer of an earlier run where a command gave the same tree but for times, so that what follows stays
     /// cached.
-    fn cut_off(&self, step: &Step, last: Option<(StepKey, StepRecord)>, made: DiffId) -> (DiffId, i64, bool) {
+    fn cut_off(&self, step: &Step, last: Option<StepRecord>, made: DiffId) -> (DiffId, i64, bool) {
         let now = self.build.now();
-        let Some((_, last)) = last.filter(|_| matches!(step.action, Action::Run(_))) else { return (made, now, false) };
+        let Some(last) = last.filter(|_| matches!(step.action, Action::Run(_))) else { return (made, now, false) };
         if last.diff_id == made {
             return (made, last.created, true);
         }
@@ -220,7 +247,7 @@ impl StageRun<'_, '_> {
     }
 
     /// Lists a step's inputs, and reads what they are.
-    fn prepare(&self, step: &Step, inputs: &mut PreImage) -> Result<Prepared, BuildError> {
+    pub(crate) fn prepare(&self, step: &Step, inputs: &mut PreImage) -> Result<Prepared, BuildError> {
         let instruction = step.name.split(' ').next().unwrap_or_default();
         inputs.add("instruction", instruction);
         inputs.add("platform", self.plan.platform.to_string());
@@ -248,9 +275,10 @@ impl StageRun<'_, '_> {
     /// Adds what is below: by contents, so a base that was pulled anew, or a step that ran again, changes nothing by
     /// itself.
     fn add_parent(&self, inputs: &mut PreImage) {
-        let digest = |chain: Option<ChainId>| chain.map_or_else(|| "none".to_owned(), |chain| chain.to_string());
-        inputs.add("the base image", digest(self.chains.0));
-        inputs.add("the result of an earlier step", digest(self.chains.1));
+        let digest =
+            |chain: Option<ChainId>| chain.map_or_else(|| input::NO_LAYERS.to_owned(), |chain| chain.to_string());
+        inputs.add(input::BASE, digest(self.chains.0));
+        inputs.add(input::EARLIER_STEP, digest(self.chains.1));
     }
 
     pub(crate) fn add_epoch(&self, inputs: &mut PreImage) {

@@ -52,6 +52,7 @@ impl Walk<'_> {
             shown.push_str(" --parents");
         }
         self.finish_copy("COPY", &shown, action, copy.from.as_ref(), span);
+        self.note_heredocs(&copy.heredocs);
         Ok(())
     }
 
@@ -80,6 +81,7 @@ impl Walk<'_> {
         action.link = add.link && action.chmod.is_none();
         action.add = Some(Add { unpack: add.unpack, checksum, keep_git_dir: add.keep_git_dir });
         self.finish_copy("ADD", "", action, None, span);
+        self.note_heredocs(&add.heredocs);
         Ok(())
     }
 

@@ -217,7 +217,10 @@ impl Planner<'_> {
             let count = self.dockerfile.stages.len();
             if number >= count {
                 return Err(PlanError::new(
-                    format!("invalid stage index {number}: the Dockerfile has {count} stages, counted from 0"),
+                    format!(
+                        "invalid stage index {number}: stages are counted from 0, and the last one is {}",
+                        count - 1
+                    ),
                     span,
                 ));
             }

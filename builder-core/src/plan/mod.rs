@@ -20,4 +20,6 @@ pub use error::PlanError;
 pub use graph::{Needed, Outcome, Plan, PlanOptions, plan};
 pub(crate) use graph::{external_source, predefined_args};
 pub use stage::HISTORY_COMMENT;
-pub use step::{Action, Add, Copy, CopySource, NetworkChoice, Run, Source, StageIndex, StagePlan, Step};
+pub use step::{
+    Action, Add, Copy, CopySource, NetworkChoice, Origin, Run, Source, StageIndex, StagePlan, Step, UsedVariable,
+};

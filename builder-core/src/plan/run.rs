@@ -55,6 +55,7 @@ impl Walk<'_> {
         let args = &self.options.build_args;
         let action = Run {
             env: self.state.variables.iter().cloned().collect(),
+            args: self.state.variables.iter().map(|(name, _)| name).filter(|n| !self.is_env(n)).cloned().collect(),
             proxy_env: proxies(args),
             working_dir: self.working_dir(),
             user: self.state.plan.config.config.user.clone(),
@@ -80,6 +81,7 @@ impl Walk<'_> {
             CommandLine::Exec(_) => shown,
         };
         self.step(format!("RUN {}", command.replace('\n', " ")), span, Action::Run(Box::new(action)), history);
+        self.note_heredocs(&run.heredocs);
         Ok(())
     }
 }

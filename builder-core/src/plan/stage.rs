@@ -1,18 +1,20 @@
 //! One stage: from its instructions and the configuration of its base to steps and a final configuration.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use rbuild_dockerfile::instruction::{Arg, Healthcheck as HealthcheckInstruction, KeyValue};
 use rbuild_dockerfile::port::parse_port;
-use rbuild_dockerfile::signal::parse_signal;
+use rbuild_dockerfile::signal::{nearest_signal, parse_signal};
 use rbuild_dockerfile::word::{expand, expand_words};
-use rbuild_dockerfile::{Dockerfile, Instruction, Span, Stage, Word, parse_trigger};
+use rbuild_dockerfile::{Dockerfile, Heredoc, Instruction, Span, Stage, Word, parse_trigger};
 use serde_json::{Value, json};
 
 use super::error::PlanError;
 use super::graph::PlanOptions;
-use super::step::{Action, Source, StageIndex, StagePlan, Step};
+use super::step::{Action, Origin, Source, StageIndex, StagePlan, Step, UsedVariable};
 use super::variables::{DEFAULT_PATH, Variables, set_text};
 use crate::oci::{Healthcheck, History, ImageConfig, Platform};
 
@@ -106,7 +108,16 @@ pub(super) fn plan_stage(
         state.plan.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
         state.variables.set("PATH", DEFAULT_PATH);
     }
-    let mut walk = Walk { state, escape: dockerfile.escape(), globals, options, resolve, command_set: false };
+    let mut walk = Walk {
+        state,
+        escape: dockerfile.escape(),
+        globals,
+        options,
+        resolve,
+        command_set: false,
+        text: String::new(),
+        used: RefCell::default(),
+    };
     for trigger in &triggers {
         let wrong = |message: String| {
             PlanError::new(format!("the ONBUILD trigger `{trigger}` of the base image: {message}"), stage.base.span)
@@ -133,6 +144,10 @@ pub(super) struct Walk<'a> {
     pub(super) resolve: &'a ResolveSource<'a>,
     /// Whether this stage has had a CMD: an ENTRYPOINT clears only an inherited one.
     command_set: bool,
+    /// The instruction that is being looked at.
+    text: String,
+    /// The variables that were expanded in it so far.
+    used: RefCell<BTreeSet<String>>,
 }
 
 impl Walk<'_> {
@@ -142,6 +157,8 @@ impl Walk<'_> {
         original: &str,
         span: Option<Range<usize>>,
     ) -> Result<(), PlanError> {
+        original.trim().clone_into(&mut self.text);
+        self.used.take();
         match instruction {
             Instruction::From(_) => Ok(()),
             Instruction::Arg(arg) => self.arg(arg),
@@ -190,7 +207,11 @@ impl Walk<'_> {
             }
             Instruction::Stopsignal(stop) => {
                 let signal = self.expanded(&stop.signal)?;
-                parse_signal(&signal).map_err(|e| PlanError::new(e.to_string(), stop.signal.span))?;
+                parse_signal(&signal).map_err(|error| {
+                    let known =
+                        nearest_signal(&signal).map_or_else(String::new, |name| format!("did you mean `{name}`?"));
+                    PlanError::new(error.to_string(), stop.signal.span).with_help(known)
+                })?;
                 self.history(format!("STOPSIGNAL {signal}"), true);
                 self.config().stop_signal = signal;
                 Ok(())
@@ -217,7 +238,10 @@ impl Walk<'_> {
     }
 
     pub(super) fn lookup(&self) -> impl Fn(&str) -> Option<String> + '_ {
-        |name| self.state.variables.value(name).map(str::to_owned)
+        |name| {
+            self.used.borrow_mut().insert(name.to_owned());
+            self.state.variables.value(name).map(str::to_owned)
+        }
     }
 
     pub(super) fn expanded(&self, word: &Word) -> Result<String, PlanError> {
@@ -242,7 +266,7 @@ impl Walk<'_> {
     /// The declared build arguments, as RUN's history shows them: `|2 A=1 B=2 `.
     pub(super) fn declared_text(&self) -> String {
         let mut texts: Vec<String> = Vec::new();
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for name in &self.state.declared {
             if seen.insert(name) {
                 texts.push(format!("{name}={}", self.state.variables.value(name).unwrap_or_default()));
@@ -363,7 +387,26 @@ impl Walk<'_> {
     }
 
     pub(super) fn step(&mut self, name: String, span: Option<Range<usize>>, action: Action, history: usize) {
-        self.state.plan.steps.push(Step { name, span, action, history });
+        let variables = std::mem::take(&mut *self.used.borrow_mut()).into_iter().filter_map(|name| {
+            let value = self.state.variables.value(&name)?.to_owned();
+            Some(UsedVariable { is_arg: !self.is_env(&name), name, value })
+        });
+        let origin = Origin { variables: variables.collect(), text: self.text.clone(), heredocs: Vec::new() };
+        self.state.plan.steps.push(Step { name, span, action, history, origin });
+    }
+
+    /// Whether ENV, here or in the base image, set a variable.
+    pub(super) fn is_env(&self, name: &str) -> bool {
+        let env = &self.state.plan.config.config.env;
+        env.iter().any(|text| text.split_once('=').is_some_and(|(n, _)| n == name))
+    }
+
+    /// Notes the heredocs of the step that was added last.
+    pub(super) fn note_heredocs(&mut self, heredocs: &[Heredoc]) {
+        if let Some(step) = self.state.plan.steps.last_mut() {
+            let bodies = heredocs.iter().map(|heredoc| (heredoc.name().to_owned(), Arc::from(heredoc.body.as_str())));
+            step.origin.heredocs = bodies.collect();
+        }
     }
 }
 

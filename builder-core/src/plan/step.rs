@@ -1,6 +1,6 @@
 //! Steps: what is left of an instruction once everything in it is decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,6 +46,30 @@ pub struct Step {
     pub action: Action,
     /// The entry of the image's history that belongs to it.
     pub history: usize,
+    /// What it is in the Dockerfile, for telling why it is done again.
+    pub origin: Origin,
+}
+
+/// What a step is in the Dockerfile, before anything was expanded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The instruction's text, continuation lines joined, without heredocs; empty for a step planned by hand.
+    pub text: String,
+    /// Variables that were expanded in it, with their values.
+    pub variables: Vec<UsedVariable>,
+    /// The bodies of its heredocs by name, as written.
+    pub heredocs: Vec<(String, Arc<str>)>,
+}
+
+/// A variable that an instruction uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedVariable {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Whether ARG set it, and no ENV.
+    pub is_arg: bool,
 }
 
 /// What a step does.
@@ -71,6 +95,8 @@ pub struct Run {
     pub argv: Vec<String>,
     /// The environment, in order; proxies are apart.
     pub env: Vec<(String, String)>,
+    /// Which of its variables ARG set, and no ENV.
+    pub args: BTreeSet<String>,
     /// Proxy variables: part of the environment and of no key.
     pub proxy_env: Vec<(String, String)>,
     /// The absolute working directory.
@@ -214,6 +240,7 @@ impl StagePlan {
         let run = Run {
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
             env: vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())],
+            args: BTreeSet::new(),
             proxy_env: Vec::new(),
             working_dir: "/".to_owned(),
             user: String::new(),
@@ -251,18 +278,25 @@ impl StagePlan {
     #[must_use]
     pub fn step(mut self, name: String, action: Action) -> Self {
         self.history.push(History { created_by: name.clone(), ..History::default() });
-        self.steps.push(Step { name, span: None, action, history: self.history.len() - 1 });
+        let history = self.history.len() - 1;
+        self.steps.push(Step { name, span: None, action, history, origin: Origin::default() });
         self
     }
 
     /// The trees that the stage needs besides its base.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
-        self.steps.iter().flat_map(|step| -> Vec<&Source> {
-            match &step.action {
-                Action::Run(run) => run.mounts.iter().filter_map(|(_, from)| from.as_ref()).collect(),
-                Action::Copy(copy) => vec![&copy.from],
-                Action::MakeDirectory { .. } => Vec::new(),
-            }
-        })
+        self.steps.iter().flat_map(Step::sources)
+    }
+}
+
+impl Step {
+    /// The trees that the step needs besides the one it is done to.
+    #[must_use]
+    pub fn sources(&self) -> Vec<&Source> {
+        match &self.action {
+            Action::Run(run) => run.mounts.iter().filter_map(|(_, from)| from.as_ref()).collect(),
+            Action::Copy(copy) => vec![&copy.from],
+            Action::MakeDirectory { .. } => Vec::new(),
+        }
     }
 }

@@ -35,6 +35,7 @@
 //! There is no database, no reference count and no list of objects: what exists is what the folders hold.
 
 mod blob;
+mod builds;
 mod check;
 mod claim;
 mod delete;

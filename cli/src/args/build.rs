@@ -95,6 +95,12 @@ pub(crate) struct BuildArgs {
     /// Ask the registry for every base image, even when it is here
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = truth(), value_name = "BOOL", help_heading = "Cache")]
     pub(crate) pull: Option<bool>,
+    /// Fail before the first step (of these stages) that has no earlier result
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "", value_name = "STAGE[,STAGE]", help_heading = "Cache")]
+    pub(crate) expect_cached: Option<String>,
+    /// Ask no registry, git or web server; RUN steps have the network that they have otherwise
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = truth(), value_name = "BOOL", hide_possible_values = true, help_heading = "Cache")]
+    pub(crate) offline: Option<bool>,
     /// Look steps up in this cache too: NAME in a registry, type=registry,ref=NAME or type=local,src=DIR
     #[arg(long, value_name = "NAME|type=TYPE[,…]", help_heading = "Cache")]
     pub(crate) cache_from: Vec<String>,

@@ -5,6 +5,7 @@
 
 mod build;
 mod check;
+mod explain;
 mod short_form;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use build::BuildArgs;
 pub(crate) use check::{CheckArgs, FormatArgs, ReportFormat};
+pub(crate) use explain::{PlanArgs, WhyArgs};
 pub(crate) use short_form::expand;
 
 /// The whole command line.
@@ -23,7 +25,8 @@ pub(crate) use short_form::expand;
     version,
     about = "Turns a Dockerfile into an OCI image: no daemon, no root, one binary",
     after_help = "`rbuild .` is short for `rbuild build .`; a context named like a command is written with its path, as in `rbuild ./push`.\n\
-                  Exit status: 0 done, 1 the build failed (a failing RUN passes its own status on), 2 wrong usage, 3 the machine cannot do it.",
+                  Exit status: 0 done, 1 the build failed (a failing RUN passes its own status on), 2 wrong usage, 3 the machine cannot do it\n\
+                  (of `plan`: something would run), 4 a step is not cached that was expected to be.",
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 100
@@ -88,6 +91,10 @@ pub(crate) enum Command {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b")]
     Build(Box<BuildArgs>),
+    /// Say what a build would do, and why, without doing it
+    Plan(Box<PlanArgs>),
+    /// Say why a step of the last build was done, or was not
+    Why(WhyArgs),
     /// Look for mistakes in a Dockerfile, and mend them
     Check(CheckArgs),
     /// Format Dockerfiles
@@ -117,6 +124,8 @@ impl Command {
     pub(crate) fn global(&self) -> GlobalArgs {
         match self {
             Self::Build(args) => args.global.clone(),
+            Self::Plan(args) => args.build.global.clone(),
+            Self::Why(args) => args.global.clone(),
             Self::Check(args) => args.global.clone(),
             Self::Fmt(args) => args.global.clone(),
             Self::Push(args) => args.global.clone(),

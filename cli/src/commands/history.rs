@@ -52,7 +52,8 @@ pub(super) fn run(args: &HistoryArgs, global: &GlobalSettings, environment: &Env
     print_data(table(&["CREATED", "SIZE", "CREATED BY"], &rows).as_bytes())
 }
 
-fn shorten(command: &str) -> String {
+/// The beginning of a long command.
+pub(super) fn shorten(command: &str) -> String {
     match command.char_indices().nth(SHORT) {
         Some((end, _)) => format!("{}…", &command[..end]),
         None => command.to_owned(),

@@ -11,10 +11,12 @@ mod images;
 mod inspect;
 mod man;
 mod namespace;
+mod plan;
 mod push;
 mod rmi;
 mod run;
 mod stored;
+mod why;
 
 use std::io::{self, Write};
 
@@ -38,6 +40,8 @@ pub(crate) fn dispatch(cli: &Cli, environment: &Environment) -> Result<u8, Failu
     let global = || GlobalSettings::new(&global_args, environment);
     match &cli.command {
         Command::Build(args) => return build::run(args, &global()?, environment),
+        Command::Plan(args) => return plan::run(args, &global()?, environment),
+        Command::Why(args) => why::run(args, &global()?, environment)?,
         Command::Check(args) => return check::run(args, &global()?, environment),
         Command::Fmt(args) => return fmt::run(args, environment),
         Command::Push(args) => push::run(args, &global()?, environment)?,

@@ -5,7 +5,7 @@ use std::error::Error;
 use rbuild_core::error::{BuildError, ErrorKind};
 use rbuild_dockerfile::{Diagnostic, Diagnostics, Severity};
 
-use super::{Failure, Kind, Place, Problem, causes, is_environment};
+use super::{Failure, Kind, Place, Problem, causes, heredoc, is_environment};
 use crate::output::{Display, Source, Tally};
 
 /// Tells a build's error with what its display has seen.
@@ -27,12 +27,6 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
     problem.causes = causes(error.source());
     problem.hints.extend(Some(error.help().to_owned()).filter(|help| !help.is_empty()));
     let failed = tally.failed();
-    problem.step = error.step.as_ref().map(|step| {
-        failed.or_else(|| tally.planned(step)).map_or_else(|| step.name.clone(), |failed| tally.title(failed))
-    });
-    if let (Some(source), Some(span)) = (source, error.span()) {
-        problem.place = Some(Place { source, span, label: String::new() });
-    }
     let kind = match &error.kind {
         ErrorKind::Command { code, output, .. } => {
             problem.output = match failed {
@@ -42,9 +36,19 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
             Kind::Command(*code)
         }
         ErrorKind::Usage { .. } => Kind::Usage,
+        ErrorKind::NotCached { .. } => Kind::NotCached,
         ErrorKind::Failed { cause, .. } if is_environment(&**cause) => Kind::Environment,
         _ => Kind::Build,
     };
+    problem.step = error.step.as_ref().map(|step| {
+        failed.or_else(|| tally.planned(step)).map_or_else(|| step.name.clone(), |failed| tally.title(failed))
+    });
+    if let (Some(source), Some(span)) = (source, error.span()) {
+        problem.place = Some(match heredoc::line_of(&source.text, &span, &problem.output) {
+            Some(span) => Place { source, span, label: "the shell's last message is about this line".to_owned() },
+            None => Place { source, span, label: String::new() },
+        });
+    }
     Failure { kind, problems: vec![problem] }
 }
 

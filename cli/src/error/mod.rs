@@ -6,11 +6,13 @@
 //! | 1 | the build failed: the Dockerfile, a source, a registry |
 //! | 1 to 125 | a command of a RUN step failed: its own status; 1 where it has none in this range |
 //! | 2 | the command line cannot be meant |
-//! | 3 | the machine cannot do it: no namespaces, a full disk, a store that cannot be written |
+//! | 3 | the machine cannot do it: no namespaces, a full disk, a store that cannot be written; of `plan`: something would run |
+//! | 4 | a step is not cached that was expected to be |
 //! | 70 | a fault in rbuild itself |
 //! | 130, 143 | stopped by SIGINT or SIGTERM |
 
 mod build;
+mod heredoc;
 mod render;
 
 use std::error::Error;
@@ -41,6 +43,8 @@ pub(crate) enum Kind {
     Started(u8),
     /// The machine's.
     Environment,
+    /// Nobody's: a step has no earlier result, and was expected to have one.
+    NotCached,
     /// rbuild's.
     Internal,
     /// Nobody's: a signal asked to stop.
@@ -54,6 +58,7 @@ impl Kind {
             Self::Build => "build",
             Self::Command(_) | Self::Started(_) => "command",
             Self::Environment => "environment",
+            Self::NotCached => "not-cached",
             Self::Internal => "internal",
             Self::Cancelled(_) => "cancelled",
         }
@@ -66,6 +71,7 @@ impl Kind {
             Self::Command(status) => u8::try_from(status).ok().filter(|status| (1..=125).contains(status)).unwrap_or(1),
             Self::Started(status) => status,
             Self::Environment => 3,
+            Self::NotCached => 4,
             Self::Internal => INTERNAL_STATUS,
             Self::Cancelled(signal) => u8::try_from(128 + signal).unwrap_or(1),
         }
@@ -236,6 +242,7 @@ mod tests {
             (Kind::Command(0), 1),
             (Kind::Started(127), 127),
             (Kind::Environment, 3),
+            (Kind::NotCached, 4),
             (Kind::Internal, 70),
             (Kind::Cancelled(2), 130),
             (Kind::Cancelled(15), 143),

@@ -83,7 +83,7 @@ impl Tally {
                 if matches!(end, StepEnd::Cached | StepEnd::Done | StepEnd::Unchanged) {
                     self.tails.remove(step);
                 }
-                self.ends.insert(*step, end.clone());
+                self.ends.insert(*step, *end);
             }
             Event::Warning(warning) => self.warnings.push(warning.clone()),
             Event::Built { manifest, config } => self.built = Some((*manifest, *config)),
@@ -121,7 +121,7 @@ impl Tally {
 }
 
 /// What a step is called: `[build 2/5] RUN make`, `[linux/arm64 build 2/5] RUN make`.
-fn title(step: &StepInfo) -> String {
+pub(crate) fn title(step: &StepInfo) -> String {
     let mut place: Vec<String> = Vec::new();
     place.extend(step.platform.as_ref().map(ToString::to_string));
     place.extend(Some(&step.stage).filter(|stage| !stage.is_empty()).map(|stage| {

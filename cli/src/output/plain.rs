@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! #3 [build 2/5] RUN make
-//! #3 not cached: `src/a.c` changed
+//! #3 not cached: content of `src/a.c`
 //! #3 0.412 cc -c a.c
 //! #3 DONE 1.2s
 //! ```
@@ -58,7 +58,7 @@ impl Plain {
             Event::StepStarted { step, miss } => {
                 self.begin(*step);
                 if let Some(miss) = miss {
-                    let text = self.style.paint("2", &format!("not cached: {}", visible(miss)));
+                    let text = self.style.paint("2", &format!("not cached: {}", visible(&miss.to_string())));
                     self.line(&format!("#{} {text}", step.0 + 1));
                 }
             }
@@ -149,7 +149,7 @@ pub(super) fn warning_lines(warning: &Warning, source: Option<&Source>, style: S
 
 #[cfg(test)]
 mod tests {
-    use rbuild_core::progress::Stream;
+    use rbuild_core::progress::{MissCause, Stream};
     use snapbox::IntoData;
 
     use super::super::tests::{Shared, clock, step};
@@ -182,7 +182,7 @@ mod tests {
                 ],
             },
             ended(0, StepEnd::Cached, 0),
-            Event::StepStarted { step: StepId(1), miss: Some("`src/a.c` changed".to_owned()) },
+            Event::StepStarted { step: StepId(1), miss: Some(MissCause::EarlierStep.into()) },
             Event::StepStarted { step: StepId(2), miss: None },
             output(2, b"::set-env name=x::\x1b[31mred"),
             ended(1, StepEnd::Unchanged, 120),
@@ -203,7 +203,7 @@ mod tests {
 #1 [build 1/3] FROM base
 #1 CACHED
 #2 [build 2/3] COPY . .
-#2 not cached: `src/a.c` changed
+#2 not cached: an earlier step gave another result
 #3 [build 3/3] RUN make
 #3 0.250 ::set-env name=x::red
 #2 DONE 0.1s, same result as before

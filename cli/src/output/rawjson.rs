@@ -30,7 +30,10 @@ impl RawJson {
                 self.object("planned", json!({ "steps": steps }));
             }
             Event::StepStarted { step, miss } => {
-                self.object("step-started", json!({ "step": step.0, "miss": miss }));
+                self.object(
+                    "step-started",
+                    json!({ "step": step.0, "miss": miss.as_ref().map(ToString::to_string), "causes": miss }),
+                );
             }
             Event::Output { step, stream, line } => {
                 let stream = match stream {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use rbuild_core::progress::{Event, StepEnd, StepId, StepInfo, Warning};
+use rbuild_core::progress::{Event, Miss, StepEnd, StepId, StepInfo, Warning};
 
 use super::plain::warning_lines;
 use super::{Source, Style, bytes, count, duration, sanitise, title, visible};
@@ -24,6 +24,8 @@ const DEFAULT_COLUMNS: usize = 80;
 
 struct Running {
     head: ProgressBar,
+    /// Why the step is done, with what stands before it.
+    reason: String,
     tail: Vec<ProgressBar>,
     lines: VecDeque<String>,
 }
@@ -98,7 +100,7 @@ impl Tty {
     pub(super) fn show(&mut self, event: &Event) {
         match event {
             Event::Planned { steps } => self.steps.clone_from(steps),
-            Event::StepStarted { step, miss } => self.begin(*step, miss.as_deref()),
+            Event::StepStarted { step, miss } => self.begin(*step, miss.as_ref()),
             Event::Output { step, line, .. } => self.output(*step, line),
             Event::StepEnded { step, end, took } => self.end(*step, end, *took),
             Event::Transfer { what, done, total } => self.transfer(what, *done, *total),
@@ -137,16 +139,16 @@ impl Tty {
         self.steps.get(step.0).map(title).unwrap_or_default()
     }
 
-    fn begin(&mut self, step: StepId, miss: Option<&str>) {
+    fn begin(&mut self, step: StepId, miss: Option<&Miss>) {
         if self.running.contains_key(&step) {
             return;
         }
         let head =
             self.screen.insert_before(&self.status, ProgressBar::new_spinner().with_style(self.head_style.clone()));
-        let reason = miss.map(|miss| self.style.paint("2", &format!("  ({})", visible(miss)))).unwrap_or_default();
-        head.set_message(format!("{}{reason}", self.style.paint("1", &self.title(step))));
+        let reason = miss.map(|miss| format!("  ({})", visible(&miss.to_string()))).unwrap_or_default();
+        head.set_message(format!("{}{}", self.style.paint("1", &self.title(step)), self.style.paint("2", &reason)));
         head.enable_steady_tick(TICK);
-        self.running.insert(step, Running { head, tail: Vec::new(), lines: VecDeque::new() });
+        self.running.insert(step, Running { head, reason, tail: Vec::new(), lines: VecDeque::new() });
     }
 
     fn output(&mut self, step: StepId, line: &[u8]) {
@@ -175,8 +177,10 @@ impl Tty {
 
     fn end(&mut self, step: StepId, end: &StepEnd, took: Duration) {
         self.ended += 1;
-        if let Some(running) = self.running.remove(&step) {
+        let mut reason = String::new();
+        if let Some(mut running) = self.running.remove(&step) {
             self.remove(&running);
+            reason = std::mem::take(&mut running.reason);
         }
         if *end == StepEnd::Cached {
             self.cached = Some(self.cached.map_or((step, 1), |(first, number)| (first, number + 1)));
@@ -191,7 +195,13 @@ impl Tty {
         let same = if *end == StepEnd::Unchanged { ", same result as before" } else { "" };
         let took = format!("{:>6}", duration(took));
         let room = columns().saturating_sub(WORD_WIDTH + took.len() + 2 + same.len());
-        self.print(&format!("{word} {took} {}{same}", cut(&self.title(step), room, self.style)));
+        // Neither of the two pushes the other off the line.
+        let title = self.title(step);
+        let short = room.saturating_sub(title.chars().count()).max(room / 2);
+        let reason = if reason.is_empty() { reason } else { cut(&reason, short, self.style) };
+        let title = cut(&title, room.saturating_sub(reason.chars().count()), self.style);
+        let reason = if reason.is_empty() { reason } else { self.style.paint("2", &reason) };
+        self.print(&format!("{word} {took} {title}{same}{reason}"));
     }
 
     fn tell_cached(&mut self) {

@@ -28,6 +28,18 @@ pub(crate) enum NoCache {
     Stages(Vec<String>),
 }
 
+/// What must have an earlier result.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum ExpectCached {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Every step.
+    All,
+    /// The steps of these stages.
+    Stages(Vec<String>),
+}
+
 /// What is done with the Dockerfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Call {
@@ -79,7 +91,9 @@ pub(crate) struct BuildSettings {
     pub(crate) isolation: Isolation,
     pub(crate) jobs: Option<usize>,
     pub(crate) no_cache: NoCache,
+    pub(crate) expect_cached: ExpectCached,
     pub(crate) pull: bool,
+    pub(crate) offline: bool,
     pub(crate) cache_from: Vec<CacheSource>,
     pub(crate) cache_to: Vec<CacheTarget>,
     pub(crate) outputs: Vec<Output>,
@@ -131,7 +145,9 @@ impl BuildSettings {
             isolation: isolation(args.isolation.as_deref())?,
             jobs: args.jobs.map(std::num::NonZeroUsize::get),
             no_cache: no_cache(args)?,
+            expect_cached: expect_cached(args.expect_cached.as_deref()),
             pull: args.pull == Some(true),
+            offline: offline(args, &outputs)?,
             cache_from: cache::sources(&args.cache_from, environment)?,
             cache_to: cache::targets(&args.cache_to, environment)?,
             iidfile: args.iidfile.as_deref().map(|path| absolute(path, environment)),
@@ -263,6 +279,25 @@ fn no_cache(args: &BuildArgs) -> Result<NoCache, UsageError> {
     }
 }
 
+fn expect_cached(value: Option<&str>) -> ExpectCached {
+    let Some(value) = value else { return ExpectCached::Nothing };
+    let stages: Vec<String> =
+        value.split(',').map(|stage| stage.trim().to_owned()).filter(|stage| !stage.is_empty()).collect();
+    if stages.is_empty() { ExpectCached::All } else { ExpectCached::Stages(stages) }
+}
+
+/// Whether no server is to be asked; refuses flags that ask for one.
+fn offline(args: &BuildArgs, outputs: &[Output]) -> Result<bool, UsageError> {
+    let offline = args.offline == Some(true);
+    let pushed = outputs.iter().any(|output| output.push);
+    for (flag, used) in [("--pull", args.pull == Some(true)), ("--push", pushed)] {
+        if offline && used {
+            return Err(UsageError::new(format!("`--offline` and `{flag}` cannot be used together")));
+        }
+    }
+    Ok(offline)
+}
+
 fn call(args: &BuildArgs) -> Result<Call, UsageError> {
     let value = match (args.call.as_deref().or(args.ignored.print.as_deref()), args.check == Some(true)) {
         (Some(_), true) => return Err(UsageError::new("`--call` and `--check` cannot be used together")),
@@ -278,7 +313,10 @@ fn call(args: &BuildArgs) -> Result<Call, UsageError> {
             "format=text" => json = false,
             "ignorestatus" | "ignorestatus=true" => ignore_status = true,
             "ignorestatus=false" => ignore_status = false,
-            _ => return Err(UsageError::value("--call", value, &format!("unknown field `{field}`"))),
+            _ => {
+                return Err(UsageError::value("--call", value, &format!("unknown field `{field}`"))
+                    .hint("fields are format=text, format=json and ignorestatus"));
+            }
         }
     }
     match method.strip_prefix("method=").unwrap_or(&method) {

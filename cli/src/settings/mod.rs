@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::args::GlobalArgs;
 
-pub(crate) use build::{BuildSettings, Call, NoCache};
+pub(crate) use build::{BuildSettings, Call, ExpectCached, NoCache};
 pub(crate) use context::{Context, DockerfileFrom, NamedContext};
 pub(crate) use environment::Environment;
 pub(crate) use output::{Destination, Output, OutputKind};

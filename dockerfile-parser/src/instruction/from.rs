@@ -2,7 +2,9 @@
 
 use super::Request;
 use super::flag::FlagKind;
+use crate::diagnostic::Diagnostic;
 use crate::lexer::Word;
+use crate::suggest::did_you_mean;
 
 /// FROM. Base and platform are expanded with the global build arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub(super) fn parse(request: &mut Request<'_>) -> Option<From> {
     let (base, as_keyword, name, more) = (words.next(), words.next(), words.next(), words.next());
     match (base, as_keyword, name, more) {
         (Some(base), None, _, _) => Some(From { base, name: None, as_keyword: None, platform }),
-        (Some(base), Some(as_keyword), Some(name), None) if as_keyword.text.eq_ignore_ascii_case("as") => {
+        (Some(base), Some(as_keyword), Some(name), None) if is_as(&as_keyword) => {
             if !is_stage_name(&name.text.to_lowercase()) {
                 let message = format!(
                     "invalid name for build stage: `{}`, a name starts with a letter and holds only letters, digits, `-`, `_` and `.`",
@@ -39,10 +41,20 @@ pub(super) fn parse(request: &mut Request<'_>) -> Option<From> {
             }
             Some(From { base, name: Some(name), as_keyword: Some(as_keyword), platform })
         }
-        (base, ..) => {
+        (base, second, third, _) => {
             let message = "FROM requires either one or three arguments (`FROM image` or `FROM image AS name`)";
-            request.error("from-arguments", message.to_owned());
+            let error = Diagnostic::error("from-arguments", message, request.span());
+            request.diagnostics.push(match (&base, second.filter(|_| third.is_none())) {
+                (Some(base), Some(name)) if is_stage_name(&name.text.to_lowercase()) && !is_as(&name) => {
+                    error.with_help(did_you_mean(&format!("FROM {} AS {}", base.text, name.text)))
+                }
+                _ => error,
+            });
             base.map(|base| From { base, name: None, as_keyword: None, platform })
         }
     }
+}
+
+fn is_as(word: &Word) -> bool {
+    word.text.eq_ignore_ascii_case("as")
 }

@@ -1,6 +1,7 @@
 //! ENV, LABEL and ARG: names and values.
 
 use super::Request;
+use crate::diagnostic::Diagnostic;
 use crate::lexer::{Part, Word};
 use crate::span::Span;
 
@@ -89,7 +90,9 @@ fn pairs(request: &mut Request<'_>) -> Option<(Vec<KeyValue>, bool)> {
         let (key, value) = args.cut_blank();
         let Some(value) = value else {
             let message = format!("{} must have two arguments: a name and a value", request.name);
-            request.error("missing-value", message);
+            let error = Diagnostic::error("missing-value", message, request.span());
+            let help = format!("write `{} {}=value`", request.name, key.word().text);
+            request.diagnostics.push(error.with_help(help));
             return None;
         };
         return Some((vec![KeyValue { key: key.word(), value: value.word() }], true));

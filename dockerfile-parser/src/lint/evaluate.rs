@@ -232,7 +232,12 @@ impl<'a> Walk<'a, '_> {
     /// The stage to build.
     fn target(&self, stages: &[StageFacts<'a>]) -> Result<Option<usize>, BuildError> {
         let Some(name) = self.context.target else { return Ok(stages.last().map(|facts| facts.stage.index)) };
-        let missing = || BuildError { message: format!("target stage `{name}` could not be found"), lines: None };
+        let missing = || {
+            let names = self.file.stages.iter().filter_map(|stage| stage.name.as_deref());
+            let near = nearest(&name.to_lowercase(), names).map(|near| format!(" (did you mean `{near}`?)"));
+            let message = format!("target stage `{name}` could not be found{}", near.unwrap_or_default());
+            BuildError { message, lines: None }
+        };
         self.find(name).map(Some).ok_or_else(missing)
     }
 

@@ -73,6 +73,12 @@ pub struct Rule {
 /// All rules: BuildKit's in the order of its documentation, then rbuild's.
 pub const RULES: [Rule; 32] = rules::ALL;
 
+/// Whether a variable's name says that its value is a secret, as the rule `SecretsUsedInArgOrEnv` has it.
+#[must_use]
+pub fn names_a_secret(name: &str) -> bool {
+    rules::is_secret(name)
+}
+
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LintWarning {

@@ -201,6 +201,18 @@ fn copied_folders_are_looked_into() {
 }
 
 #[test]
+fn lines_of_one_command_need_no_errexit() {
+    for (script, expected) in [
+        ("one && \\\n two", ""),
+        ("one &&\n two ||\nthree |\n four", ""),
+        ("one\ntwo", "HeredocWithoutErrexit 2"),
+        ("one && two\nthree", "HeredocWithoutErrexit 2"),
+    ] {
+        assert_eq!(found(&format!("FROM a:1\nRUN <<EOF\n{script}\nEOF\n")), expected, "{script}");
+    }
+}
+
+#[test]
 fn lines_of_the_ignore_file_come_last() {
     let pattern = |line, reason| IdlePattern { line, pattern: "a".to_owned(), reason };
     let idle = vec![pattern(1, IdleReason::NothingToExcept), pattern(3, IdleReason::Deeper("b/a".to_owned()))];

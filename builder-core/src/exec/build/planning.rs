@@ -6,6 +6,7 @@ use rbuild_dockerfile::Dockerfile;
 
 use super::{Build, StageKey};
 use crate::error::{BuildError, FailedStep};
+use crate::exec::options::ExpectCached;
 use crate::oci::Platform;
 use crate::plan::{self, Action, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source};
 use crate::progress::{Event, StepInfo, Warning};
@@ -90,7 +91,9 @@ impl Build<'_> {
         loop {
             match plan::plan(dockerfile, &options, &self.bases.configs())? {
                 Outcome::Plan(plan) => return Ok(plan),
-                Outcome::Needs(needed) => self.bases.resolve_all(self, &needed)?,
+                Outcome::Needs(needed) => {
+                    self.bases.resolve_all(self, &needed).map_err(|error| near_stage(error, dockerfile))?;
+                }
             }
             self.check_cancelled()?;
         }
@@ -127,7 +130,7 @@ impl Build<'_> {
     }
 
     /// Tells all steps, numbered.
-    pub(super) fn announce(&mut self) {
+    pub(in crate::exec) fn announce(&mut self) -> Vec<StepInfo> {
         let several = self.platforms.len() > 1;
         let mut steps = Vec::new();
         for (key, plan) in &self.plans {
@@ -141,7 +144,21 @@ impl Build<'_> {
                 platform: several.then(|| plan.platform.clone()),
             }));
         }
-        self.events.event(Event::Planned { steps });
+        self.events.event(Event::Planned { steps: steps.clone() });
+        steps
+    }
+
+    /// Refuses to expect something of stages that are not built.
+    pub(in crate::exec) fn check_expectations(&self) -> Result<(), BuildError> {
+        let ExpectCached::Stages(names) = &self.options.expect_cached else { return Ok(()) };
+        let stages: BTreeSet<&str> = self.plans.values().map(|plan| plan.name.as_str()).collect();
+        match names.iter().find(|name| !stages.iter().any(|stage| stage.eq_ignore_ascii_case(name))) {
+            None => Ok(()),
+            Some(name) => Err(BuildError::usage(
+                format!("--expect-cached names the stage `{name}`, which is not part of this build"),
+                format!("stages that are: {}", stages.into_iter().collect::<Vec<_>>().join(", ")),
+            )),
+        }
     }
 
     /// Looks at every command before the first step; an error says which step it belongs to.
@@ -172,5 +189,15 @@ impl Build<'_> {
             }
             Ok(())
         })
+    }
+}
+
+/// An image that can't be had may be a stage's name, mistyped.
+fn near_stage(error: BuildError, dockerfile: &Dockerfile) -> BuildError {
+    let named = error.span().and_then(|place| dockerfile.source().get(place)).unwrap_or_default().to_lowercase();
+    let stages = dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref());
+    match rbuild_dockerfile::nearest(&named, stages) {
+        Some(stage) if error.help().is_empty() => error.with_help(format!("did you mean the stage `{stage}`?")),
+        _ => error,
     }
 }

@@ -20,7 +20,9 @@ impl Build<'_> {
         if let Some(client) = self.client.get() {
             return Ok(Arc::clone(client));
         }
-        let client = Client::new(self.options.registry.clone()).during(|| "prepare to reach registries".to_owned())?;
+        let mut options = self.options.registry.clone();
+        options.transport.offline |= self.options.offline;
+        let client = Client::new(options).during(|| "prepare to reach registries".to_owned())?;
         Ok(Arc::clone(self.client.get_or_init(|| Arc::new(client))))
     }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
 
 use super::{MountedSource, Wanted, absolute};
-use crate::cache::PreImage;
+use crate::cache::{Files, PreImage, input};
 use crate::error::{BuildError, During};
 use crate::exec::materialize::{part_of, rebase, single};
 use crate::exec::options::{Isolation, NoCache};
-use crate::exec::run::Keep;
+use crate::exec::run::{Keep, PreparedRun};
 use crate::exec::stage::StageRun;
 use crate::plan::{Run, Source};
 use crate::snapshot::MountKind;
@@ -19,25 +19,30 @@ use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::MountSource;
 use crate::tree::{FollowLast, TreeView, resolve};
 
+/// What a mount shows, and how that is told from something else.
+struct Shown {
+    source: MountedSource,
+    digest: String,
+    files: Files,
+}
+
 impl StageRun<'_, '_> {
     /// Adds mounts to a command's inputs: what they show, by content, and how.
-    pub(crate) fn prepare_mounts(
-        &self,
-        run: &Run,
-        inputs: &mut PreImage,
-    ) -> Result<Vec<Option<MountedSource>>, BuildError> {
-        let mut sources = Vec::new();
+    pub(crate) fn prepare_mounts(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
+        let (mut sources, mut files) = (Vec::new(), Files::new());
         for (mount, from) in &run.mounts {
             let target = &mount.target;
             let (name, mut facts) = (format!("mount {} {target}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
-                    let (source, digest) = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
-                    facts = format!("{digest} {} {}", mount.source, mount.read_only);
-                    Some(source)
+                    let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
+                    facts = format!("{} {}", mount.source, mount.read_only);
+                    inputs.add(format!("{} {target}", input::MOUNTED_FILES), shown.digest);
+                    files.extend(shown.files.into_iter().map(|(path, text)| (format!("{target}\0{path}"), text)));
+                    Some(shown.source)
                 }
                 MountType::Cache => match from {
-                    Some(from) => Some(self.mounted_source(mount, from)?.0),
+                    Some(from) => Some(self.mounted_source(mount, from)?.source),
                     None => None,
                 },
                 MountType::Tmpfs => {
@@ -59,11 +64,11 @@ impl StageRun<'_, '_> {
             inputs.add(name, facts);
             sources.push(source);
         }
-        Ok(sources)
+        Ok(PreparedRun { sources, files })
     }
 
     /// The tree that `from` names, with the digest of what the mount shows of it.
-    fn mounted_source(&self, mount: &PlannedMount, from: &Source) -> Result<(MountedSource, String), BuildError> {
+    fn mounted_source(&self, mount: &PlannedMount, from: &Source) -> Result<Shown, BuildError> {
         let action = || format!("mount `{}`", mount.source);
         let stack = match from {
             Source::Scratch => Some(Vec::new()),
@@ -77,14 +82,18 @@ impl StageRun<'_, '_> {
             return Err(BuildError::failed(action(), format!("`{}` was not found", mount.source)));
         };
         let is_directory = entry.node.is_directory();
-        if let Some(stack) = stack {
+        // Of a whole image the layers say as much as all its files, and are known without a look at them.
+        if let Some(stack) = stack.as_ref().filter(|_| path.is_root()) {
             let ids: Vec<String> = stack.iter().map(|layer| layer.diff_id.to_string()).collect();
-            return Ok((MountedSource { stack, path, is_directory }, ids.join(" ")));
+            let source = MountedSource { stack: stack.clone(), path, is_directory };
+            return Ok(Shown { source, digest: ids.join(" "), files: Files::new() });
         }
         let part = part_of(&*view, &path).during(action)?.expect("its root was just seen");
-        let digest = part.digest.clone();
-        let diff_id = self.build.layers.materialize(&part)?;
-        Ok((MountedSource { stack: single(diff_id), path, is_directory }, digest))
+        let stack = match stack {
+            Some(stack) => stack,
+            None => single(self.build.layers.materialize(&part)?),
+        };
+        Ok(Shown { source: MountedSource { stack, path, is_directory }, digest: part.digest, files: part.files })
     }
 
     pub(super) fn bind(

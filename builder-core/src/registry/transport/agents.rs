@@ -136,6 +136,9 @@ impl Transport {
         if self.options.cancelled.is_cancelled() {
             return Err(TransportError::new(TransportFailure::Cancelled, url));
         }
+        if self.options.offline {
+            return Err(TransportError::new(TransportFailure::Offline, url));
+        }
         if guarded && url.origin().address().is_some_and(|address| !guard::is_allowed(self.reach, address)) {
             return Err(refused(url, format!("it leads to `{}`", url.origin())));
         }

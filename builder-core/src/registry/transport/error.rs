@@ -50,6 +50,9 @@ pub enum TransportFailure {
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// The caller forbids connections.
+    #[error("--offline allows no request")]
+    Offline,
     /// The options cannot be used.
     #[error("{0}")]
     Options(String),

@@ -31,6 +31,8 @@ pub struct TransportOptions {
     pub cancelled: Cancelled,
     /// Hears of repeated attempts.
     pub events: Option<Events>,
+    /// Whether every request is refused before a connection is made.
+    pub offline: bool,
 }
 
 impl Default for TransportOptions {
@@ -46,6 +48,7 @@ impl Default for TransportOptions {
             stall_timeout: Duration::from_secs(60),
             cancelled: Cancelled::default(),
             events: None,
+            offline: false,
         }
     }
 }

@@ -67,6 +67,26 @@ pub(super) fn look(
     global: &GlobalSettings,
     environment: &Environment,
 ) -> Result<CheckResult, Failure> {
+    let Prepared { options, events, display, stop, _inputs } = prepare(settings, global, environment)?;
+    let wanted = CheckOptions { rules: RuleSet::All, bases: BaseLookup::Local };
+    check(&options, wanted, events, &Cancel::from_flag(stop.flag())).map_err(|error| of_build(&error, &display))
+}
+
+/// What the core is told of the settings, with what lives as long as the work.
+pub(super) struct Prepared {
+    pub(super) options: BuildOptions,
+    pub(super) events: Events,
+    pub(super) display: Arc<Display>,
+    pub(super) stop: Stop,
+    _inputs: inputs::Inputs,
+}
+
+/// Reads what a build reads before it begins, for commands that look at builds; progress is not shown.
+pub(super) fn prepare(
+    settings: &BuildSettings,
+    global: &GlobalSettings,
+    environment: &Environment,
+) -> Result<Prepared, Failure> {
     let stop = Stop::listen()?;
     let display = Arc::new(Display::new(Progress::Quiet, Style::of(global, environment)));
     let events: Events = display.clone();
@@ -74,8 +94,7 @@ pub(super) fn look(
     let inputs = inputs::read(settings, &store, environment)?;
     let outputs = options::Outputs::plan(settings, &store)?;
     let options = options::of(settings, global, environment, &inputs, &outputs, &stop, &events)?;
-    let wanted = CheckOptions { rules: RuleSet::All, bases: BaseLookup::Local };
-    check(&options, wanted, events, &Cancel::from_flag(stop.flag())).map_err(|error| of_build(&error, &display))
+    Ok(Prepared { options, events, display, stop, _inputs: inputs })
 }
 
 /// Prints what was asked for in place of a build; gives the exit status.

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use rbuild_core::exec::{BuildOptions, Isolation, NamedContext, NoCache, Output, OutputKind, Secret, SshSource};
+use rbuild_core::exec::{
+    BuildOptions, ExpectCached, Isolation, NamedContext, NoCache, Output, OutputKind, Secret, SshSource,
+};
 use rbuild_core::layer::Compression;
 use rbuild_core::plan::NetworkChoice;
 use rbuild_core::progress::Events;
@@ -53,7 +55,13 @@ pub(super) fn of(
         settings::NoCache::All => NoCache::All,
         settings::NoCache::Stages(stages) => NoCache::Stages(stages.iter().cloned().collect()),
     };
+    options.expect_cached = match &settings.expect_cached {
+        settings::ExpectCached::Nothing => ExpectCached::Nothing,
+        settings::ExpectCached::All => ExpectCached::All,
+        settings::ExpectCached::Stages(stages) => ExpectCached::Stages(stages.iter().cloned().collect()),
+    };
     options.pull = settings.pull;
+    options.offline = settings.offline;
     options.cache_from.clone_from(&settings.cache_from);
     options.cache_to.clone_from(&settings.cache_to);
     options.jobs = settings.jobs.unwrap_or_default();

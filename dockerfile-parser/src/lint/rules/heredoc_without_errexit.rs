@@ -23,7 +23,10 @@ fn check(evaluation: &Evaluation<'_>, findings: &mut Findings<'_>) {
         let RunScript::Shell(script) = run.script() else { continue };
         let is_script = run.command.arguments(&[]).iter().all(|text| HeredocWord::parse(text).is_some());
         let commands = script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        if is_script && commands.clone().count() > 1 && !shell_stops(&step.shell) && !sets_errexit(commands.take(3)) {
+        // A line that goes on in the next one is no command of its own.
+        let goes_on = |line: &&str| ["\\", "&&", "||", "|"].iter().any(|end| line.ends_with(end));
+        let count = commands.clone().filter(|line| !goes_on(line)).count();
+        if is_script && count > 1 && !shell_stops(&step.shell) && !sets_errexit(commands.take(3)) {
             let message = "only the last command's status counts in this heredoc: begin it with `set -e`".to_owned();
             findings.at(step.node, message);
         }

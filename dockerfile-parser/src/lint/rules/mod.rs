@@ -35,6 +35,8 @@ mod undefined_var;
 mod unpinned_base_image;
 mod workdir_relative_path;
 
+pub(super) use secrets_used_in_arg_or_env::is_secret;
+
 use super::evaluate::Evaluation;
 use super::{Findings, Phase, Rule, RuleGroup};
 

@@ -32,7 +32,7 @@ fn check(evaluation: &Evaluation<'_>, findings: &mut Findings<'_>) {
 }
 
 /// Whether one of the words between underscores names a secret, and none says that it is harmless.
-fn is_secret(name: &str) -> bool {
+pub(in crate::lint) fn is_secret(name: &str) -> bool {
     let lower = name.to_lowercase();
     let has = |list: &[&str]| lower.split('_').any(|word| list.contains(&word));
     has(&SECRET) && !has(&HARMLESS)

@@ -1,0 +1,103 @@
+//! Earlier runs of a step: why their results can't be used, and what is left of them.
+
+use super::journal::{Counterpart, text};
+use super::stage::{Prepared, StageRun};
+use crate::cache::{Files, PreImage, StepFacts, StepRecord, Written, explain_miss, input};
+use crate::plan::Step;
+use crate::progress::{Miss, MissCause, StepEnd};
+use crate::store::Store;
+
+/// What earlier builds know of a step that has no result to use.
+pub(crate) struct EarlierRun {
+    pub(crate) miss: Miss,
+    /// The build that it was compared with.
+    pub(crate) against: Option<String>,
+    /// The newest result of the step that is on record, under whatever inputs.
+    pub(crate) record: Option<StepRecord>,
+}
+
+impl StageRun<'_, '_> {
+    /// Says why no earlier result is used.
+    pub(crate) fn earlier_run(
+        &self,
+        number: usize,
+        inputs: &PreImage,
+        written: &Written,
+        prepared: &Prepared,
+    ) -> EarlierRun {
+        let store = self.build.layers.store();
+        let key = inputs.key();
+        let mut unfinished = None;
+        let mut newest = None;
+        let mut found = None;
+        for Counterpart { build, step } in self.build.journal.counterparts(self.plan, number) {
+            newest.get_or_insert_with(|| build.id.clone());
+            let Some(earlier) = &step.key else { continue };
+            let failed = matches!(step.end, Some(StepEnd::Failed | StepEnd::Cancelled));
+            if failed && earlier == key.as_str() {
+                unfinished.get_or_insert_with(|| build.id.clone());
+            }
+            if let Some(record) = read_record(store, earlier) {
+                found = Some((build.id.clone(), record));
+                break;
+            }
+        }
+        let (against, record) = found.map_or((newest, None), |(build, record)| (Some(build), Some(record)));
+        let miss = if self.must_run() {
+            MissCause::NoCache.into()
+        } else if let Some(build) = unfinished {
+            return EarlierRun { miss: MissCause::NotFinished.into(), against: Some(build), record };
+        } else if let Some(record) = &record {
+            let files = prepared.files();
+            let now = StepFacts { inputs, written, files: files.as_ref() };
+            explain(store, record, now).unwrap_or_else(|| MissCause::RecordGone.into())
+        } else if against.is_some() {
+            MissCause::RecordGone.into()
+        } else {
+            MissCause::NeverBuilt.into()
+        };
+        EarlierRun { miss, against, record }
+    }
+}
+
+impl Prepared {
+    /// The files that a step takes, one by one.
+    pub(crate) fn files(&self) -> Option<Files> {
+        match self {
+            Self::Copy(copy) => Some(copy.describe()),
+            Self::Run(run) => Some(run.files.clone()),
+            Self::MakeDirectory => None,
+        }
+    }
+}
+
+/// Compares a step with an earlier run of it.
+pub(crate) fn explain(store: &Store, before: &StepRecord, now: StepFacts<'_>) -> Option<Miss> {
+    let files = recorded_files(store, before.inputs.key().as_str());
+    let before = StepFacts { inputs: &before.inputs, written: &before.written, files: files.as_ref() };
+    explain_miss(&before, &now)
+}
+
+/// The files that a step on record took.
+pub(crate) fn recorded_files(store: &Store, key: &str) -> Option<Files> {
+    serde_json::from_slice(&store.read_note("files", key).ok()??).ok()
+}
+
+/// What a step with that key gave.
+pub(crate) fn read_record(store: &Store, key: &str) -> Option<StepRecord> {
+    StepRecord::from_bytes(&store.read_step(key).ok()??)
+}
+
+/// What a step is in the Dockerfile, as records have it: without credentials.
+pub(crate) fn written(step: &Step) -> Written {
+    let variables = step.origin.variables.iter().map(|variable| {
+        let kind = if variable.is_arg { "ARG" } else { "ENV" };
+        (format!("{kind} {}", variable.name), input::recorded(&variable.name, &variable.value))
+    });
+    let text: Vec<String> = text(step).split_whitespace().map(super::context::shown).collect();
+    Written {
+        text: text.join(" "),
+        variables: variables.collect(),
+        heredocs: step.origin.heredocs.iter().map(|(name, body)| (name.clone(), body.to_string())).collect(),
+    }
+}
