@@ -29,7 +29,9 @@ fn help_names_every_command() {
     let root = store();
     let output = rbuild(&root, &["--help"]).success().get_output().stdout.clone();
     let help = String::from_utf8(output).expect("help is UTF-8");
-    for command in ["build", "push", "images", "rmi", "inspect", "history", "run", "doctor", "completions", "man"] {
+    for command in
+        ["build", "push", "images", "rmi", "inspect", "history", "cache", "run", "doctor", "completions", "man"]
+    {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not in:\n{help}");
         rbuild(&root, &[command, "--help"]).success();
     }

@@ -21,6 +21,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod chmod;
 pub mod device;
 mod diagnostic;

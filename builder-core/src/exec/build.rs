@@ -202,7 +202,10 @@ fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, B
     build.check_devices()?;
     build.check_commands_can_run()?;
     let result = run_steps(&build, targets);
-    build.journal.write(&build, &result);
+    // A try that is followed by another is no build of its own.
+    if result.is_ok() || !build.carry.losses().has_news() {
+        build.journal.write(&build, &result);
+    }
     result
 }
 

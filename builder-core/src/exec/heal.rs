@@ -31,9 +31,7 @@ pub(crate) fn healing<T>(
     let mut healed = BTreeSet::new();
     loop {
         let result = build(Arc::clone(&events));
-        for text in store.take_damage() {
-            tell(&events, text);
-        }
+        tell_damage(store, &events);
         let error = match result {
             Ok(result) => return Ok(result),
             Err(error) => error,
@@ -46,6 +44,11 @@ pub(crate) fn healing<T>(
             _ => return Err(error),
         }
     }
+}
+
+/// Tells what was found damaged in the store through this handle, as warnings.
+pub fn tell_damage(store: &Store, events: &Events) {
+    store.take_damage().into_iter().for_each(|text| tell(events, text));
 }
 
 fn tell(events: &Events, what: String) {

@@ -3,6 +3,7 @@
 //! ```text
 //! build      the whole of it: read, plan, run, finish
 //! bases      images and named contexts that stages start from
+//! cache_mount cache mounts from and to archives
 //! room       keeps the limit of the store's size
 //! scheduler  who waits for whom
 //! stage      one stage, step by step: key, look up, do, record
@@ -11,6 +12,7 @@
 //! forecast   what a build would do
 //! past       builds that are over, compared
 //! copy run   what a step does
+//! selection  what a COPY takes from layers, remembered
 //! devices    what of the host a command may use
 //! check      the linter's look at a Dockerfile
 //! check_store reads everything that a store holds
@@ -23,6 +25,7 @@
 mod bases;
 mod build;
 mod ca;
+mod cache_mount;
 mod carry;
 mod check;
 mod check_store;
@@ -51,14 +54,17 @@ mod room;
 mod run;
 mod run_image;
 mod scheduler;
+mod selection;
 mod ssh_agent;
 mod stage;
 
 pub use build::{BuildResult, BuiltImage, build, build_plan};
+pub use cache_mount::{cache_mount_hash, export_cache_mount, import_cache_mount};
 pub use carry::{CacheMode, CachePlace, CacheSource, CacheTarget};
 pub use check::{BaseLookup, CheckOptions, CheckResult, RuleSet, check};
 pub use check_store::check_store;
 pub use forecast::{Forecast, ForecastStep, Outlook, forecast};
+pub use heal::tell_damage;
 pub use host_files::{ExtraHost, ExtraHostError};
 pub use options::{
     BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, ExpectCached, Isolation, NamedContext, NoCache,

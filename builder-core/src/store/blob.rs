@@ -175,6 +175,12 @@ impl UnfinishedBlob {
         self.store.claim(Claimed::blob(&digest));
         seal_blob(&self.file);
         let target = self.store.blob_path(&digest);
+        if let Ok(old) = fs::symlink_metadata(&target)
+            && !(is_sealed_blob(&old) && old.len() == size)
+        {
+            // Only to tell of damage.
+            let _is_sound = self.store.check_unsealed(&digest, size);
+        }
         // Replacing a blob that is there already heals it, should it be damaged.
         fs::rename(path, &target).map_err(StoreError::io("put in place", &target))?;
         self.path = None;

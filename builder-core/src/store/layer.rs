@@ -250,7 +250,7 @@ impl Layer {
     #[must_use]
     pub fn fs_path(&self) -> Option<PathBuf> {
         let path = self.dir().join("fs");
-        let seal = Seal::read(&self.dir().join("unpacked"))?;
+        let seal = Seal::parse(self.store.read_noted(&self.dir().join("unpacked")).ok()??)?;
         (path.is_dir() && seal.boot.is_none_or(|boot| boot == boot_id().trim())).then_some(path)
     }
 

@@ -119,6 +119,16 @@ impl Store {
         self.try_cache_mount(hash, CacheSharing::Locked, |_| Ok(()))
     }
 
+    /// Puts a folder in the place of a cache mount's, which is held: the next step that uses the cache finds it.
+    ///
+    /// # Errors
+    /// When a folder can't be moved.
+    pub fn replace_cache_mount(&self, held: &CacheMount, new: &Path) -> Result<(), StoreError> {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(rustix::fs::CWD, new, rustix::fs::CWD, &held.path, flags)
+            .map_err(StoreError::errno("put in place", &held.path))
+    }
+
     /// Removes a cache mount that no running build uses; whether it did.
     ///
     /// # Errors

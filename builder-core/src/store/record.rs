@@ -73,13 +73,16 @@ impl Store {
 
     /// As [`read_record`], and removes and tells of a damaged one.
     pub(super) fn read_noted(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-        let record = read_record(path)?;
-        if record.is_none() && path.exists() {
-            file::remove(path)?;
-            let shown = path.strip_prefix(self.root()).unwrap_or(path);
-            self.note_damage(format!("the record `{}` was damaged", shown.display()));
+        match look_at_record(path)? {
+            Looked::Good(bytes) => Ok(Some(bytes)),
+            Looked::Missing => Ok(None),
+            Looked::Damaged => {
+                file::remove(path)?;
+                let shown = path.strip_prefix(self.root()).unwrap_or(path);
+                self.note_damage(format!("the record `{}` was damaged", shown.display()));
+                Ok(None)
+            }
         }
-        Ok(record)
     }
 
     fn read_used_record(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
@@ -106,11 +109,25 @@ impl Store {
     }
 }
 
+/// What a look at a record's file gave.
+enum Looked {
+    Good(Vec<u8>),
+    Missing,
+    Damaged,
+}
+
 /// Reads a record's bytes; `None` when the file is missing, torn or damaged.
 pub(super) fn read_record(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(match look_at_record(path)? {
+        Looked::Good(bytes) => Some(bytes),
+        Looked::Missing | Looked::Damaged => None,
+    })
+}
+
+fn look_at_record(path: &Path) -> Result<Looked, StoreError> {
     let mut bytes = match file::read(path, RECORD_LIMIT) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(None),
+        Ok(None) => return Ok(Looked::Missing),
         // The disk lost the bytes.
         Err(StoreError::Io { source, .. }) if source.raw_os_error() == Some(libc::EIO) => Vec::new(),
         Err(error) => return Err(error),
@@ -120,10 +137,10 @@ pub(super) fn read_record(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let hash = blake3::hash(content).to_hex();
     if footer.strip_prefix(MARK).and_then(|rest| rest.strip_suffix(b"\n")) != Some(hash.as_bytes()) {
         tracing::warn!(path = %path.display(), "a damaged record counts as absent");
-        return Ok(None);
+        return Ok(Looked::Damaged);
     }
     bytes.truncate(length);
-    Ok(Some(bytes))
+    Ok(Looked::Good(bytes))
 }
 
 #[cfg(test)]

@@ -65,7 +65,12 @@ impl Seal {
 
     /// Reads a mark; `None` where there is none or only a damaged one.
     pub(super) fn read(mark: &Path) -> Option<Self> {
-        let text = String::from_utf8(read_record(mark).ok()??).ok()?;
+        Self::parse(read_record(mark).ok()??)
+    }
+
+    /// Understands a mark's text.
+    pub(super) fn parse(text: Vec<u8>) -> Option<Self> {
+        let text = String::from_utf8(text).ok()?;
         let mut lines = text.lines();
         let boot = match lines.next()? {
             "settled" => None,

@@ -104,6 +104,9 @@ pub(crate) struct BuildArgs {
     /// Look steps up in this cache too: NAME in a registry, type=registry,ref=NAME or type=local,src=DIR
     #[arg(long, value_name = "NAME|type=TYPE[,…]", help_heading = "Cache")]
     pub(crate) cache_from: Vec<String>,
+    /// Keep the store below this size, whatever `rbuild cache limit` says [env: RBUILD_CACHE_MAX=]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) cache_max: Option<String>,
     /// Keep the steps for other machines: NAME, type=registry,ref=NAME, type=local,dest=DIR or type=inline; mode=max for all stages
     #[arg(long, value_name = "NAME|type=TYPE[,mode=max][,…]", help_heading = "Cache")]
     pub(crate) cache_to: Vec<String>,

@@ -4,6 +4,7 @@
 //! files or on other flags. [`crate::settings`] turns them into what is meant.
 
 mod build;
+mod cache;
 mod check;
 mod explain;
 mod short_form;
@@ -14,6 +15,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use build::BuildArgs;
+pub(crate) use cache::{
+    CacheArgs, CacheCheckArgs, CacheCommand, CacheDuArgs, CacheLimitArgs, CacheListArgs, CachePruneArgs, MountCommand,
+    MountExportArgs, MountImportArgs, MountListArgs, MountRemoveArgs,
+};
 pub(crate) use check::{CheckArgs, FormatArgs, ReportFormat};
 pub(crate) use explain::{PlanArgs, WhyArgs};
 pub(crate) use short_form::expand;
@@ -109,6 +114,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Show the steps that made an image
     History(HistoryArgs),
+    /// Look after the store: its size, what it keeps, damage
+    Cache(CacheArgs),
     /// Run a command in an image, with the sandbox of RUN steps
     Run(RunArgs),
     /// Say what this machine can do, and what would make it better
@@ -133,6 +140,7 @@ impl Command {
             Self::Rmi(args) => args.global.clone(),
             Self::Inspect(args) => args.global.clone(),
             Self::History(args) => args.global.clone(),
+            Self::Cache(args) => args.global(),
             Self::Run(args) => GlobalArgs::from(&args.global),
             Self::Doctor(args) => args.global.clone(),
             Self::Completions(args) => args.global.clone(),

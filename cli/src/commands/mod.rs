@@ -1,6 +1,7 @@
 //! One module for each command; none of them reads the environment or the arguments.
 
 mod build;
+mod cache;
 mod check;
 mod client;
 mod completions;
@@ -52,6 +53,7 @@ pub(crate) fn dispatch(cli: &Cli, environment: &Environment) -> Result<u8, Failu
         Command::Completions(args) => completions::run(args)?,
         Command::Man(args) => man::run(args)?,
         Command::Doctor(args) => return doctor::run(args, &global()?, environment),
+        Command::Cache(args) => return cache::run(args, &global()?, environment),
         Command::Run(args) => return run::run(args, &global()?, environment),
     }
     Ok(0)

@@ -9,6 +9,7 @@ use rbuild_core::oci::Platform;
 use super::cache;
 use super::context::{Context, DockerfileFrom, NamedContext, context, dockerfile, named_context};
 use super::output::{Output, outputs};
+use super::prune;
 use super::values::{
     HostEntry, Isolation, Network, Secret, SshForward, Ulimit, add_host, isolation, network, secret, size_bytes, ssh,
     ulimit,
@@ -95,6 +96,8 @@ pub(crate) struct BuildSettings {
     pub(crate) pull: bool,
     pub(crate) offline: bool,
     pub(crate) cache_from: Vec<CacheSource>,
+    /// The most bytes that the store may hold.
+    pub(crate) cache_max_bytes: Option<u64>,
     pub(crate) cache_to: Vec<CacheTarget>,
     pub(crate) outputs: Vec<Output>,
     pub(crate) iidfile: Option<PathBuf>,
@@ -149,6 +152,7 @@ impl BuildSettings {
             pull: args.pull == Some(true),
             offline: offline(args, &outputs)?,
             cache_from: cache::sources(&args.cache_from, environment)?,
+            cache_max_bytes: prune::cache_max(args.cache_max.as_deref(), environment)?,
             cache_to: cache::targets(&args.cache_to, environment)?,
             iidfile: args.iidfile.as_deref().map(|path| absolute(path, environment)),
             metadata_file: args.metadata_file.as_deref().map(|path| absolute(path, environment)),

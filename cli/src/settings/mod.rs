@@ -8,6 +8,7 @@ mod context;
 mod csv;
 mod environment;
 mod output;
+mod prune;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub(crate) use build::{BuildSettings, Call, ExpectCached, NoCache};
 pub(crate) use context::{Context, DockerfileFrom, NamedContext};
 pub(crate) use environment::Environment;
 pub(crate) use output::{Destination, Output, OutputKind};
+pub(crate) use prune::{limit_bytes, prune_options};
 pub(crate) use values::{HostName, Isolation, Network, Secret, SecretFrom, network};
 
 /// A command line that cannot be meant, or contradicts itself.

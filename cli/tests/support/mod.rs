@@ -174,6 +174,16 @@ pub fn processes_with(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The processes that have files below a folder open.
+pub fn processes_that_hold(folder: &Path) -> Vec<String> {
+    let holds = |process: &Path| {
+        let files = fs::read_dir(process.join("fd")).into_iter().flatten().filter_map(Result::ok);
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|file| file.starts_with(folder))
+    };
+    let all = fs::read_dir("/proc").expect("/proc").filter_map(|entry| Some(entry.ok()?.path()));
+    all.filter(|process| holds(process)).map(|process| process.display().to_string()).collect()
+}
+
 /// Writes what `child` reads from its standard input, and waits for its end.
 pub fn ran_with_input(command: &mut Command, input: &[u8]) -> Ran {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

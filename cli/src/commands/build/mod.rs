@@ -7,7 +7,9 @@ mod report;
 
 use std::sync::Arc;
 
-use rbuild_core::exec::{BaseLookup, BuildOptions, Cancel, CheckOptions, CheckResult, RuleSet, build, check};
+use rbuild_core::exec::{
+    BaseLookup, BuildOptions, Cancel, CheckOptions, CheckResult, RuleSet, build, check, tell_damage,
+};
 use rbuild_core::progress::{Event, EventSink, Events, Warning};
 
 use super::namespace::Namespace;
@@ -125,6 +127,7 @@ fn build_image(
 ) -> Result<u8, Failure> {
     let events: Events = display.clone();
     let store = stored::open(global)?;
+    tell_damage(&store, &events);
     let inputs = inputs::read(settings, &store, environment)?;
     if let Some(source) = inputs.source() {
         display.set_source(&source);

@@ -63,6 +63,7 @@ pub(super) fn of(
     options.pull = settings.pull;
     options.offline = settings.offline;
     options.cache_from.clone_from(&settings.cache_from);
+    options.cache_max = settings.cache_max_bytes;
     options.cache_to.clone_from(&settings.cache_to);
     options.jobs = settings.jobs.unwrap_or_default();
     options.job_tokens = job_tokens(environment);
