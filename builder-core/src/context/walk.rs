@@ -165,6 +165,7 @@ impl Walk<'_> {
         }
         let mut record = vec![COMBINED];
         record.extend_from_slice(&found.digest);
+        let own_size = record.len();
         let mut own = std::mem::take(&mut found.picked).into_iter();
         let mut taken = 0;
         for (below, inner) in below.into_iter().zip(inner) {
@@ -185,7 +186,10 @@ impl Walk<'_> {
             }
         }
         found.picked.extend(own);
-        found.digest = blake3::hash(&record).into();
+        // Directories of which nothing is wanted must not show: the digest is as if they were not there.
+        if record.len() > own_size {
+            found.digest = blake3::hash(&record).into();
+        }
         Ok(found)
     }
 

@@ -112,7 +112,7 @@ fn is_excluded(list: &PatternList, path: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
     #[test]
     fn finds_what_a_naive_walk_finds(tree in trees(), ignored in patterns(true), excluded in patterns(true)) {
         let folder = tempfile::tempdir().unwrap();
@@ -139,6 +139,26 @@ proptest! {
         prop_assert_eq!((selection.digest(), selection.fingerprint().totals()), (found.digest(), found.totals()));
         prop_assert_eq!(found.digest(), fingerprint(&memory, &options).unwrap().digest());
     }
+}
+
+#[test]
+fn what_is_ignored_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let digest = |excludes: &[&str]| {
+        let rules = IgnoreRules::parse(b"*\n!*/kept").unwrap();
+        let context = ContextDir::open(folder.path(), Some(rules), StatCache::none()).unwrap();
+        let excludes = excludes.iter().map(|text| (*text).to_owned()).collect();
+        let options = SelectOptions { sources: vec![b".".to_vec()], excludes, ..SelectOptions::default() };
+        fingerprint(&context, &options).unwrap().digest()
+    };
+    let nothing = digest(&[]);
+    // It may hold something that is excepted, but does not.
+    fs::create_dir_all(folder.path().join("a/b/kept")).unwrap();
+    fs::write(folder.path().join("a/other"), "x").unwrap();
+    assert_eq!(digest(&[]), nothing);
+    fs::write(folder.path().join("a/kept"), "x").unwrap();
+    assert_ne!(digest(&[]), nothing);
+    assert_eq!(digest(&["a"]), nothing);
 }
 
 #[test]
