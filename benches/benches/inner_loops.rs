@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use rbuild_core::layer::{Compression, encode};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use rbuild_core::layer::{ChunkMemory, Compression, EncodeOptions, encode, encode_with};
 use rbuild_core::tree::{Change, Content, Entry, Metadata, Node, Tree, TreePath};
 
 /// Bytes that compress about as well as source code does.
@@ -53,6 +53,24 @@ fn encoding(criterion: &mut Criterion) {
     ] {
         group.bench_function(name, |bencher| bencher.iter(|| encode(&changes, compression, &mut std::io::sink())));
     }
+    let folder = tempfile::tempdir().expect("there is a temporary folder");
+    let memory = ChunkMemory::new();
+    let options = EncodeOptions { memory: Some(&memory), ..EncodeOptions::default() };
+    let (path, mut blob) = (folder.path().join("blob"), Vec::new());
+    let encoded = encode_with(&changes, &options, &mut blob).expect("sorted changes in memory");
+    std::fs::write(&path, blob).expect("the temporary folder can be written");
+    memory.add(&encoded.chunks.expect("chunks are remembered where there is a memory"), &path);
+    group.bench_function("gzip, all chunks known", |bencher| {
+        bencher.iter(|| encode_with(&changes, &options, &mut std::io::sink()));
+    });
+    group.bench_function("gzip, unpacked on the way", |bencher| {
+        let unpacked = || tempfile::tempdir_in(folder.path()).expect("the temporary folder can be written");
+        let encode_into = |folder: &tempfile::TempDir| {
+            let options = EncodeOptions { unpack_into: Some(folder.path()), ..EncodeOptions::default() };
+            encode_with(&changes, &options, &mut std::io::sink())
+        };
+        bencher.iter_batched_ref(unpacked, |folder| encode_into(folder), BatchSize::PerIteration);
+    });
     group.finish();
 }
 

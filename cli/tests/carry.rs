@@ -122,6 +122,32 @@ fn a_folder_carries_the_image_alone() {
 }
 
 #[test]
+fn stages_that_are_only_copied_from_are_not_needed() {
+    let bench = Bench::new();
+    let context = project(&bench, DOCKERFILE);
+    let folder = bench.path("cache");
+    let to = format!("type=local,dest={}", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    let second = travels(&bench, &context, &to, &from);
+    assert_eq!(done(&second), 0, "{}", second.stderr);
+    assert_eq!(manifest_of(&folder)["layers"].as_array().map(Vec::len), Some(3));
+    // The next build here does not even need the cache.
+    let (_, third) = build(&bench, "two", &context, &[]);
+    assert_eq!(done(&third), 0, "{}", third.stderr);
+    // What was left out is done again where it is needed after all.
+    fs::write(context.join("files/a"), "changed").expect("write");
+    let (_, fourth) = build(&bench, "two", &context, &["-t", "changed"]);
+    fourth.says(&["nowhere any more"]);
+    assert_eq!(run(&bench, "two", &["changed", "cat", "/copy"]), "changed");
+    // So it is where a step is to be done anew.
+    fs::write(context.join("files/a"), "a").expect("write");
+    build(&bench, "three", &context, &["--cache-from", &from]);
+    let (_, fifth) = build(&bench, "three", &context, &["-t", "alone", "--no-cache-filter", "1"]);
+    assert!(done(&fifth) > 3, "{}", fifth.stderr);
+    assert_eq!(run(&bench, "three", &["alone", "cat", "/copy"]), "a");
+}
+
+#[test]
 fn a_registry_carries() {
     if !have("cache in a registry", &["docker-registry"]) {
         return;
@@ -137,7 +163,7 @@ fn a_registry_carries() {
     again.says(&["has all 5 steps already"]);
     // A bare name is a registry for writing too; the image's own steps are there already.
     let (_, bare) = build(&bench, "two", &context, &["--cache-to", &name]);
-    bare.says(&["has 3 steps and 3 layers, 0 of them new"]);
+    bare.says(&["has 5 steps and 3 layers, 0 of them new"]);
 }
 
 #[test]
@@ -147,7 +173,7 @@ fn an_image_carries_itself() {
     }
     let bench = Bench::new();
     let registry = Registry::start(&bench.path("registry"));
-    let context = project(&bench, ONE_STAGE);
+    let context = project(&bench, DOCKERFILE);
     let image = format!("{}/app:v1", registry.host);
     let flags = ["--cache-to", "type=inline", "-t", &image, "--push"];
     let (wanted, _) = build(&bench, "one", &context, &flags);
@@ -158,7 +184,7 @@ fn an_image_carries_itself() {
     let (plain, third) = build(&bench, "three", &context, &["--cache-from", &from]);
     assert_eq!(done(&third), 0, "{}", third.stderr);
     assert_ne!(plain, wanted);
-    assert_eq!(run(&bench, "one", &[&image, "cat", "/files/a"]), "a");
+    assert_eq!(run(&bench, "one", &[&image, "cat", "/copied/a"]), "a");
     // An image without a list is no cache.
     let other = format!("{}/app:v2", registry.host);
     build(&bench, "three", &context, &["-t", &other, "--push"]);
@@ -321,6 +347,54 @@ fn damaged_and_forged_caches_give_the_right_image() {
         let store = format!("store-{name}");
         assert_eq!(run(&bench, &store, &["damaged", "cat", "/one", "/two"]), "one\ntwo\n", "{name}");
     }
+}
+
+#[test]
+fn cache_mounts_go_along_where_that_is_asked_for() {
+    let bench = Bench::new();
+    let dockerfile = |text: &str| {
+        format!("FROM busybox\nRUN --mount=type=cache,target=/kept,uid=7 cat /kept/* > /seen; {text} >> /kept/file\n")
+    };
+    let context = project(&bench, &dockerfile("echo first"));
+    let folder = bench.path("cache");
+    let to = format!("type=local,dest={},mounts=true", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    build(&bench, "one", &context, &["--cache-to", &to]);
+    let manifest = manifest_of(&folder);
+    let mounts = manifest["layers"].as_array().expect("layers").iter();
+    assert_eq!(mounts.filter(|layer| layer["annotations"]["rbuild.cache.mount"].is_string()).count(), 1);
+    // A new store has the step and needs no mount; the mount stays in the cache.
+    let (_, second) = build(&bench, "two", &context, &["--cache-from", &from, "--cache-to", &to]);
+    second.says(&["has all 1 steps already"]);
+    // Where the step runs, it finds what the other machine left.
+    fs::write(context.join("Dockerfile"), dockerfile("stat -c %u /kept")).expect("write");
+    let (_, third) = build(&bench, "three", &context, &["--cache-from", &from, "-t", "seen"]);
+    third.says(&["a cache mount begins with that of"]);
+    assert_eq!(run(&bench, "three", &["seen", "cat", "/seen"]), "first\n");
+    let (_, fourth) =
+        build(&bench, "three", &context, &["--cache-from", &from, "--cache-to", &to, "--no-cache", "-t", "new"]);
+    assert!(!fourth.stderr.contains("begins with"), "{}", fourth.stderr);
+    assert_eq!(run(&bench, "three", &["new", "cat", "/seen"]), "");
+    fs::write(context.join("Dockerfile"), dockerfile("echo last")).expect("write");
+    build(&bench, "four", &context, &["--cache-from", &from, "-t", "last"]);
+    assert_eq!(run(&bench, "four", &["last", "cat", "/seen"]), "7\n");
+}
+
+#[test]
+fn files_that_a_cache_lies_about_are_looked_at() {
+    let bench = Bench::new();
+    let context = project(&bench, DOCKERFILE);
+    let folder = bench.path("cache");
+    build(&bench, "one", &context, &["--cache-to", &format!("type=local,dest={},mode=max", folder.display())]);
+    forge(&folder, |bundle, _| {
+        let selections = bundle["selections"].as_array_mut().expect("selections");
+        assert_eq!(selections.len(), 1);
+        selections[0]["files"] = "0".repeat(64).into();
+    });
+    let from = format!("type=local,src={}", folder.display());
+    let (_, second) = build(&bench, "two", &context, &["--cache-from", &from, "-t", "true"]);
+    second.says(&["are others than was noted"]);
+    assert_eq!(run(&bench, "two", &["true", "cat", "/copy"]), "a");
 }
 
 #[test]

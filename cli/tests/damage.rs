@@ -85,7 +85,7 @@ fn damaged_objects_are_made_again() {
     let (store, output) = (bench.path("store"), bench.path("output"));
     let wanted = build(&bench, &context, &output);
     check_blobs(&output);
-    for kind in ["blobs", "layers", "steps", "notes", "contexts"] {
+    for kind in ["blobs", "layers", "steps", "notes", "contexts", "builds"] {
         for (damage, apply) in damages() {
             let damaged = files(&store.join(kind));
             assert!(!damaged.is_empty(), "{kind}");
@@ -110,6 +110,35 @@ fn damaged_lists_of_names_are_no_end() {
         for (damage, apply) in damages() {
             apply(&store.join(name));
             assert_eq!(build(&bench, &context, &output), wanted, "{name}: {damage}");
+        }
+    }
+}
+
+/// What a big layer takes over from the blob of the last build is checked before.
+#[test]
+fn damaged_chunks_are_compressed_again() {
+    let text =
+        |seed: u32| -> String { (0..300_000_u32).map(|n| format!("{}\n", n.wrapping_mul(seed) % 9973)).collect() };
+    let (one, two, edited) = (text(7), text(11), text(13));
+    let with = |bench: &Bench, two: &str| {
+        bench
+            .context("context", &[("Dockerfile", "FROM busybox\nCOPY files /f\n"), ("files/1", &one), ("files/2", two)])
+    };
+    let fresh = Bench::new();
+    let wanted = build(&fresh, &with(&fresh, &edited), &fresh.path("output"));
+    for (damage, apply) in damages() {
+        for kind in ["chunks-gzip", "blobs/sha256/"] {
+            let bench = Bench::new();
+            let (store, output) = (bench.path("store"), bench.path("output"));
+            let first = build(&bench, &with(&bench, &two), &output);
+            let mut damaged = files(&store.join("layers"));
+            damaged.extend(files(&store.join("blobs")));
+            damaged.retain(|file| file.to_string_lossy().contains(kind));
+            assert!(!damaged.is_empty(), "{kind}");
+            damaged.iter().for_each(|file| apply(file));
+            assert_ne!(first, wanted);
+            assert_eq!(build(&bench, &with(&bench, &edited), &output), wanted, "{kind}: {damage}");
+            check_blobs(&output);
         }
     }
 }

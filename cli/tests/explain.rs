@@ -435,3 +435,30 @@ fn builds_with_nothing_to_do_open_no_socket() {
     let calls: Vec<&str> = calls.lines().filter(|line| line.contains("socket(") || line.contains("connect(")).collect();
     assert!(calls.is_empty(), "{calls:#?}");
 }
+
+#[test]
+fn mounts_are_keyed_by_what_they_show() {
+    let dockerfile = "FROM busybox AS one\n\
+        COPY a /d/a\n\
+        COPY c /other\n\
+        FROM busybox\n\
+        RUN --mount=type=bind,from=one,source=/d,target=/m cat /m/a > /o\n\
+        RUN --mount=type=bind,source=x,target=/n cat /n/f > /p\n\
+        RUN --mount=type=secret,id=s,mode=0400 true\n";
+    let files = [("Dockerfile", dockerfile), ("a", "1"), ("c", "1"), ("x/f", "1")];
+    let built = Built::new(&files, &[]);
+    let (done, hit) = ("DONE", "CACHED");
+    built.write("c", "2");
+    assert_eq!(ends(&built.build(&[])), [hit, done, hit, hit, hit]);
+    built.write("a", "2");
+    let output = built.build(&[]);
+    assert_eq!(ends(&output), [done, done, done, done, done], "{output}");
+    assert_eq!(Built::said(&output, 3), "content of `d/a` (mounted at /m)");
+    built.write("x/f", "2");
+    let output = built.build(&[]);
+    assert_eq!(Built::said(&output, 4), "content of `x/f` (mounted at /n)");
+    built.write("Dockerfile", &dockerfile.replace("mode=0400", "mode=0444"));
+    let output = built.build(&[]);
+    assert_eq!(ends(&output), [hit, hit, hit, hit, done], "{output}");
+    assert_eq!(Built::said(&output, 5), "the mount secret s changed");
+}

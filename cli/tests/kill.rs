@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use support::{Bench, RunCommand, digest_in, have, is_root, processes_with, wait_for};
+use support::{Bench, RunCommand, digest_in, have, held_folders, is_root, processes_with, wait_for};
 
 const ROUNDS: u32 = 20;
 
@@ -38,9 +38,12 @@ fn context(bench: &Bench, marker: &str) -> std::path::PathBuf {
 /// Fails when a process of the build lives, or something is mounted below the folder of the test.
 fn nothing_left(bench: &Bench, marker: &str) {
     let mut left = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..3000 {
         left = processes_with(marker);
         left.extend(processes_with(&bench.folder.path().display().to_string()));
+        // The first process of a step, which has no arguments, holds the locks of the rbuild that was killed until the
+        // kernel has taken down all its mounts.
+        left.extend(["store", "user/store"].into_iter().flat_map(|store| held_folders(&bench.path(store))));
         if left.is_empty() {
             break;
         }

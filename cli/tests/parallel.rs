@@ -3,8 +3,10 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
+use std::process::Stdio;
 
-use support::Bench;
+use support::{Bench, wait_for};
 
 /// The largest peak that a step record of the store tells.
 fn recorded_peak(bench: &Bench) -> u64 {
@@ -41,8 +43,8 @@ fn builds_that_share_tokens_all_end() {
         let text = format!("{stages}FROM busybox\n{copies}");
         let context = bench.context(&format!("context{build}"), &[("Dockerfile", &text)]);
         let mut command = bench.build_command(&context, &["--jobs=3"]);
-        command.env("XDG_RUNTIME_DIR", &session).stderr(std::process::Stdio::piped());
-        command.stdout(std::process::Stdio::null()).spawn().expect("rbuild starts")
+        command.env("XDG_RUNTIME_DIR", &session).stderr(Stdio::piped());
+        command.stdout(Stdio::null()).spawn().expect("rbuild starts")
     };
     let children: Vec<_> = (0..4).map(start).collect();
     for child in children {
@@ -50,4 +52,35 @@ fn builds_that_share_tokens_all_end() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     assert!(session.join("rbuild").is_dir(), "the tokens lie in the session's folder");
+}
+
+/// Whether a file of that name lies somewhere below a folder.
+fn is_below(folder: &Path, name: &str) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    entries.filter_map(Result::ok).any(|entry| entry.file_name() == name || is_below(&entry.path(), name))
+}
+
+/// Two stages, each of which goes on only when the other one runs too, and then does `last`.
+fn meeting(bench: &Bench, name: &str, last: &str) -> std::process::Child {
+    let stage = |own: u8, other: u8| {
+        let meet = format!(
+            "touch /c/{name}{own}; n=0; until [ -e /c/{name}{other} ]; do n=$((n+1)); [ $n -lt 600 ] || exit 9; sleep 0.1; done"
+        );
+        format!("FROM busybox AS s{own}\nRUN --mount=type=cache,target=/c,id=meet {meet}; {last}\n")
+    };
+    let text = format!("{}{}FROM busybox\nCOPY --from=s1 /bin /x\nCOPY --from=s2 /bin /y\n", stage(1, 2), stage(2, 1));
+    let context = bench.context(name, &[("Dockerfile", &text)]);
+    let mut command = bench.build_command(&context, &["--jobs=2"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("rbuild starts")
+}
+
+#[test]
+fn a_killed_build_gives_its_tokens_back() {
+    let bench = Bench::new();
+    let mut killed = meeting(&bench, "killed", "touch /c/met; sleep 1000");
+    wait_for("both stages", || is_below(&bench.path("store/mounts"), "met"));
+    killed.kill().expect("kill");
+    killed.wait().expect("wait");
+    let output = meeting(&bench, "next", "true").wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

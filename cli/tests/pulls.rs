@@ -73,18 +73,35 @@ fn processes_that_need_the_same_base_fetch_it_once() {
 }
 
 #[test]
-fn a_base_that_only_passes_through_is_fetched_when_bytes_are_wanted() {
+fn a_base_is_fetched_and_unpacked_only_as_far_as_it_is_needed() {
     let bench = Bench::new();
     let served = Served::start(&bench);
-    let context = served.context(&bench, "context", "ENV a=b\n");
-    // Only files are wanted, and none is of the base: the stage that uses it has no part in the output.
-    fs::write(
-        context.join("Dockerfile"),
-        format!("FROM {}/team/base:1 AS base\nFROM scratch\nCOPY file /\n", served.registry.server.host()),
-    )
-    .unwrap();
+    let unpacked = bench.path("store/layers").join(served.layer.hex()).join("fs");
+    // Nothing needs the stage.
+    let context = served.context(&bench, "context", "FROM scratch\nCOPY file /\n");
     bench.build(&context, &[]).ok();
     assert_eq!(served.layer_requests(), 0);
+    // The layer passes through into the image as it is.
+    bench.build(&served.context(&bench, "context", "ENV a=b\n"), &[]).ok();
+    assert_eq!((served.layer_requests(), unpacked.exists()), (1, false));
+    // A command needs its files, which the store has.
+    bench.build(&served.context(&bench, "context", "RUN true\n"), &[]).ok();
+    assert_eq!((served.layer_requests(), unpacked.exists()), (1, true));
+}
+
+#[test]
+fn the_base_of_a_pushed_image_is_not_sent_back_to_its_registry() {
+    let bench = Bench::new();
+    let served = Served::start(&bench);
+    let name = format!("{}/team/app:1", served.registry.server.host());
+    let context = served.context(&bench, "context", "COPY file /\n");
+    bench.build(&context, &["-t", &name, "--push"]).ok();
+    let mounts = format!("mount={}", served.layer).replace(':', "%3A");
+    assert_eq!(served.registry.server.count("POST", &mounts), 1);
+    assert_eq!(served.registry.server.count("PUT", &served.layer.to_string().replace(':', "%3A")), 0);
+    let content = served.registry.content.lock().unwrap();
+    assert!(content.manifests.contains_key(&("team/app".to_owned(), "1".to_owned())));
+    assert!(content.blobs["team/app"].contains_key(&served.layer.to_string()), "the registry took it from the base");
 }
 
 #[test]

@@ -25,6 +25,11 @@ pub enum DurationError {
 /// # Errors
 ///
 /// Fails if the text is no duration or does not fit into 64 bits.
+///
+/// ```
+/// assert_eq!(rbuild_dockerfile::duration::parse_duration("1m30s"), Ok(90_000_000_000));
+/// assert!(rbuild_dockerfile::duration::parse_duration("5").is_err());
+/// ```
 pub fn parse_duration(text: &str) -> Result<i64, DurationError> {
     let invalid = || DurationError::Invalid(text.to_owned());
     let (negative, mut rest) = match text.strip_prefix(['-', '+']) {

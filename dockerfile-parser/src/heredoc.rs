@@ -24,6 +24,14 @@ pub struct HeredocWord {
 
 impl HeredocWord {
     /// Reads a word such as `<<EOF` or `3<<-"END"`; `None` if it is something else.
+    ///
+    /// ```
+    /// use rbuild_dockerfile::HeredocWord;
+    ///
+    /// let word = HeredocWord::parse("3<<-'END'").expect("a heredoc");
+    /// assert_eq!((word.name.as_str(), word.descriptor, word.strip_tabs, word.expand), ("END", 3, true, false));
+    /// assert_eq!(HeredocWord::parse("<<<text"), None);
+    /// ```
     pub fn parse(word: &str) -> Option<Self> {
         let digits = word.len() - word.trim_start_matches(|ch: char| ch.is_ascii_digit()).len();
         let rest = word[digits..].strip_prefix("<<")?;

@@ -21,7 +21,12 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod chmod;
+pub mod device;
 mod diagnostic;
 mod directive;
 mod dockerfile;

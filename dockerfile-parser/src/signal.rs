@@ -77,6 +77,13 @@ pub fn parse_signal(text: &str) -> Result<u32, SignalError> {
 }
 
 /// The name of a signal, with `SIG`, that is nearest to a misspelt one.
+///
+/// ```
+/// use rbuild_dockerfile::signal::{nearest_signal, parse_signal};
+///
+/// assert_eq!(parse_signal("sigterm"), Ok(15));
+/// assert_eq!(nearest_signal("SIGTREM").as_deref(), Some("SIGTERM"));
+/// ```
 pub fn nearest_signal(text: &str) -> Option<String> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);

@@ -7,6 +7,11 @@ const MAX_DISTANCE: usize = 3;
 ///
 /// At most a third of the letters may differ (one in short names). A candidate that is the same apart from
 /// case is suggested too; an equal one never.
+///
+/// ```
+/// assert_eq!(rbuild_dockerfile::nearest("biuld", ["base", "build"]), Some("build"));
+/// assert_eq!(rbuild_dockerfile::nearest("release", ["base", "build"]), None);
+/// ```
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted: Vec<char> = name.to_lowercase().chars().collect();
     if wanted.is_empty() || wanted.len() > 64 {

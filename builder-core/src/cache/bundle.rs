@@ -1,9 +1,12 @@
 //! Step records that leave the store: what `--cache-to` writes and `--cache-from` reads.
 //!
-//! One JSON document without white space, its properties sorted and its steps in the order of their keys:
+//! One JSON document, written without white space, its properties sorted and its lists in the order of keys:
 //!
 //! ```text
-//! {"format":"rbuild-step-1","steps":[{"created":1700000000,"diff_id":"sha256:…","inputs":{…},"took_ms":12},…],"version":1}
+//! {"format":"rbuild-step-2",
+//!  "selections":[{"files":"…","inputs":{…}},…],
+//!  "steps":[{"created":1700000000,"diff_id":"sha256:…","inputs":{…},"took_ms":12},…],
+//!  "version":1}
 //! ```
 //!
 //! Keys are not written. A reader computes them from the inputs, so a record speaks for its own step and no other.
@@ -42,10 +45,20 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// What a COPY takes from layers: the inputs that decide it, and the digest of the files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedSelection {
+    /// The digest of the files, as the key of the step has it.
+    pub files: String,
+    /// The layers and the paths.
+    pub inputs: PreImage,
+}
+
 /// Step results by key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bundle {
     steps: BTreeMap<StepKey, CarriedStep>,
+    selections: BTreeMap<StepKey, CarriedSelection>,
 }
 
 /// A document is no bundle that this version of rbuild can use.
@@ -77,6 +90,8 @@ struct Head {
 
 #[derive(Deserialize)]
 struct Body {
+    #[serde(default)]
+    selections: Vec<CarriedSelection>,
     steps: Vec<CarriedStep>,
 }
 
@@ -91,9 +106,21 @@ impl Bundle {
         self.steps.insert(step.inputs.key(), step);
     }
 
+    /// Adds what a COPY takes from layers.
+    pub fn add_selection(&mut self, selection: CarriedSelection) {
+        self.selections.insert(selection.inputs.key(), selection);
+    }
+
+    /// The digest of the files that a COPY takes, by the key of what decides it.
+    #[must_use]
+    pub fn selection(&self, key: &StepKey) -> Option<&str> {
+        self.selections.get(key).map(|selection| selection.files.as_str())
+    }
+
     /// Adds all steps of another bundle.
     pub fn extend(&mut self, other: Self) {
         self.steps.extend(other.steps);
+        self.selections.extend(other.selections);
     }
 
     /// Leaves out how long steps took, and sets when they were made where that is given.
@@ -127,7 +154,10 @@ impl Bundle {
     pub fn to_bytes(&self) -> Vec<u8> {
         let steps: Vec<&CarriedStep> = self.steps.values().collect();
         // A JSON value sorts its properties.
-        let document = serde_json::json!({ "format": FORMAT, "steps": steps, "version": VERSION });
+        let selections: Vec<&CarriedSelection> = self.selections.values().collect();
+        let document = serde_json::json!({
+            "format": FORMAT, "selections": selections, "steps": steps, "version": VERSION,
+        });
         serde_json::to_vec(&document).expect("a JSON value can always be written")
     }
 
@@ -142,11 +172,12 @@ impl Bundle {
             return Err(BundleError::Format { found: format_name(head.version, &head.format) });
         }
         let body: Body = serde_json::from_slice(bytes).map_err(malformed)?;
-        if body.steps.len() > STEP_LIMIT {
+        if body.steps.len().max(body.selections.len()) > STEP_LIMIT {
             return Err(BundleError::TooManySteps);
         }
         let mut bundle = Self::default();
         body.steps.into_iter().for_each(|step| bundle.add(step));
+        body.selections.into_iter().for_each(|selection| bundle.add_selection(selection));
         Ok(bundle)
     }
 }

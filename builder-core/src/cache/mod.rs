@@ -14,7 +14,7 @@ mod key;
 mod record;
 
 pub use align::align;
-pub use bundle::{Bundle, BundleError, CarriedStep};
+pub use bundle::{Bundle, BundleError, CarriedSelection, CarriedStep};
 pub use explain::{StepFacts, Written, explain_miss};
 pub use files::Files;
 pub use journal::{BuildEnd, BuildRecord, BuiltStep, LastRun};

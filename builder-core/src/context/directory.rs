@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -18,7 +18,7 @@ use super::error::ContextError;
 use super::folder::{ContextFile, Folder, hash_unchanged, read_capability};
 use super::ignore::{IgnoreRules, Verdict};
 use super::pattern::DirectoryMatch;
-use super::stat_cache::{FileStatus, Known, StatCache, StatCacheError};
+use super::stat_cache::{FileStatus, Known, StatCache, StatCacheError, known};
 use crate::tree::{
     Content, ContentDigest, Entry, Metadata, Node, OpenContent, Take, TreeError, TreePath, TreeView, Wants, Xattrs,
 };
@@ -41,11 +41,12 @@ struct Listing {
     entries: Vec<Listed>,
 }
 
-#[derive(Clone)]
 struct Listed {
     entry: Entry,
     status: FileStatus,
     link_count: u64,
+    /// The digest, where the stat cache knew it when the directory was listed, or somebody asked for it since.
+    digest: OnceLock<ContentDigest>,
 }
 
 impl ContextDir {
@@ -172,6 +173,12 @@ impl ContextDir {
             }
         }
         entries.sort_unstable_by(|a, b| name_of(&a.entry).cmp(name_of(&b.entry)));
+        let mut facts = self.cache.directory(path.as_bytes());
+        for listed in entries.iter_mut().filter(|listed| listed.has_content()) {
+            if let Some(known) = facts.find(name_of(&listed.entry)).and_then(|fact| known(&fact, &listed.status)) {
+                listed.digest = OnceLock::from(known.digest);
+            }
+        }
         Ok(entries)
     }
 
@@ -194,7 +201,7 @@ impl ContextDir {
             }
             // An ignored directory is there for the sake of what is excepted in it.
             let own = patterns.decide_directory(path.as_bytes(), state).1;
-            if !patterns.may_except_below(path.as_bytes(), &own) || self.listing(&path)?.entries.is_empty() {
+            if !patterns.may_except_below(path.as_bytes(), &own) || !self.has_kept_below(&path)? {
                 return Ok(None);
             }
         }
@@ -210,7 +217,7 @@ impl ContextDir {
         // The type's width differs between architectures.
         #[allow(clippy::useless_conversion)]
         let link_count = u64::from(stat.st_nlink);
-        Ok(Listed { entry: Entry { path, node, metadata }, status, link_count })
+        Ok(Listed { entry: Entry { path, node, metadata }, status, link_count, digest: OnceLock::new() })
     }
 
     /// The number of a file that has several names.
@@ -240,12 +247,33 @@ impl ContextDir {
         Ok(take(self.look_at(&directory, path.clone(), &self.state_of(&parent))?.as_ref()))
     }
 
-    /// The status of a regular file that is not empty.
-    fn find_file(&self, path: &TreePath) -> Result<Option<FileStatus>, TreeError> {
-        self.find(path, |listed| match listed {
-            Some(Listed { entry: Entry { node: Node::File { size: 1.. }, .. }, status, .. }) => Some(*status),
-            _ => None,
-        })
+    /// Reads the digest of a file whose status was read.
+    fn digest_of(&self, path: &TreePath, listed: &Listed) -> Result<ContentDigest, TreeError> {
+        if !listed.has_content() {
+            return Ok(blake3::hash(b""));
+        }
+        if let Some(digest) = listed.digest.get() {
+            return Ok(*digest);
+        }
+        let status = listed.status;
+        let digest = match self.cache.look_up(path.as_bytes(), &status) {
+            Some(known) => known.digest,
+            None => {
+                let file = ContextFile { folder: Arc::clone(&self.folder), path: path.clone(), status };
+                let digest = file.open().and_then(|file| hash_unchanged(file, &status));
+                let digest = digest.map_err(|error| self.folder.error("read", path, error))?;
+                self.cache.record(path.as_bytes(), &status, Known { digest, plain: false });
+                digest
+            }
+        };
+        Ok(*listed.digest.get_or_init(|| digest))
+    }
+}
+
+impl Listed {
+    /// Whether it is a regular file with bytes in it.
+    const fn has_content(&self) -> bool {
+        matches!(self.entry.node, Node::File { size: 1.. })
     }
 }
 
@@ -259,26 +287,20 @@ impl TreeView for ContextDir {
     }
 
     fn content(&self, path: &TreePath) -> Result<Content, TreeError> {
-        Ok(self.find_file(path)?.map_or(Content::None, |status| {
+        let status =
+            self.find(path, |listed| listed.filter(|listed| listed.has_content()).map(|listed| listed.status))?;
+        Ok(status.map_or(Content::None, |status| {
             Content::Source(Arc::new(ContextFile { folder: Arc::clone(&self.folder), path: path.clone(), status }))
         }))
     }
 
     fn content_digest(&self, path: &TreePath) -> Result<ContentDigest, TreeError> {
-        let Some(status) = self.find_file(path)? else { return Ok(blake3::hash(b"")) };
-        if let Some(known) = self.cache.look_up(path.as_bytes(), &status) {
-            return Ok(known.digest);
-        }
-        let file = ContextFile { folder: Arc::clone(&self.folder), path: path.clone(), status };
-        let digest = file.open().and_then(|file| hash_unchanged(file, &status));
-        let digest = digest.map_err(|error| self.folder.error("read", path, error))?;
-        self.cache.record(path.as_bytes(), &status, Known { digest, plain: false });
-        Ok(digest)
+        self.find(path, |listed| listed.map_or_else(|| Ok(blake3::hash(b"")), |listed| self.digest_of(path, listed)))?
     }
 
     fn link_id(&self, path: &TreePath) -> Result<Option<u64>, TreeError> {
         let inode = self.find(path, |listed| match listed {
-            Some(Listed { entry: Entry { node: Node::File { .. }, .. }, status, link_count: 2.. }) => {
+            Some(Listed { entry: Entry { node: Node::File { .. }, .. }, status, link_count: 2.., .. }) => {
                 Some((status.device, status.inode))
             }
             _ => None,

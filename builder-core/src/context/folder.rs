@@ -9,12 +9,15 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::spool::hash_reader;
+use super::spool::hash_in_pieces;
 use super::stat_cache::FileStatus;
 use crate::tree::{ContentDigest, OpenContent, Timestamp, TreeError, TreePath, Xattrs};
 
 /// The one attribute that layers carry.
 const CAPABILITY: &str = "security.capability";
+
+/// As many bytes of a file are read at once.
+const LARGEST_READ: usize = 256 * 1024;
 
 /// How files are opened for reading: what is no regular file must not block or become the terminal.
 const READ: OFlags =
@@ -52,8 +55,12 @@ pub(super) fn hash_file(directory: BorrowedFd<'_>, name: &[u8], status: &FileSta
 /// Computes the digest of an open file, which must have this status before and after.
 pub(super) fn hash_unchanged(file: File, status: &FileStatus) -> io::Result<ContentDigest> {
     let changed = || io::Error::other("it changed while the build used it");
-    let before = has_status(&file, status)?;
-    let digest = if before { hash_reader(&file)? } else { return Err(changed()) };
+    if !has_status(&file, status)? {
+        return Err(changed());
+    }
+    // Most files are small: they get a buffer of their size.
+    let size = usize::try_from(status.size).unwrap_or(usize::MAX).clamp(1, LARGEST_READ);
+    let digest = hash_in_pieces(&file, size)?;
     if has_status(&file, status)? { Ok(digest) } else { Err(changed()) }
 }
 

@@ -68,6 +68,17 @@ impl MemoryTree {
     }
 }
 
+impl MemoryTree {
+    /// As [`Self::add`], for a file of one name whose content's digest is known.
+    pub fn add_hashed(&mut self, entry: Entry, content: Content, digest: ContentDigest) {
+        let path = entry.path.clone();
+        self.add(entry, content, None);
+        if let Some(stored) = self.entries.get_mut(&path) {
+            stored.digest = digest.into();
+        }
+    }
+}
+
 impl TreeView for MemoryTree {
     fn get(&self, path: &TreePath) -> Result<Option<Entry>, TreeError> {
         if path.is_root() {

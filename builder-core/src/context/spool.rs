@@ -92,9 +92,14 @@ pub(super) fn hash_content(content: &Content) -> io::Result<ContentDigest> {
 }
 
 /// Computes the digest of all that a reader gives.
-pub(super) fn hash_reader(mut reader: impl Read) -> io::Result<ContentDigest> {
+pub(super) fn hash_reader(reader: impl Read) -> io::Result<ContentDigest> {
+    hash_in_pieces(reader, 128 * 1024)
+}
+
+/// The same, of a reader that is read in pieces of so many bytes.
+pub(super) fn hash_in_pieces(mut reader: impl Read, size: usize) -> io::Result<ContentDigest> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 128 * 1024];
+    let mut buffer = vec![0; size];
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => return Ok(hasher.finalize()),

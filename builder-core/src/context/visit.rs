@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, RawDir, Stat};
@@ -71,6 +72,31 @@ impl ContextDir {
         }
         facts.finish();
         Ok(())
+    }
+
+    /// Whether something in an ignored directory belongs to the context.
+    pub(super) fn has_kept_below(&self, path: &TreePath) -> Result<bool, TreeError> {
+        let kept = AtomicBool::new(false);
+        let mut hollow = vec![path.clone()];
+        while let Some(directory) = hollow.pop() {
+            // Whether a file is wanted is asked of those only that are not ignored.
+            let wants = |_: &[u8]| {
+                kept.store(true, Ordering::Relaxed);
+                false
+            };
+            self.visit_directory(&directory, &wants, &mut |seen| {
+                if seen.hollow {
+                    hollow.push(directory.join(seen.name));
+                } else {
+                    kept.store(true, Ordering::Relaxed);
+                }
+                Ok(())
+            })?;
+            if kept.load(Ordering::Relaxed) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -20,6 +20,9 @@ const ENTRIES: u8 = 0;
 /// Begins what is hashed of a directory's entries together with the directories in it.
 const COMBINED: u8 = 1;
 
+/// Directories of this depth are shared out among threads; recursion further down would need too much of a stack.
+const DEEPEST_RECURSION: usize = 32;
+
 /// Which entries below a directory are wanted.
 pub(super) struct Filter<'a> {
     /// Only what one of these matches, if there are any.
@@ -62,6 +65,14 @@ struct Below {
     hollow: bool,
 }
 
+/// A directory on the way: its own entries, and what was found so far in the directories in it.
+struct Level {
+    path: TreePath,
+    found: Found,
+    below: Vec<Below>,
+    inner: Vec<Found>,
+}
+
 #[derive(Clone, Default)]
 struct State {
     include: DirectoryMatch,
@@ -82,7 +93,7 @@ pub(super) fn walk(
     collect: Collect,
 ) -> Result<Found, TreeError> {
     let walk = Walk { source, filter, collect };
-    let mut found = walk.directory(directory, &TreePath::root(), &State::default())?;
+    let mut found = walk.directory(walk.level(directory.clone(), &TreePath::root(), &State::default())?, 0)?;
     keep_shared(&mut found);
     // Which names are one file decides the result too.
     let mut firsts: HashMap<u64, usize> = HashMap::new();
@@ -107,28 +118,57 @@ fn keep_shared(found: &mut Found) {
 }
 
 impl Walk<'_> {
-    fn directory(&self, path: &TreePath, relative: &TreePath, state: &State) -> Result<Found, TreeError> {
-        let (mut found, below) = self.entries(path, relative, state)?;
-        if below.is_empty() {
-            return Ok(found);
+    fn directory(&self, level: Level, depth: usize) -> Result<Found, TreeError> {
+        if depth == DEEPEST_RECURSION {
+            return self.deep_directory(level);
         }
         let enter = |below: &Below| {
             if !below.enter {
                 return Ok(Found::default());
             }
-            self.directory(&path.join(below.relative.file_name().unwrap_or_default()), &below.relative, &below.state)
+            self.directory(self.level(below.path_in(&level.path), &below.relative, &below.state)?, depth + 1)
         };
-        let inner: Vec<Found> = if below.len() > 1 {
-            below.par_iter().map(enter).collect::<Result<_, _>>()?
+        let inner = if level.below.len() > 1 {
+            level.below.par_iter().map(enter).collect::<Result<_, _>>()?
         } else {
-            below.iter().map(enter).collect::<Result<_, _>>()?
+            level.below.iter().map(enter).collect::<Result<_, _>>()?
         };
+        self.combine(Level { inner, ..level })
+    }
+
+    /// The same without recursion: a hostile tree is as deep as paths may be long.
+    fn deep_directory(&self, level: Level) -> Result<Found, TreeError> {
+        let mut above: Vec<Level> = Vec::new();
+        let mut level = level;
+        loop {
+            match level.below.get(level.inner.len()) {
+                Some(below) if below.enter => {
+                    let next = self.level(below.path_in(&level.path), &below.relative, &below.state)?;
+                    above.push(std::mem::replace(&mut level, next));
+                }
+                Some(_) => level.inner.push(Found::default()),
+                None => {
+                    let found = self.combine(level)?;
+                    let Some(last) = above.pop() else { return Ok(found) };
+                    level = last;
+                    level.inner.push(found);
+                }
+            }
+        }
+    }
+
+    /// Puts a directory's own entries together with what was found in the directories in it.
+    fn combine(&self, level: Level) -> Result<Found, TreeError> {
+        let Level { path, mut found, below, inner } = level;
+        if below.is_empty() {
+            return Ok(found);
+        }
         let mut record = vec![COMBINED];
         record.extend_from_slice(&found.digest);
         let mut own = std::mem::take(&mut found.picked).into_iter();
         let mut taken = 0;
         for (below, inner) in below.into_iter().zip(inner) {
-            if inner.count == 0 && !self.stays(path, &below)? {
+            if inner.count == 0 && !self.stays(&path, &below)? {
                 continue;
             }
             found.picked.extend(own.by_ref().take(below.position - taken));
@@ -140,7 +180,7 @@ impl Walk<'_> {
             found.size += inner.size;
             found.links.extend(inner.links);
             if self.collect == Collect::Entries {
-                found.picked.push(below.pick(path));
+                found.picked.push(below.pick(&path));
                 found.picked.extend(inner.picked);
             }
         }
@@ -155,17 +195,15 @@ impl Walk<'_> {
             return Ok(false);
         }
         let narrowed = self.filter.include.is_some() || self.filter.exclude.is_some();
-        let path = path.join(below.relative.file_name().unwrap_or_default());
-        Ok(!below.hollow || (narrowed && !self.source.read_dir(&path)?.is_empty()))
+        Ok(!below.hollow || (narrowed && !self.source.read_dir(&below.path_in(path))?.is_empty()))
     }
 
     /// Goes through the entries of a directory: all but the directories in it are done with.
-    #[inline(never)]
-    fn entries(&self, path: &TreePath, relative: &TreePath, state: &State) -> Result<(Found, Vec<Below>), TreeError> {
+    fn level(&self, path: TreePath, relative: &TreePath, state: &State) -> Result<Level, TreeError> {
         let (mut found, mut below) = (Found::default(), Vec::new());
         let mut hasher = Box::new(blake3::Hasher::new());
         let mut record = vec![ENTRIES];
-        self.source.visit(path, &|name| self.wants(relative, name, state), &mut |seen| {
+        self.source.visit(&path, &|name| self.wants(relative, name, state), &mut |seen| {
             if seen.node.is_directory() {
                 below.extend(self.below(relative, &seen, state, found.picked.len()));
                 return Ok(());
@@ -181,13 +219,13 @@ impl Walk<'_> {
                 found.links.push((relative.join(seen.name), link));
             }
             if self.collect == Collect::Entries {
-                found.picked.push(pick(path, relative, &seen)?);
+                found.picked.push(pick(&path, relative, &seen)?);
             }
             Ok(())
         })?;
         hasher.update(&record);
         found.digest = hasher.finalize().into();
-        Ok((found, below))
+        Ok(Level { path, found, below, inner: Vec::new() })
     }
 
     /// Whether something that is no directory is wanted.
@@ -228,9 +266,13 @@ impl Walk<'_> {
 }
 
 impl Below {
+    fn path_in(&self, parent: &TreePath) -> TreePath {
+        parent.join(self.relative.file_name().unwrap_or_default())
+    }
+
     fn pick(self, parent: &TreePath) -> Picked {
-        let path = parent.join(self.relative.file_name().unwrap_or_default());
-        let entry = Entry { path, node: Node::Directory { opaque: false }, metadata: self.metadata };
+        let entry =
+            Entry { path: self.path_in(parent), node: Node::Directory { opaque: false }, metadata: self.metadata };
         Picked {
             relative: self.relative,
             entry,

@@ -214,6 +214,30 @@ fn a_file_that_changes_between_look_and_read_is_an_error() {
     }
 }
 
+#[test]
+fn the_deepest_tree_is_walked() {
+    let folder = tempfile::tempdir().unwrap();
+    // Paths end where a system call takes no longer ones. Two directories at each level are walked in parallel.
+    let mut at = rustix::fs::open(folder.path(), rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+    let depth = 1000;
+    for _ in 0..depth {
+        for name in ["d", "e"] {
+            rustix::fs::mkdirat(&at, name, rustix::fs::Mode::RWXU).unwrap();
+        }
+        at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+    }
+    let context = ContextDir::open(folder.path(), None, StatCache::none()).unwrap();
+    let options = SelectOptions { sources: vec![b".".to_vec()], ..SelectOptions::default() };
+    let selection = select(&context, &options).unwrap();
+    assert_eq!(selection.fingerprint().totals(), (2 * depth, 0));
+    assert_eq!(fingerprint(&context, &options).unwrap().digest(), selection.digest());
+    // Nothing of it is wanted but what lies at its end, if anything.
+    let rules = IgnoreRules::parse(b"**\n!**/none").unwrap();
+    let context = ContextDir::open(folder.path(), Some(rules), StatCache::none()).unwrap();
+    assert!(context.read_dir(&TreePath::root()).unwrap().is_empty());
+    assert_eq!(fingerprint(&context, &options).unwrap().totals(), (0, 0));
+}
+
 /// Reads a file's digest in a build of its own at a time when nothing is young any more.
 fn cached_digest(folder: &Path, cache: &Path, now: i64) -> blake3::Hash {
     let context = ContextDir::open(folder, None, StatCache::load(cache, Timestamp::from_seconds(now))).unwrap();

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use super::bases::{Bases, Resolved};
 use super::carry::{self, Carry};
 use super::context::{Context, DockerfileText};
+use super::devices::Registry;
 use super::finish;
 use super::jobs::Jobs;
 use super::journal::Journal;
@@ -91,6 +92,7 @@ pub(crate) struct Build<'o> {
     used_caches: Mutex<BTreeSet<String>>,
     background: Mutex<Vec<JoinHandle<()>>>,
     host_bundle: OnceLock<Option<Vec<u8>>>,
+    devices: OnceLock<Registry>,
 }
 
 /// Fetches git repositories and web addresses for a build.
@@ -194,11 +196,16 @@ fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) 
 
 /// Does what was planned.
 fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
-    build.check_commands_can_run()?;
     build.check_expectations()?;
     build.announce();
+    build.check_entitlements()?;
+    build.check_devices()?;
+    build.check_commands_can_run()?;
     let result = run_steps(&build, targets);
-    build.journal.write(&build, &result);
+    // A try that is followed by another is no build of its own.
+    if result.is_ok() || !build.carry.losses().has_news() {
+        build.journal.write(&build, &result);
+    }
     result
 }
 
@@ -276,6 +283,7 @@ impl<'o> Build<'o> {
             used_caches: Mutex::default(),
             background: Mutex::default(),
             host_bundle: OnceLock::new(),
+            devices: OnceLock::new(),
         }
     }
 

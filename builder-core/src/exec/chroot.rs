@@ -175,8 +175,8 @@ impl Place<'_> {
                 let _ = std::fs::remove_file(&target);
                 std::fs::hard_link(socket, &target).during(action)?;
             }
-            MountSource::BindBeneath { .. } => {
-                return Err(BuildError::failed(action(), "folders of the host need namespaces"));
+            MountSource::BindBeneath { .. } | MountSource::Device(_) => {
+                return Err(BuildError::failed(action(), "folders and devices of the host need namespaces"));
             }
         }
         times.restore(&parent).during(action)?;

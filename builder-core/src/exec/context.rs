@@ -214,7 +214,8 @@ impl super::build::Fetcher<'_> {
         }
     }
 
-    /// Fetches one file, unless it is the version that is known; secrets `HTTP_AUTH_TOKEN_<host>` and `HTTP_AUTH_HEADER_<host>` say who asks.
+    /// Fetches one file, unless it is the version that is known; secrets `HTTP_AUTH_TOKEN_<host>` and
+    /// `HTTP_AUTH_HEADER_<host>` say who asks.
     pub(crate) fn download(
         &self,
         url: &crate::registry::transport::Url,
@@ -258,15 +259,19 @@ impl super::build::Fetcher<'_> {
                 Ok(Fetched { view, folder, dockerfile: None })
             }
             remote::RemoteSource::Http(url) => {
-                let fetched = self.file(&url, folder.path(), None).during(action)?;
+                let mut fetched = self.file(&url, folder.path(), None).during(action)?;
+                if fetched.open().is_err() {
+                    // Damaged bytes are gone from the store once they were found out.
+                    fetched = self.file(&url, folder.path(), None).during(action)?;
+                }
                 let mut start = Vec::new();
-                File::open(&fetched.path).and_then(|f| f.take(1024).read_to_end(&mut start)).during(action)?;
+                fetched.open().and_then(|f| f.take(1024).read_to_end(&mut start)).during(action)?;
                 if is_archive(&start) {
-                    let file = File::open(&fetched.path).during(action)?;
+                    let file = fetched.open().during(action)?;
                     let tree = read_archive_tree(Box::new(file), folder.path(), Timestamp::default()).during(action)?;
                     return Ok(Fetched { view: Arc::new(tree), folder, dockerfile: None });
                 }
-                let text = std::fs::read_to_string(&fetched.path).during(action)?;
+                let text = fetched.open().and_then(std::io::read_to_string).during(action)?;
                 Ok(Fetched { view: Arc::new(MemoryTree::new()), folder, dockerfile: Some(text) })
             }
             remote::RemoteSource::Local => {

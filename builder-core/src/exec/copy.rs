@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
 use super::build::StageKey;
-use super::remote_files::RemoteFile;
+use super::layers::Layers;
+use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
 use crate::cache::{PreImage, input};
 use crate::context::{
@@ -25,11 +26,20 @@ const MADE_TIME: Timestamp = Timestamp::from_seconds(0);
 
 /// What a COPY copies, as far as the step's key needs it: a step that need not run lists no files.
 pub(crate) struct PreparedCopy {
-    parts: Vec<Part>,
-    fingerprint: Fingerprint,
+    /// What the sources bring; `None` where only the digest was known, until something is to be copied.
+    found: Option<Found>,
     selection: OnceLock<Selection>,
+    /// What decides what is copied, and its digest, where that was known.
+    known: Option<(SelectionSource, String)>,
     /// Keeps downloads until they are copied.
     _folders: Vec<TempDir>,
+}
+
+/// What all sources bring.
+#[derive(Default)]
+struct Found {
+    parts: Vec<Part>,
+    fingerprint: Fingerprint,
 }
 
 /// What one source brings.
@@ -46,8 +56,12 @@ impl PreparedCopy {
         if let Some(selection) = self.selection.get() {
             return Ok(selection);
         }
+        let found = self
+            .found
+            .as_ref()
+            .ok_or_else(|| BuildError::failed("read the files to copy", "nobody looked for them"))?;
         let mut selection = Selection::default();
-        for part in &self.parts {
+        for part in &found.parts {
             selection.append(match part {
                 Part::Selected(part) => part.clone(),
                 Part::InTree { view, options } => {
@@ -55,7 +69,7 @@ impl PreparedCopy {
                 }
             });
         }
-        if selection.digest() != self.fingerprint.digest() {
+        if selection.digest() != found.fingerprint.digest() {
             return Err(BuildError::failed(
                 "read the files to copy",
                 "they changed while the build used them: build again when nothing writes to them",
@@ -64,8 +78,17 @@ impl PreparedCopy {
         Ok(self.selection.get_or_init(|| selection))
     }
 
-    /// What each source path is; nothing where the files can't be read any more, which copying them will tell.
+    /// Whether the files can be looked for without fetching anything.
+    pub(crate) fn is_at_hand(&self, layers: &Layers) -> bool {
+        self.known.as_ref().is_none_or(|(source, _)| source.stack.iter().all(|layer| layers.is_stored(layer.diff_id)))
+    }
+
+    /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
+    /// them will tell.
     pub(crate) fn describe(&self) -> BTreeMap<String, String> {
+        if self.found.is_none() {
+            return BTreeMap::new();
+        }
         self.selection().map(Selection::describe).unwrap_or_default()
     }
 }
@@ -80,16 +103,17 @@ impl StageRun<'_, '_> {
         inputs.add("--parents", copy.parents.to_string());
         inputs.add("--exclude", copy.excludes.join("\n"));
         self.add_epoch(inputs);
-        let (mut parts, mut fingerprint) = (Vec::new(), Fingerprint::default());
+        let source = self.selection_source(copy);
+        let known = source.as_ref().and_then(|source| self.known_selection(source));
+        let mut found = Found::default();
         let mut folders = Vec::new();
         for source in &copy.sources {
             let part = match source {
                 CopySource::Path(path) => {
                     inputs.add(input::SOURCE, path);
-                    let view = self.source_view(&copy.from)?;
-                    let (options, found) = self.look_for(&*view, copy, path)?;
-                    fingerprint.append(&found);
-                    parts.push(Part::InTree { view, options });
+                    if known.is_none() {
+                        self.look_for(copy, path, &mut found)?;
+                    }
                     continue;
                 }
                 CopySource::Heredoc { name, body } => {
@@ -104,34 +128,48 @@ impl StageRun<'_, '_> {
                     part
                 }
             };
-            fingerprint.append(part.fingerprint());
-            parts.push(Part::Selected(part));
+            found.fingerprint.append(part.fingerprint());
+            found.parts.push(Part::Selected(part));
         }
         if let Some(add) = &copy.add {
             inputs.add("--unpack", format!("{:?}", add.unpack));
         }
-        inputs.add(input::FILES, fingerprint.digest().to_hex().to_string());
-        Ok(PreparedCopy { parts, fingerprint, selection: OnceLock::new(), _folders: folders })
+        let files = known.clone().unwrap_or_else(|| digest_of(&found));
+        if let (Some(source), None) = (&source, &known) {
+            self.remember_selection(source, &files);
+        }
+        inputs.add(input::FILES, files);
+        let found = known.is_none().then_some(found);
+        Ok(PreparedCopy { found, selection: OnceLock::new(), known: source.zip(known), _folders: folders })
     }
 
-    fn look_for(
-        &self,
-        view: &dyn TreeView,
-        copy: &Copy,
-        path: &str,
-    ) -> Result<(SelectOptions, Fingerprint), BuildError> {
-        let options = SelectOptions {
-            sources: vec![path.as_bytes().to_vec()],
-            wildcards: true,
-            parents: copy.parents,
-            excludes: copy.excludes.clone(),
-            unpack: copy.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true)),
-        };
-        let found = match copy.from {
+    /// Looks for the files of a COPY of which only the digest was known.
+    pub(crate) fn complete_copy(&self, copy: &Copy, prepared: &mut PreparedCopy) -> Result<(), BuildError> {
+        if prepared.found.is_some() {
+            return Ok(());
+        }
+        let mut found = Found::default();
+        for source in &copy.sources {
+            let CopySource::Path(path) = source else { unreachable!("what is known has paths alone for sources") };
+            self.look_for(copy, path, &mut found)?;
+        }
+        if let Some((source, known)) = &prepared.known {
+            self.check_selection(source, known, &digest_of(&found))?;
+        }
+        prepared.found = Some(found);
+        Ok(())
+    }
+
+    fn look_for(&self, copy: &Copy, path: &str, found: &mut Found) -> Result<(), BuildError> {
+        let view = self.source_view(&copy.from)?;
+        let options = select_options(copy, path);
+        let print = match copy.from {
             Source::Context => self.build.context().fingerprint(&options),
-            _ => fingerprint(view, &options),
+            _ => fingerprint(&*view, &options),
         };
-        Ok((options, found.map_err(|error| self.explain(error, view, copy, path))?))
+        found.fingerprint.append(&print.map_err(|error| self.explain(error, &*view, copy, path))?);
+        found.parts.push(Part::InTree { view, options });
+        Ok(())
     }
 
     /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
@@ -196,8 +234,8 @@ impl StageRun<'_, '_> {
                         "give the destination a file name",
                     ));
                 }
-                let view = remote_tree(&fetched);
                 let sources = vec![fetched.name.as_bytes().to_vec()];
+                let view = fetched.into_tree(MADE_TIME);
                 let selection =
                     select(&view, &SelectOptions { sources, ..options(add.unpack.unwrap_or(false)) }).during(action)?;
                 Ok((selection, folder))
@@ -321,6 +359,10 @@ impl StageRun<'_, '_> {
     }
 }
 
+fn digest_of(found: &Found) -> String {
+    found.fingerprint.digest().to_hex().to_string()
+}
+
 /// Adds what ADD's flags say to a git source.
 fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::GitSource, BuildError> {
     if let Some(keep) = add.keep_git_dir {
@@ -342,23 +384,4 @@ fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::
         source.checksum = Some(checksum.clone());
     }
     Ok(source)
-}
-
-/// A file from elsewhere as a tree: mode 0600, and the time that the server gave.
-fn remote_tree(file: &RemoteFile) -> MemoryTree {
-    struct Stored(std::path::PathBuf);
-    impl crate::tree::OpenContent for Stored {
-        fn open(&self) -> std::io::Result<std::fs::File> {
-            std::fs::File::open(&self.0)
-        }
-    }
-    let modified = file.modified.map_or(MADE_TIME, Timestamp::from_seconds);
-    let mut tree = MemoryTree::new();
-    let entry = crate::tree::Entry {
-        path: TreePath::clean(file.name.as_bytes()),
-        node: crate::tree::Node::File { size: file.size },
-        metadata: crate::tree::Metadata { mode: 0o600, modified, ..Default::default() },
-    };
-    tree.add(entry, crate::tree::Content::Source(Arc::new(Stored(file.path.clone()))), None);
-    tree
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use super::build::{Build, BuildResult, BuiltImage, StageKey};
 use super::carry;
-use super::layers::in_parallel;
+use super::layers::{Layers, in_parallel};
 use super::options::{Destination, Output, OutputKind};
 use super::stage::StageResult;
 use crate::error::{BuildError, During};
 use crate::image::{self, ArchiveFormat, ArchiveOptions, AssembleOptions};
 use crate::oci::{Descriptor, Digest, History, ImageConfig};
 use crate::progress::Event;
+use crate::reference::Reference;
 use crate::registry::{self, BlobSource, PushOptions};
-use crate::store::Store;
 
 /// Makes images of the targets, and puts them where they were wanted.
 pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
@@ -161,13 +161,17 @@ fn write_files(output: &Output, view: &crate::tree::MergedTree, folder: Option<&
     }
 }
 
-/// Reads what is pushed out of the store.
-pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
+/// Reads what is pushed out of the store, and knows which registries have it already.
+struct Blobs<'a>(&'a Layers);
 
-impl BlobSource for StoreBlobs<'_> {
+impl BlobSource for Blobs<'_> {
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + '_>> {
-        let reader = self.0.open_blob(descriptor).map_err(io::Error::other)?;
+        let reader = self.0.store().open_blob(descriptor).map_err(io::Error::other)?;
         Ok(Box::new(reader))
+    }
+
+    fn pulled_with(&self, digest: &Digest) -> Option<Reference> {
+        self.0.pulled_with(digest)
     }
 }
 
@@ -178,7 +182,7 @@ fn push(build: &Build<'_>, manifest: &Descriptor) -> Result<(), BuildError> {
     let client = build.client()?;
     let options = PushOptions { events: Some(Arc::clone(&build.events)), ..PushOptions::default() };
     for tag in &build.options.tags {
-        registry::push_image(&client, tag, manifest, &StoreBlobs(build.layers.store()), &options)
+        registry::push_image(&client, tag, manifest, &Blobs(&build.layers), &options)
             .during(|| format!("push the image to `{}`", tag.familiar()))?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use super::build::{Build, StageKey, planned};
 use super::earlier::written;
 use super::layers::StackLayer;
 use super::options::{BuildOptions, Cancel};
-use super::stage::{StageResult, StageRun};
+use super::stage::{Prepared, StageResult, StageRun};
 use crate::cache::PreImage;
 use crate::error::{BuildError, FailedStep};
 use crate::oci::{DiffId, ImageConfig};
@@ -136,11 +136,17 @@ impl StageRun<'_, '_> {
     fn outlook(&self, number: usize, step: &Step) -> Result<(Outlook, Option<DiffId>), BuildError> {
         self.build.check_cancelled()?;
         let mut inputs = PreImage::new();
-        let prepared = self.prepare(step, &mut inputs)?;
+        let mut prepared = self.prepare(step, &mut inputs)?;
         if !self.must_run()
             && let Some(record) = self.recorded(&inputs.key())
         {
             return Ok((Outlook::Cached, Some(record.diff_id)));
+        }
+        self.keep_promises(step)?;
+        if let (Action::Copy(copy), Prepared::Copy(prepared)) = (&step.action, &mut prepared)
+            && prepared.is_at_hand(&self.build.layers)
+        {
+            self.complete_copy(copy, prepared)?;
         }
         let earlier = self.earlier_run(number, &inputs, &written(step), &prepared);
         Ok((Outlook::Runs(earlier.miss), None))

@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::layers::lock;
 use crate::error::BuildError;
@@ -24,6 +24,9 @@ pub(crate) const COPY_MEMORY: u64 = 64 << 20;
 
 /// How often a waiting step looks for tokens, which other processes give back without a word.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long it is believed how much memory is left.
+const BUDGET_AGE: Duration = Duration::from_secs(1);
 
 /// Bounds how many steps run at the same time.
 pub(crate) struct Jobs {
@@ -43,6 +46,8 @@ struct State {
     reserved: u64,
     /// What all running steps together may need: what was left when none ran, bytes.
     budget: u64,
+    /// When that was looked up.
+    looked: Option<Instant>,
     /// Whether a step runs on the token that every build has.
     first_taken: bool,
 }
@@ -84,8 +89,12 @@ impl Jobs {
 
     fn admit(&self, state: &mut State, memory: u64) -> Option<Token> {
         if state.running == 0 {
-            // Only now is what is left not yet diminished by the steps that it is shared out to.
-            state.budget = (self.available)().unwrap_or(u64::MAX);
+            // Only now is what is left not yet diminished by the steps that it is shared out to. Looking takes as long as
+            // a small step does, so it is not done for each of many.
+            if state.looked.is_none_or(|looked| looked.elapsed() >= BUDGET_AGE) {
+                state.budget = (self.available)().unwrap_or(u64::MAX);
+                state.looked = Some(Instant::now());
+            }
             return Some(Token::First);
         }
         if state.running >= self.limit || state.reserved.saturating_add(memory) > state.budget {

@@ -16,7 +16,7 @@ use super::options::Cancel;
 use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
 use crate::layer::{self, EncodedLayer};
-use crate::oci::{Descriptor, DiffId};
+use crate::oci::{Descriptor, DiffId, Digest};
 use crate::reference::Reference;
 use crate::registry::Client;
 use crate::store::{LayerBlob, Store};
@@ -51,6 +51,8 @@ pub(crate) struct Layers {
     pub(super) folders: Mutex<BTreeMap<DiffId, PathBuf>>,
     /// Any of them ends waiting.
     pub(super) stops: Vec<Cancel>,
+    /// Layers that only count as there until somebody needs them.
+    pub(super) promised: Mutex<BTreeMap<DiffId, Arc<Losses>>>,
     encoders: Encoders,
 }
 
@@ -62,6 +64,7 @@ impl Layers {
             trees: Mutex::new(BTreeMap::new()),
             folders: Mutex::new(BTreeMap::new()),
             stops,
+            promised: Mutex::new(BTreeMap::new()),
             encoders: Encoders::new(),
         }
     }
@@ -79,11 +82,31 @@ impl Layers {
         lock(&self.origins).entry(diff_id).or_insert((blob, origin));
     }
 
-    /// Whether everything of a layer can be had without making it again.
+    /// The image of a registry that a blob of a base comes from.
+    pub(super) fn pulled_with(&self, digest: &Digest) -> Option<Reference> {
+        lock(&self.origins).values().find_map(|(blob, origin)| match origin {
+            Origin::Registry(_, reference) if blob.digest == *digest => Some(reference.clone()),
+            _ => None,
+        })
+    }
+
+    /// Lets a layer that nobody has count as there. Should it be needed after all, that is a loss.
+    pub(crate) fn promise(&self, diff_id: DiffId, losses: &Arc<Losses>) {
+        lock(&self.promised).insert(diff_id, Arc::clone(losses));
+    }
+
+    /// Whether a layer only counts as there.
+    pub(crate) fn is_promise(&self, diff_id: DiffId) -> bool {
+        lock(&self.promised).contains_key(&diff_id)
+    }
+
+    /// Whether everything of a layer can be had, or counts as there, without making it again.
     pub(crate) fn is_available(&self, diff_id: DiffId) -> bool {
-        if lock(&self.origins).contains_key(&diff_id) {
-            return true;
-        }
+        lock(&self.origins).contains_key(&diff_id) || self.is_promise(diff_id) || self.is_stored(diff_id)
+    }
+
+    /// Whether everything of a layer can be had from the store.
+    pub(crate) fn is_stored(&self, diff_id: DiffId) -> bool {
         let Some(layer) = self.store.layer(diff_id) else { return false };
         layer.fs_path().is_some() && matches!(layer.tree(), Ok(Some(_)))
             || layer.blobs().is_ok_and(|blobs| !blobs.is_empty())

@@ -16,8 +16,8 @@ use crate::oci::{Descriptor, DiffId};
 use crate::store::{Lock, Store, StoreError};
 use crate::tree::Tree;
 
-/// How often a lock that another holds is tried again.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How soon a lock that another holds is tried again: at first, and at most.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 impl Layers {
     /// Waits for a lock that its holder may keep for as long as a download takes; a cancelled build does not wait.
@@ -48,6 +48,10 @@ impl Layers {
         }
         let origin = lock(&self.origins).get(&diff_id).cloned();
         let Some((descriptor, origin)) = origin else {
+            if let Some(losses) = lock(&self.promised).get(&diff_id) {
+                losses.break_promises();
+                return Err(BuildError::failed(action(), "only its step is known"));
+            }
             return Err(failure.unwrap_or_else(|| {
                 BuildError::failed(action(), StoreError::LayerLost { diff_id }).with_help("build again with --no-cache")
             }));
@@ -159,6 +163,7 @@ pub(super) fn wait_for_lock(
     stopped: impl Fn() -> bool,
     action: impl Fn() -> String,
 ) -> Result<Lock, BuildError> {
+    let (mut pause, longest) = LOOK_AGAIN;
     loop {
         if let Some(lock) = take().during(&action)? {
             return Ok(lock);
@@ -166,11 +171,12 @@ pub(super) fn wait_for_lock(
         if stopped() {
             return Err(BuildError::cancelled());
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(longest);
     }
 }
 
-fn open_origin<'a>(
+pub(super) fn open_origin<'a>(
     store: &Store,
     origin: &'a Origin,
     blob: &Descriptor,
@@ -195,5 +201,35 @@ impl<W: Write> Read for Tee<'_, W> {
         let count = self.source.read(buffer)?;
         self.copy.write_all(&buffer[..count])?;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn waits_for_a_lock_until_it_is_free_or_the_build_is_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let action = || "wait".to_owned();
+        let held = Cell::new(store.try_lock_note("kind", "name").unwrap());
+        let tries = Cell::new(0);
+        let take = || {
+            tries.set(tries.get() + 1);
+            if tries.get() == 3 {
+                drop(held.take());
+            }
+            store.try_lock_note("kind", "name")
+        };
+        let lock = wait_for_lock(take, || false, action).unwrap();
+        assert_eq!(tries.get(), 3);
+        let error = wait_for_lock(|| store.try_lock_note("kind", "name"), || true, action).unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::Cancelled), "{error:?}");
+        drop(lock);
+        assert!(wait_for_lock(|| store.try_lock_note("kind", "name"), || true, action).is_ok());
     }
 }

@@ -12,6 +12,8 @@
 //! forecast   what a build would do
 //! past       builds that are over, compared
 //! copy run   what a step does
+//! selection  what a COPY takes from layers, remembered
+//! devices    what of the host a command may use
 //! check      the linter's look at a Dockerfile
 //! check_store reads everything that a store holds
 //! platforms  whether commands can run on this machine's processor
@@ -31,6 +33,7 @@ mod chroot;
 mod command_output;
 mod context;
 mod copy;
+mod devices;
 mod earlier;
 mod encoding;
 mod finish;
@@ -51,6 +54,7 @@ mod room;
 mod run;
 mod run_image;
 mod scheduler;
+mod selection;
 mod ssh_agent;
 mod stage;
 

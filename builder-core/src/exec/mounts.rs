@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rbuild_dockerfile::mount::MountType;
 
 use super::ca::{AUTHORITY_FOLDER, AuthorityRequest, authorities};
+use super::devices::DeviceEdits;
 use super::host_files;
 use super::layers::StackLayer;
 use super::run::{Keep, PreparedRun};
@@ -16,8 +17,15 @@ use crate::snapshot::{MountKind, MountPoint, MountPointLayer, mount_point_layer}
 use crate::sys::sandbox::{Mount, MountSource, TmpfsFile};
 use crate::tree::{FollowLast, MergedTree, TreePath, resolve};
 
+mod devices;
+mod emulator;
 mod secrets;
 mod trees;
+
+use devices::device_mounts;
+
+/// The files of name resolution that every step has.
+const NAME_RESOLUTION: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
 /// The tree that a mount shows, and the path in it.
 #[derive(Clone)]
@@ -54,12 +62,16 @@ impl StageRun<'_, '_> {
         &self,
         run: &Run,
         prepared: &PreparedRun,
+        devices: &DeviceEdits,
         below: &MergedTree,
         work: &Path,
         environment: &mut Vec<(String, String)>,
     ) -> Result<Mounted, BuildError> {
         let mut keep: Keep = Vec::new();
         let mut wanted = self.standard_mounts(run, below, environment)?;
+        hide_name_resolution(run, &mut wanted);
+        wanted.extend(device_mounts(devices));
+        wanted.extend(self.emulator_mount(below)?);
         let mut binds = BTreeMap::new();
         for (number, ((mount, _), source)) in run.mounts.iter().zip(&prepared.sources).enumerate() {
             let made = match mount.kind {
@@ -133,8 +145,8 @@ impl StageRun<'_, '_> {
         environment: &mut Vec<(String, String)>,
     ) -> Result<Vec<Wanted>, BuildError> {
         let mut wanted = vec![
-            file("/etc/hosts", host_files::hosts(&run.hostname, &self.build.extra_hosts()).into_bytes()),
-            file("/etc/resolv.conf", self.build.resolv_conf(run.network)),
+            file(NAME_RESOLUTION[0], host_files::hosts(&run.hostname, &self.build.extra_hosts()).into_bytes()),
+            file(NAME_RESOLUTION[1], self.build.resolv_conf(run.network)),
         ];
         if run.network == NetworkChoice::None {
             wanted.truncate(1);
@@ -169,6 +181,20 @@ impl StageRun<'_, '_> {
         }
         Ok(wanted)
     }
+}
+
+/// Takes the files of name resolution away that a mount of the step covers.
+///
+/// COMPAT(buildkit): it mounts them first, so that the step sees what its own mount shows, and nothing is made in there.
+fn hide_name_resolution(run: &Run, wanted: &mut Vec<Wanted>) {
+    let trees = run.mounts.iter().map(|(mount, _)| mount);
+    let trees = trees.filter(|mount| matches!(mount.kind, MountType::Bind | MountType::Cache | MountType::Tmpfs));
+    let targets: Vec<TreePath> = trees.map(|mount| absolute(run, &mount.target)).collect();
+    let files = NAME_RESOLUTION.map(|path| TreePath::clean(path.as_bytes()));
+    wanted.retain(|wanted| {
+        let covered = |target: &TreePath| wanted.target != *target && wanted.target.starts_with(target);
+        !files.contains(&wanted.target) || !targets.iter().any(covered)
+    });
 }
 
 /// A mount's target: relative ones count from the working directory.

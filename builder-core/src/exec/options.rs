@@ -16,6 +16,9 @@ use crate::registry::Options as ClientOptions;
 pub(super) const DEFAULT_PROGRAM_PATH: [&str; 6] =
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
 
+/// Where CDI files are looked for unless the caller says otherwise: the folders that BuildKit has.
+const CDI_SPEC_DIRS: [&str; 3] = ["/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"];
+
 /// Where the build context comes from.
 #[derive(Debug, Clone)]
 pub enum ContextInput {
@@ -220,8 +223,10 @@ pub struct BuildOptions {
     pub now: i64,
     /// Certificate authorities that RUN steps trust besides their own, PEM.
     pub certificate_authorities: Option<Arc<[u8]>>,
-    /// Entitlements: `network.host`, `security.insecure`, `device`.
+    /// Entitlements: `network.host`, `security.insecure`, `device`, `device=NAME[,alias=NAME]`.
     pub allow: BTreeSet<String>,
+    /// Folders with files that describe devices (Container Device Interface); a later one counts more.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// How registries are reached.
     pub registry: ClientOptions,
     /// How RUN steps are kept apart.
@@ -272,6 +277,7 @@ impl BuildOptions {
             now: 0,
             certificate_authorities: None,
             allow: BTreeSet::new(),
+            cdi_spec_dirs: CDI_SPEC_DIRS.map(PathBuf::from).to_vec(),
             registry: ClientOptions::default(),
             isolation: Isolation::default(),
             shm_size: None,

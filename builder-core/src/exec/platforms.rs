@@ -5,7 +5,7 @@ use super::build::{Build, StageKey};
 use crate::error::BuildError;
 use crate::oci::Platform;
 use crate::plan::{Action, Source, StagePlan};
-use crate::sys::emulation::has_emulator;
+use crate::sys::emulation::{Emulator, emulator};
 
 impl Build<'_> {
     /// Refuses commands for another processor for which there is no emulator.
@@ -17,20 +17,44 @@ impl Build<'_> {
         for (key, plan) in self.plans() {
             let Some(step) = plan.steps.iter().find(|step| matches!(step.action, Action::Run(_))) else { continue };
             let Some(platform) = self.platform_of_root(*key, plan) else { continue };
-            if platform.runs_natively_on(&host) || has_emulator(&platform.architecture) {
+            if platform.runs_natively_on(&host) {
                 continue;
             }
             let name = &plan.name;
-            return Err(BuildError::plan(
-                format!("the stage `{name}` runs commands for {platform}, and this machine runs programs for {host}"),
-                format!(
-                    "install an emulator (Debian: apt-get install qemu-user-static), or run the command in a stage \
-                     `FROM --platform=$BUILDPLATFORM` that makes files for {platform}"
-                ),
-                step.span.clone(),
-            ));
+            let Some(emulator) = emulator(&platform.architecture) else {
+                return Err(BuildError::plan(
+                    format!(
+                        "the stage `{name}` runs commands for {platform}, and this machine runs programs for {host}"
+                    ),
+                    format!(
+                        "install an emulator (Debian: apt-get install qemu-user-static), or run the command in a stage \
+                         `FROM --platform=$BUILDPLATFORM` that makes files for {platform}"
+                    ),
+                    step.span.clone(),
+                ));
+            };
+            if let Some(why) = unusable(&emulator) {
+                return Err(BuildError::plan(
+                    format!(
+                        "the stage `{name}` runs commands for {platform}, and the emulator `{}` can't run in a step: \
+                         {why}",
+                        emulator.interpreter.display()
+                    ),
+                    "register it with the flag F, or install a static one (Debian: apt-get install qemu-user-static)",
+                    step.span.clone(),
+                ));
+            }
         }
         Ok(())
+    }
+
+    /// The emulator that a stage's commands need in their own root directory: one that the kernel looks up by its path.
+    pub(crate) fn emulator_to_show(&self, key: StageKey, plan: &StagePlan) -> Option<Emulator> {
+        let platform = self.platform_of_root(key, plan).unwrap_or_else(|| plan.platform.clone());
+        if platform.runs_natively_on(&Platform::host()) {
+            return None;
+        }
+        emulator(&platform.architecture).filter(|emulator| !emulator.is_open && unusable(emulator).is_none())
     }
 
     /// The platform of the base image below a stage; none where it has none.
@@ -45,5 +69,17 @@ impl Build<'_> {
             }
             Resolved::Image(_) | Resolved::Folder(_) => None,
         }
+    }
+}
+
+/// Why an emulator that is looked up by its path can't run in a step.
+fn unusable(emulator: &Emulator) -> Option<String> {
+    if emulator.is_open {
+        return None;
+    }
+    match emulator.needs_libraries() {
+        Ok(false) => None,
+        Ok(true) => Some("it needs libraries of this machine".to_owned()),
+        Err(error) => Some(error.to_string()),
     }
 }

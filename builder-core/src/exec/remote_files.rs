@@ -10,7 +10,9 @@
 //! with the marks of the kept version, and taken from the store when the server says that it still has that one. Other
 //! names of repositories are looked up, and fetched when they stand for a commit that is not kept.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -18,32 +20,65 @@ use serde::{Deserialize, Serialize};
 use super::build::Fetcher;
 use super::layers::Layers;
 use super::materialize::{part_of, single};
-use crate::context::{ContextDir, StatCache};
+use crate::context::{ContextDir, MemoryTree, StatCache};
 use crate::error::Cause;
 use crate::oci::{Descriptor, DiffId, Digest};
 use crate::registry::transport::Url;
 use crate::remote::{self, GitSource};
-use crate::tree::{TreePath, TreeView};
+use crate::store::Store;
+use crate::tree::{Content, ContentDigest, Entry, Metadata, Node, OpenContent, Timestamp, TreePath, TreeView};
 
 /// The media type under which a file's bytes are a blob of the store.
 const MEDIA_TYPE: &str = "application/octet-stream";
 
 /// A file from elsewhere, in the store.
 pub(crate) struct RemoteFile {
-    /// Where its bytes are, checked.
-    pub(crate) path: PathBuf,
-    /// How many bytes it has.
-    pub(crate) size: u64,
-    /// When its server says that it was changed last: seconds since 1970.
-    pub(crate) modified: Option<i64>,
     /// Its name, by its address.
     pub(crate) name: String,
+    kept: Kept,
+    store: Store,
+}
+
+impl RemoteFile {
+    /// Opens it, once its bytes were found to be right.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        self.store.verify_blob(&self.kept.blob).map_err(io::Error::other)?;
+        File::open(self.store.blob_path(&self.kept.blob.digest))
+    }
+
+    /// A tree of it alone, with mode 0600 and the time that its server gave, or another one. What it holds is known, so
+    /// it is read only when it is copied.
+    pub(crate) fn into_tree(self, without_time: Timestamp) -> MemoryTree {
+        let entry = Entry {
+            path: TreePath::clean(self.name.as_bytes()),
+            node: Node::File { size: self.kept.blob.size },
+            metadata: Metadata {
+                mode: 0o600,
+                modified: self.kept.modified.map_or(without_time, Timestamp::from_seconds),
+                ..Metadata::default()
+            },
+        };
+        let mut tree = MemoryTree::new();
+        match ContentDigest::from_hex(self.kept.content.as_bytes()) {
+            Ok(digest) => tree.add_hashed(entry, Content::Source(Arc::new(self)), digest),
+            Err(_) => tree.add(entry, Content::Source(Arc::new(self)), None),
+        }
+        tree
+    }
+}
+
+impl OpenContent for RemoteFile {
+    fn open(&self) -> io::Result<File> {
+        Self::open(self)
+    }
 }
 
 /// What is known of a file that was fetched.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     blob: Descriptor,
+    /// The digest by which trees know contents.
+    content: String,
     modified: Option<i64>,
     etag: Option<String>,
 }
@@ -53,11 +88,11 @@ impl Fetcher<'_> {
     pub(crate) fn file(&self, url: &Url, folder: &Path, checksum: Option<Digest>) -> Result<RemoteFile, Cause> {
         let pinned = || self.kept(url).filter(|kept| checksum == Some(kept.blob.digest));
         if let Some(kept) = pinned() {
-            return Ok(self.of_store(url, &kept));
+            return Ok(self.of_store(url, kept));
         }
         if self.options.offline {
             let kept = self.kept(url).filter(|_| checksum.is_none());
-            return kept.map(|kept| self.of_store(url, &kept)).ok_or_else(|| Cause::from(NotKept));
+            return kept.map(|kept| self.of_store(url, kept)).ok_or_else(|| Cause::from(NotKept));
         }
         let name = url.to_string();
         let stopped = || self.options.registry.transport.cancelled.is_cancelled();
@@ -65,44 +100,41 @@ impl Fetcher<'_> {
         let _lock = super::load::wait_for_lock(|| self.store.try_lock_note("fetched", &name), stopped, action)?;
         // Another build may have fetched it while this one waited.
         if let Some(kept) = pinned() {
-            return Ok(self.of_store(url, &kept));
+            return Ok(self.of_store(url, kept));
         }
         let known = self.kept(url).filter(|_| checksum.is_none());
         let marks = known.as_ref().map(|kept| remote::Marks { etag: kept.etag.clone(), last_modified: kept.modified });
         match self.download(url, folder, checksum, marks.as_ref())? {
-            Some(downloaded) => Ok(self.of_store(url, &self.keep(url, &downloaded)?)),
+            Some(downloaded) => Ok(self.of_store(url, self.keep(url, &downloaded)?)),
             None => {
                 let kept = known.expect("a server is asked for changes only where a version is known");
-                Ok(self.of_store(url, &kept))
+                Ok(self.of_store(url, kept))
             }
         }
     }
 
-    /// What the store has of an address; damaged bytes count as none.
+    /// What the store has of an address.
     fn kept(&self, url: &Url) -> Option<Kept> {
         let bytes = self.store.read_note("fetched", &url.to_string()).ok()??;
         let kept: Kept = serde_json::from_slice(&bytes).ok()?;
-        self.store.verify_blob(&kept.blob).ok()?;
-        Some(kept)
+        self.store.has_blob(&kept.blob.digest, kept.blob.size).then_some(kept)
     }
 
     fn keep(&self, url: &Url, downloaded: &remote::Downloaded) -> Result<Kept, Cause> {
         let mut writer = self.store.hashed_blob_writer()?;
-        std::io::copy(&mut downloaded.file.reopen()?, &mut writer)?;
+        io::copy(&mut downloaded.file.reopen()?, &mut writer)?;
         let blob = writer.finish_with(MEDIA_TYPE, downloaded.digest, downloaded.size)?;
-        let kept = Kept { blob, modified: downloaded.last_modified, etag: downloaded.etag.clone() };
+        // Looking at it keeps it from being pruned while the build may read it.
+        self.store.verify_blob(&blob)?;
+        let content = blake3::Hasher::new().update_reader(downloaded.file.reopen()?)?.finalize().to_hex().to_string();
+        let kept = Kept { blob, content, modified: downloaded.last_modified, etag: downloaded.etag.clone() };
         let bytes = serde_json::to_vec(&kept).expect("a descriptor has string keys only");
         self.store.write_note("fetched", &url.to_string(), &bytes)?;
         Ok(kept)
     }
 
-    fn of_store(&self, url: &Url, kept: &Kept) -> RemoteFile {
-        RemoteFile {
-            path: self.store.blob_path(&kept.blob.digest),
-            size: kept.blob.size,
-            modified: kept.modified,
-            name: remote::file_name(url),
-        }
+    fn of_store(&self, url: &Url, kept: Kept) -> RemoteFile {
+        RemoteFile { name: remote::file_name(url), kept, store: self.store.clone() }
     }
 
     /// The files of a repository, fetched into `folder` on the way unless they are kept.
@@ -163,7 +195,7 @@ fn checkout_note(source: &GitSource, commit: &str, options: &remote::GitOptions)
 
 /// Something is wanted that only a network has.
 #[derive(Debug, thiserror::Error)]
-#[error("the store has not kept it, and --offline allows no request")]
+#[error("the store has not kept it, and --offline allows no request; build once without it")]
 pub(crate) struct NotKept;
 
 #[cfg(test)]

@@ -94,12 +94,17 @@ impl StageRun<'_, '_> {
 
     pub(crate) fn run(&self, run: &Run, prepared: &PreparedRun, id: StepId) -> Result<Made, BuildError> {
         let build = self.build;
-        build.check_entitlements(run)?;
-        let below = self.below()?;
-        let user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user))?;
+        let devices = build.device_edits(run)?;
+        let below = self.below_beside_network(run)?;
+        let mut user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user))?;
         let work = build.layers.store().unpack_dir().during(|| "make a folder for the step".to_owned())?;
+        user.groups.extend(&devices.groups);
         let mut environment = self.environment(run, &user);
-        let mounted = self.mounts(run, prepared, &below, work.path(), &mut environment)?;
+        for (name, value) in &devices.environment {
+            environment.retain(|(other, _)| other != name);
+            environment.push((name.clone(), value.clone()));
+        }
+        let mounted = self.mounts(run, prepared, &devices, &below, work.path(), &mut environment)?;
         let command = Command { run, id, below: &below, user: &user, environment: &environment, work: work.path() };
         match build.options.isolation {
             Isolation::Namespaces => {
@@ -110,6 +115,17 @@ impl StageRun<'_, '_> {
             }
             Isolation::Chroot => super::chroot::run(self, &command, mounted),
         }
+    }
+
+    /// The tree below. The network is made ready while layers are fetched and unpacked for it.
+    fn below_beside_network(&self, run: &Run) -> Result<MergedTree, BuildError> {
+        if run.network != NetworkChoice::Default || self.build.options.isolation == Isolation::Chroot {
+            return self.below();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.build.default_network());
+            self.below()
+        })
     }
 
     /// The command's environment: what the stage has set, and what everything expects to be there.

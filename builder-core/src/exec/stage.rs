@@ -53,7 +53,7 @@ pub(crate) struct Made {
 /// A step that was prepared: its inputs, and what is needed to do it.
 pub(crate) enum Prepared {
     Run(super::run::PreparedRun),
-    Copy(super::copy::PreparedCopy),
+    Copy(Box<super::copy::PreparedCopy>),
     MakeDirectory,
 }
 
@@ -128,7 +128,7 @@ impl StageRun<'_, '_> {
         let build = self.build;
         build.check_cancelled()?;
         let mut inputs = PreImage::new();
-        let prepared = self.prepare(step, &mut inputs).inspect_err(|error| {
+        let mut prepared = self.prepare(step, &mut inputs).inspect_err(|error| {
             build.journal.note(id, StepNote { end: Some(end_of(error)), ..StepNote::default() });
         })?;
         let key = inputs.key();
@@ -143,6 +143,10 @@ impl StageRun<'_, '_> {
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             build.journal.note(id, StepNote { result: Some(record.diff_id), end: Some(StepEnd::Cached), ..note });
             return Ok(record.created);
+        }
+        self.keep_promises(step)?;
+        if let (Action::Copy(copy), Prepared::Copy(prepared)) = (&step.action, &mut prepared) {
+            self.complete_copy(copy, prepared)?;
         }
         let written = written(step);
         let EarlierRun { miss, against, record: last } = self.earlier_run(number, &inputs, &written, &prepared);
@@ -179,6 +183,25 @@ impl StageRun<'_, '_> {
         build.events.event(Event::StepEnded { step: id, end, took });
         build.journal.note(id, StepNote { result: Some(diff_id), end: Some(end), took_ms: record.took_ms, ..note });
         Ok(created)
+    }
+
+    /// Makes sure that what a step needs that is to be done now is more than a promise.
+    ///
+    /// # Errors
+    /// When it is not: the build begins again, and makes what was promised.
+    pub(crate) fn keep_promises(&self, step: &Step) -> Result<(), BuildError> {
+        let alone = matches!(&step.action, Action::Copy(copy) if copy.link);
+        let mut needed: Vec<StackLayer> = if alone { Vec::new() } else { self.stack.clone() };
+        for source in step.sources() {
+            if let Source::Stage(stage) = source {
+                needed.extend_from_slice(&self.build.stage_result(self.key.platform, *stage)?.stack);
+            }
+        }
+        if needed.iter().any(|layer| self.build.layers.is_promise(layer.diff_id)) {
+            self.build.carry.losses().break_promises();
+            return Err(BuildError::failed("do the step", "of layers that it needs only the steps are known"));
+        }
+        Ok(())
     }
 
     /// Puts a step's layer on top.
@@ -228,8 +251,13 @@ impl StageRun<'_, '_> {
         let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
         match stored {
             Some(record) if build.layers.is_available(record.diff_id) => Some(record),
-            stored => build.carry.find(build, key, stored),
+            stored => build.carry.find(build, key, stored, self.is_copied_from_only()),
         }
+    }
+
+    /// Whether nothing but other stages' steps takes files from this stage, so that its layers may never be needed.
+    fn is_copied_from_only(&self) -> bool {
+        !self.exported && self.build.makes_image()
     }
 
     /// Takes the layer of an earlier run where a command gave the same tree but for times, so that what follows stays
@@ -241,7 +269,7 @@ impl StageRun<'_, '_> {
             return (made, last.created, true);
         }
         let layers = &self.build.layers;
-        let same = layers.is_available(last.diff_id)
+        let same = layers.is_stored(last.diff_id)
             && matches!((layers.tree(last.diff_id), layers.tree(made)), (Ok(before), Ok(after)) if before.same_but_times(&after));
         if same { (last.diff_id, last.created, true) } else { (made, now, false) }
     }
@@ -260,7 +288,7 @@ impl StageRun<'_, '_> {
                 if !copy.link {
                     self.add_parent(inputs);
                 }
-                Prepared::Copy(self.prepare_copy(copy, inputs)?)
+                Prepared::Copy(Box::new(self.prepare_copy(copy, inputs)?))
             }
             Action::MakeDirectory { path, owner } => {
                 self.add_parent(inputs);

@@ -4,6 +4,7 @@ use std::io;
 
 use libdeflater::{CompressionLvl, Compressor};
 
+use super::dense;
 use crate::oci::media_type;
 
 const GZIP_LEVEL: u8 = 4;
@@ -91,8 +92,7 @@ impl Compression {
     pub(super) fn compressor(self) -> io::Result<ChunkCompressor> {
         Ok(match self {
             Self::Gzip { level } => {
-                let level = CompressionLvl::new(i32::from(level)).map_err(|_| io::ErrorKind::InvalidInput)?;
-                ChunkCompressor::Gzip(Compressor::new(level))
+                ChunkCompressor::Gzip(Box::new(Gzip { level, compressor: deflate(level)?, others: None }))
             }
             Self::Zstd { level } => ChunkCompressor::Zstd(zstd::bulk::Compressor::new(i32::from(level))?),
             Self::Uncompressed => ChunkCompressor::Uncompressed,
@@ -100,19 +100,59 @@ impl Compression {
     }
 }
 
+fn deflate(level: u8) -> io::Result<Compressor> {
+    let level = CompressionLvl::new(i32::from(level)).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(Compressor::new(level))
+}
+
 /// Compresses chunks one by one, each into a member (gzip) or frame (zstd) of its own. Nothing comes of a chunk that
 /// stays as it is.
 pub(super) enum ChunkCompressor {
-    Gzip(Compressor),
+    Gzip(Box<Gzip>),
     Zstd(zstd::bulk::Compressor<'static>),
     Uncompressed,
+}
+
+pub(super) struct Gzip {
+    level: u8,
+    compressor: Compressor,
+    /// Made when the first chunk looks like one that can't be compressed.
+    others: Option<Others>,
+}
+
+struct Others {
+    trial: Compressor,
+    store: Compressor,
+    /// What the trial writes, which nobody reads.
+    scratch: Vec<u8>,
+}
+
+impl Gzip {
+    /// The compressor for a chunk: one that only stores where compressing gains nothing. The member's header has no name
+    /// and no time.
+    fn compressor_for(&mut self, chunk: &[u8]) -> io::Result<&mut Compressor> {
+        if self.level == 0 || !dense::is_even(chunk) {
+            return Ok(&mut self.compressor);
+        }
+        let others = match &mut self.others {
+            Some(others) => others,
+            none => none.insert(Others { trial: deflate(1)?, store: deflate(0)?, scratch: Vec::new() }),
+        };
+        let (trial, scratch) = (&mut others.trial, &mut others.scratch);
+        let is_dense = dense::is_dense(chunk, |piece| {
+            scratch.resize(trial.deflate_compress_bound(piece.len()), 0);
+            // No error is possible: the bound is kept.
+            trial.deflate_compress(piece, scratch).unwrap_or(piece.len())
+        });
+        Ok(if is_dense { &mut others.store } else { &mut self.compressor })
+    }
 }
 
 impl ChunkCompressor {
     /// Compresses a chunk into the start of `out`, which grows where it must, and gives the compressed size.
     pub(super) fn compress(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
         let bound = match self {
-            Self::Gzip(compressor) => compressor.gzip_compress_bound(chunk.len()),
+            Self::Gzip(gzip) => gzip.compressor.gzip_compress_bound(chunk.len()),
             Self::Zstd(_) => zstd::zstd_safe::compress_bound(chunk.len()),
             Self::Uncompressed => return Ok(0),
         };
@@ -120,8 +160,7 @@ impl ChunkCompressor {
             out.resize(bound, 0);
         }
         match self {
-            // The member's header has no name and no time.
-            Self::Gzip(compressor) => compressor.gzip_compress(chunk, out).map_err(io::Error::other),
+            Self::Gzip(gzip) => gzip.compressor_for(chunk)?.gzip_compress(chunk, out).map_err(io::Error::other),
             Self::Zstd(compressor) => compressor.compress_to_buffer(chunk, out.as_mut_slice()),
             Self::Uncompressed => Ok(0),
         }
@@ -131,6 +170,30 @@ impl ChunkCompressor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What can't be compressed is stored, whatever the level, and read back all the same.
+    #[test]
+    fn noise_is_stored() {
+        use std::io::Read as _;
+        let mut noise = vec![0; 1 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let gzip = |level, bytes: &[u8]| {
+            let mut out = Vec::new();
+            let size = Compression::Gzip { level }.compressor().unwrap().compress(bytes, &mut out).unwrap();
+            out.truncate(size);
+            out
+        };
+        let stored = gzip(0, &noise);
+        for level in [1, 4, 9] {
+            let found = gzip(level, &noise);
+            assert!(found[10..] == stored[10..], "level {level}");
+            let mut read = Vec::new();
+            flate2::read::MultiGzDecoder::new(found.as_slice()).read_to_end(&mut read).unwrap();
+            assert!(read == noise && found.len() < noise.len() + 200);
+        }
+        let text = b"to be or not to be, ".repeat(50_000);
+        assert!(gzip(4, &text).len() < text.len() / 50);
+    }
 
     #[test]
     fn names_and_levels() {

@@ -16,7 +16,7 @@ use crate::tree::{Change, Tree, TreeEntry};
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
 /// encoder never gives a layer another digest unasked.
-pub const ENCODER_VERSION: u32 = 1;
+pub const ENCODER_VERSION: u32 = 2;
 
 /// More threads than this would take more memory than they save time.
 const MOST_THREADS: usize = 12;

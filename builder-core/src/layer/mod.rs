@@ -19,6 +19,7 @@ mod border;
 mod chunk_memory;
 mod compression;
 mod content;
+mod dense;
 mod disk;
 mod encode;
 mod error;

@@ -58,16 +58,15 @@ pub fn read_layer(
     limits: &Limits,
 ) -> Result<ReadLayer, LayerError> {
     let disk = unpack.map(DiskWriter::open).transpose()?;
-    let (source, pieces) = blob::open(blob, media_type, limits);
     thread::scope(|scope| {
-        let source = scope.spawn(move || source.run());
+        let (pieces, hashing) = blob::start(scope, blob, media_type, limits);
         let mut reader = Reader { members: Members::new(pieces, limits), state: LayerState::default(), disk };
         while let Some(member) = reader.members.next()? {
             reader.apply(member)?;
         }
         let Reader { members, state, disk } = reader;
         let has_trailing_data = members.finish()?;
-        let (diff_id, uncompressed_size) = source.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (diff_id, uncompressed_size) = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         if let Some(want) = want_diff_id.filter(|want| *want != diff_id) {
             return Err(LayerError::DiffId { want, found: diff_id });
         }

@@ -123,7 +123,9 @@ fn listing(root: &Path) -> BTreeMap<Vec<u8>, String> {
             } else {
                 format!("file {} links {}", blake3::hash(&std::fs::read(&path).unwrap()), stat.nlink())
             };
-            let owner = format!("{:o} {}:{} {}", stat.mode() & 0o7777, stat.uid(), stat.gid(), stat.mtime());
+            // A mark has the time when it was made.
+            let time = if what == "char 0:0" { 0 } else { stat.mtime() };
+            let owner = format!("{:o} {}:{} {time}", stat.mode() & 0o7777, stat.uid(), stat.gid());
             let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
             found.insert(name, format!("{what} {owner}"));
         }

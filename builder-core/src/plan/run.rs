@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rbuild_dockerfile::device::parse_device;
 use rbuild_dockerfile::instruction::{CommandLine, Run as RunInstruction, RunNetwork, RunScript, RunSecurity};
 use rbuild_dockerfile::mount::{Mount, MountType, parse_mount, parse_mount_constant};
 use rbuild_dockerfile::word::expand;
@@ -38,6 +39,11 @@ impl Walk<'_> {
             let from = if mount.from.is_empty() { None } else { Some((self.resolve)(&mount.from, word.span)?) };
             mounts.push((mount, from));
         }
+        let mut devices = Vec::new();
+        for word in &run.devices {
+            let device = parse_device(&word.text).map_err(|e| PlanError::new(e.to_string(), word.span))?;
+            devices.push((device.name, device.required));
+        }
         let script = run.script();
         let argv = script.arguments(&self.shell());
         let shown = argv.join(" ");
@@ -60,7 +66,7 @@ impl Walk<'_> {
                 RunNetwork::Host => NetworkChoice::Host,
             },
             insecure: matches!(run.security, RunSecurity::Insecure),
-            devices: run.devices.iter().map(|w| device(&w.text)).collect(),
+            devices,
             scripts,
             cache_namespace: args.get("BUILDKIT_CACHE_MOUNT_NS").cloned().unwrap_or_default(),
             hostname: args
@@ -104,19 +110,4 @@ fn proxies(args: &BTreeMap<String, String>) -> Vec<(String, String)> {
             Some(((*name).to_owned(), value.clone()))
         })
         .collect()
-}
-
-/// Splits `name[,required]`.
-fn device(text: &str) -> (String, bool) {
-    let mut name = String::new();
-    let mut required = false;
-    for part in text.split(',') {
-        match part.split_once('=').unwrap_or((part, "")) {
-            ("required", "" | "true" | "1") => required = true,
-            ("required", _) => required = false,
-            ("name", value) => value.clone_into(&mut name),
-            _ => part.clone_into(&mut name),
-        }
-    }
-    (name, required)
 }

@@ -4,21 +4,23 @@
 //! classify   is a text a git repository, an address, or a local path     mod
 //! GitSource  what is written about a repository                          git_source
 //! checkout   a commit of a repository as a folder                        git_checkout, git_program
-//! Downloader one file over HTTP                                          http
+//! Downloader one file over HTTP                                          http, download_error
 //! ```
 //!
 //! What comes back is not trusted: transfers are bounded, checksums are checked before anything is given out, names are
 //! taken from the address that the user wrote, and git runs with nothing of the user's configuration.
 
+mod download_error;
 mod git_checkout;
 mod git_program;
 mod git_source;
 mod http;
 
+pub use download_error::DownloadError;
 pub use git_checkout::{Commit, GitError, checkout, resolve};
 pub use git_program::{GitAuthorization, GitOptions, HostKeys};
 pub use git_source::{GitScheme, GitSource, GitSourceError, MtimeOf};
-pub use http::{DownloadError, DownloadOptions, DownloadRequest, Downloaded, Downloader, Marks, UNNAMED, file_name};
+pub use http::{DownloadOptions, DownloadRequest, Downloaded, Downloader, Marks, UNNAMED, file_name};
 
 use crate::registry::transport::Url;
 

@@ -1,5 +1,6 @@
 //! Paths inside a file tree.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fmt;
@@ -50,6 +51,11 @@ impl TreePath {
     /// Purely lexical: symbolic links are not looked at. NUL bytes are dropped.
     #[must_use]
     pub fn clean(path: &[u8]) -> Self {
+        // They go first: a component may be empty, `.` or `..` without them.
+        let path: Cow<'_, [u8]> = match path.contains(&0) {
+            true => path.iter().copied().filter(|&byte| byte != 0).collect(),
+            false => path.into(),
+        };
         let mut parts: Vec<&[u8]> = Vec::new();
         for part in path.split(|&b| b == b'/') {
             match part {
@@ -60,9 +66,7 @@ impl TreePath {
                 part => parts.push(part),
             }
         }
-        let mut joined = parts.join(&b'/');
-        joined.retain(|&b| b != 0);
-        Self(joined)
+        Self(parts.join(&b'/'))
     }
 
     /// Whether this is the root.
@@ -217,6 +221,9 @@ mod tests {
         assert_eq!(path.ancestors().map(|p| p.to_string()).collect::<Vec<_>>(), ["/a", "/a/b"]);
         assert_eq!(path.strip_prefix(&TreePath::clean(b"a")), Some(TreePath::clean(b"b/c")));
         assert_eq!(path.strip_prefix(&TreePath::clean(b"a/bb")), None);
+        for (path, cleaned) in [(&b"\0/a/\0"[..], &b"a"[..]), (b"a/.\0./b", b"b"), (b"a\0b/\0.", b"ab")] {
+            assert_eq!(TreePath::clean(path).as_bytes(), cleaned, "{path:?}");
+        }
         assert!(TreePath::new(b"a/../b").is_err() && TreePath::new(b"/a").is_err());
     }
 }

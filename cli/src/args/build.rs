@@ -64,9 +64,12 @@ pub(crate) struct BuildArgs {
     /// Add a line to /etc/hosts of RUN steps
     #[arg(long, value_name = "NAME:IP", help_heading = "Running steps")]
     pub(crate) add_host: Vec<String>,
-    /// Allow what is refused otherwise: network.host, security.insecure
+    /// Allow what is refused otherwise: network.host, security.insecure, device[=NAME]
     #[arg(long, value_name = "WHAT", help_heading = "Running steps")]
     pub(crate) allow: Vec<String>,
+    /// Look for device files (CDI) in this folder instead of /etc/cdi, /var/run/cdi and /etc/buildkit/cdi
+    #[arg(long, value_name = "DIR", help_heading = "Running steps")]
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
     /// Size of /dev/shm in RUN steps [default: 64m]
     #[arg(long, value_name = "BYTES[k|m|g]", help_heading = "Running steps")]
     pub(crate) shm_size: Option<String>,

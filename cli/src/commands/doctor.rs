@@ -3,6 +3,7 @@
 use std::fs;
 
 use rbuild_core::oci::Platform;
+use rbuild_core::sys::emulation::{Emulator, emulators};
 use rbuild_core::sys::userns::{Fact, Probe, ProbeOptions, probe};
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ pub(super) fn run(args: &DoctorArgs, global: &GlobalSettings, environment: &Envi
     })?;
     let path = namespace::search_path(environment);
     let probe = probe(ProbeOptions { search_path: &path, directory: &global.root });
-    let found = Found { probe, refusal, is_root: environment.is_root };
+    let found = Found { probe, emulators: emulators(), refusal, is_root: environment.is_root };
     match args.format {
         Format::Json => print_json(&found.to_json(global))?,
         Format::Table => print_data(found.to_text(global, environment).as_bytes())?,
@@ -36,6 +37,7 @@ pub(super) fn run(args: &DoctorArgs, global: &GlobalSettings, environment: &Envi
 /// Everything that was found.
 struct Found {
     probe: Probe,
+    emulators: Option<Vec<Emulator>>,
     refusal: Option<Failure>,
     is_root: bool,
 }
@@ -108,6 +110,12 @@ impl Found {
                 "hint": self.hint(fact),
             })
         };
+        let emulator = |emulator: &Emulator| {
+            json!({
+                "architecture": emulator.architecture, "interpreter": emulator.interpreter.to_string_lossy(),
+                "open": emulator.is_open,
+            })
+        };
         let rung = |rung: Rung| json!({ "name": rung.name, "available": rung.available, "detail": rung.detail });
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -116,8 +124,26 @@ impl Found {
             "store": global.root,
             "isolation": self.rungs().map(rung),
             "facts": self.probe.facts.iter().map(fact).collect::<Vec<_>>(),
+            "emulators": self.emulators.as_ref().map(|all| all.iter().map(emulator).collect::<Vec<_>>()),
             "refusal": self.refusal.as_ref().map(Failure::to_json),
         })
+    }
+
+    fn emulators_text(&self) -> String {
+        let Some(all) = &self.emulators else {
+            return "\nemulators for other platforms: the kernel's list is not mounted here; they are tried when needed\n"
+                .to_owned();
+        };
+        if all.is_empty() {
+            return "\nemulators for other platforms: none (Debian: apt-get install qemu-user-static)\n".to_owned();
+        }
+        let mut text = "\nemulators for other platforms:\n".to_owned();
+        for emulator in all {
+            let how = if emulator.is_open { "opened by the kernel" } else { "shown to each step" };
+            let path = visible(&emulator.interpreter.to_string_lossy());
+            text.push_str(&format!("  linux/{:<10} {path} ({how})\n", emulator.architecture));
+        }
+        text
     }
 
     fn to_text(&self, global: &GlobalSettings, environment: &Environment) -> String {
@@ -143,6 +169,7 @@ impl Found {
                 text.push_str(&format!("  {:<6} {:<16} hint: {hint}\n", "", ""));
             }
         }
+        text.push_str(&self.emulators_text());
         if let Some(refusal) = &self.refusal {
             for problem in &refusal.problems {
                 text.push_str(&format!("\n{}\n", visible(&problem.message)));
@@ -161,7 +188,7 @@ mod tests {
     }
 
     fn found(facts: Vec<Fact>, refusal: Option<Failure>) -> Found {
-        Found { probe: Probe { facts }, refusal, is_root: false }
+        Found { probe: Probe { facts }, emulators: Some(Vec::new()), refusal, is_root: false }
     }
 
     #[test]

@@ -40,8 +40,9 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
         ErrorKind::Failed { cause, .. } if is_environment(&**cause) => Kind::Environment,
         _ => Kind::Build,
     };
-    problem.step =
-        error.step.as_ref().map(|step| failed.map_or_else(|| step.name.clone(), |failed| tally.title(failed)));
+    problem.step = error.step.as_ref().map(|step| {
+        failed.or_else(|| tally.planned(step)).map_or_else(|| step.name.clone(), |failed| tally.title(failed))
+    });
     if let (Some(source), Some(span)) = (source, error.span()) {
         problem.place = Some(match heredoc::line_of(&source.text, &span, &problem.output) {
             Some(span) => Place { source, span, label: "the shell's last message is about this line".to_owned() },

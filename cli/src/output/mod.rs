@@ -14,6 +14,7 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use rbuild_core::error::FailedStep;
 use rbuild_core::oci::Digest;
 use rbuild_core::progress::{Event, EventSink, StepEnd, StepId, StepInfo, Warning};
 
@@ -104,6 +105,13 @@ impl Tally {
     /// The step that failed, where one did.
     pub(crate) fn failed(&self) -> Option<StepId> {
         self.ends.iter().find(|(_, end)| **end == StepEnd::Failed).map(|(step, _)| *step)
+    }
+
+    /// The step that an error belongs to, also where it did not begin.
+    pub(crate) fn planned(&self, failed: &FailedStep) -> Option<StepId> {
+        let same =
+            |step: &StepInfo| (&step.name, &step.stage, &step.span) == (&failed.name, &failed.stage, &failed.span);
+        self.steps.iter().position(same).map(StepId)
     }
 
     /// What a step is called: `[build 2/5] RUN make`.

@@ -1,6 +1,6 @@
 //! What `rbuild build` is to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use rbuild_core::exec::{CacheSource, CacheTarget};
@@ -83,10 +83,10 @@ pub(crate) struct BuildSettings {
     pub(crate) ssh: Vec<SshForward>,
     pub(crate) network: Network,
     pub(crate) add_hosts: Vec<HostEntry>,
-    /// Whether steps may use the host's network by their own flag.
-    pub(crate) allow_host_network: bool,
-    /// Whether steps may run without their sandbox's limits by their own flag.
-    pub(crate) allow_insecure: bool,
+    /// What steps may do by their own flags, as the library calls it.
+    pub(crate) allow: BTreeSet<String>,
+    /// Folders with device files; the usual ones where empty.
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     pub(crate) shm_size_bytes: Option<u64>,
     pub(crate) ulimits: Vec<Ulimit>,
     pub(crate) isolation: Isolation,
@@ -124,7 +124,6 @@ impl BuildSettings {
             );
         }
         let quiet = args.quiet == Some(true);
-        let (allow_host_network, allow_insecure) = allowed(&args.allow)?;
         Ok(Self {
             dockerfile,
             tags: args.tag.clone(),
@@ -142,8 +141,8 @@ impl BuildSettings {
             ssh: args.ssh.iter().map(|value| ssh(value, environment)).collect::<Result<_, _>>()?,
             network: network(args.network.as_deref().unwrap_or_default())?,
             add_hosts: args.add_host.iter().map(|value| add_host(value)).collect::<Result<Vec<_>, _>>()?.concat(),
-            allow_host_network,
-            allow_insecure,
+            allow: allowed(&args.allow)?,
+            cdi_spec_dirs: args.cdi_spec_dir.iter().map(|path| absolute(path, environment)).collect(),
             shm_size_bytes: args.shm_size.as_deref().map(|value| size_bytes("--shm-size", value)).transpose()?,
             ulimits: args.ulimit.iter().map(|value| ulimit(value)).collect::<Result<_, _>>()?,
             isolation: isolation(args.isolation.as_deref())?,
@@ -244,22 +243,28 @@ fn check_annotations(values: &[String]) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// Reads `--allow`: whether the host's network and steps without limits are allowed.
-fn allowed(values: &[String]) -> Result<(bool, bool), UsageError> {
-    let (mut network, mut insecure) = (false, false);
-    for value in values.iter().flat_map(|value| value.split(',')) {
-        match value.trim() {
-            "network.host" => network = true,
-            "security.insecure" => insecure = true,
-            // Deleting files under `-o type=local` is no danger that rbuild knows: it never deletes there.
-            "buildx.local.delete" => {}
-            other => {
-                return Err(UsageError::value("--allow", other, "nothing of this name can be allowed")
-                    .hint("network.host and security.insecure can"));
+/// Reads `--allow`.
+fn allowed(values: &[String]) -> Result<BTreeSet<String>, UsageError> {
+    let mut allowed = BTreeSet::new();
+    for value in values {
+        // The alias of a device stands behind a comma.
+        if value.starts_with("device=") {
+            allowed.insert(value.clone());
+            continue;
+        }
+        for word in value.split(',') {
+            match word.trim() {
+                word @ ("network.host" | "security.insecure" | "device") => drop(allowed.insert(word.to_owned())),
+                // Deleting files under `-o type=local` is no danger that rbuild knows: it never deletes there.
+                "buildx.local.delete" => {}
+                other => {
+                    return Err(UsageError::value("--allow", other, "nothing of this name can be allowed")
+                        .hint("network.host, security.insecure, device and device=NAME[,alias=NAME] can"));
+                }
             }
         }
     }
-    Ok((network, insecure))
+    Ok(allowed)
 }
 
 fn no_cache(args: &BuildArgs) -> Result<NoCache, UsageError> {

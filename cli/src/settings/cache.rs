@@ -95,12 +95,18 @@ fn target(value: &str, environment: &Environment) -> Result<CacheTarget, UsageEr
             return Err(attributes.wrong(&reason));
         }
     }
+    if place.is_none() && attributes.left.contains_key("mounts") {
+        return Err(attributes
+            .wrong("an image has no room for cache mounts")
+            .hint("write the cache to a registry or a folder"));
+    }
     // Layers are in one compression always.
     attributes.truth("force-compression", false)?;
     let target = CacheTarget {
         place,
         mode,
         compression: attributes.compression()?,
+        mounts: attributes.truth("mounts", false)?,
         ignore_errors: attributes.truth("ignore-error", true)?,
         timeout: attributes.timeout(CacheTarget::TIMEOUT)?,
     };
@@ -254,6 +260,7 @@ mod tests {
             (from("a,b").unwrap_err(), "one name of a registry only"),
             (to("type=azblob").unwrap_err(), "rbuild keeps no caches in `azblob`"),
             (to("type=inline,mode=max").unwrap_err(), "its own steps only"),
+            (to("type=inline,mounts=true").unwrap_err(), "no room for cache mounts"),
             (to("type=local,dest=x,mode=all").unwrap_err(), "neither min nor max"),
             (to("type=local,dest=x,ignore-error=maybe").unwrap_err(), "neither true nor false"),
             (to("type=local,dest=x,compression=bzip2").unwrap_err(), "not a compression"),

@@ -174,6 +174,13 @@ pub fn processes_with(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The temporary folders of a store whose locks somebody holds.
+pub fn held_folders(store: &Path) -> Vec<String> {
+    let folders = fs::read_dir(store.join("tmp")).into_iter().flatten().filter_map(Result::ok);
+    let held = |path: &Path| fs::File::open(path.join("lock")).is_ok_and(|file| file.try_lock().is_err());
+    folders.map(|folder| folder.path()).filter(|path| held(path)).map(|path| path.display().to_string()).collect()
+}
+
 /// Writes what `child` reads from its standard input, and waits for its end.
 pub fn ran_with_input(command: &mut Command, input: &[u8]) -> Ran {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

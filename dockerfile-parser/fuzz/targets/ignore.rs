@@ -13,6 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(rules) = IgnoreRules::parse(rules) else { return };
     for path in paths.split(|byte| *byte == b'\n').chain([&b"a/b/c"[..], b"node_modules/x.js"]) {
         let path = TreePath::clean(path);
+        assert!(TreePath::new(path.as_bytes()).is_ok(), "{path:?} is not clean");
         let verdict = rules.verdict(&path);
         if rules.is_empty() {
             assert_eq!(verdict, Verdict::Kept);

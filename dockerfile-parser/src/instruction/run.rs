@@ -3,6 +3,7 @@
 use super::Request;
 use super::command::{CommandLine, command_line};
 use super::flag::{FlagKind, FlagTable};
+use crate::device::parse_device;
 use crate::diagnostic::Diagnostic;
 use crate::heredoc::{Heredoc, HeredocWord};
 use crate::lexer::Word;
@@ -18,7 +19,7 @@ pub struct Run {
     pub network: RunNetwork,
     /// `--security`.
     pub security: RunSecurity,
-    /// `--device`, in order: `name[,required]`.
+    /// `--device`, in order, as written: for [`crate::device::parse_device`].
     pub devices: Vec<Word>,
     /// The command on the instruction's own lines. See [`Run::script`] for what is run.
     pub command: CommandLine,
@@ -137,6 +138,11 @@ pub(super) fn parse(request: &mut Request<'_>) -> Option<Run> {
         },
     };
     let devices = flags.list("device");
+    for device in &devices {
+        if let Err(error) = parse_device(&device.text) {
+            request.error_at("invalid-device", error.to_string(), device.span);
+        }
+    }
     let command = command_line(request, request.parts.args)?;
     if command.is_empty() && !command.is_shell() {
         request.at_least_one();

@@ -250,6 +250,17 @@ const READING_ERRORS: [&str; 9] = [
 ];
 
 /// Looks for findings in a parsed file. `diagnostics` are those of its parse.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use rbuild_dockerfile::lint::{LintContext, lint};
+///
+/// let (file, diagnostics) = rbuild_dockerfile::parse("FROM debian:12 AS Build\nMAINTAINER me\n");
+/// let build_args = BTreeMap::new();
+/// let outcome = lint(&file, &diagnostics, &LintContext::new(&build_args));
+/// let found: Vec<(usize, &str)> = outcome.warnings.iter().map(|found| (found.lines.first, found.rule)).collect();
+/// assert_eq!(found, [(1, "StageNameCasing"), (2, "MaintainerDeprecated")]);
+/// ```
 pub fn lint(file: &Dockerfile, diagnostics: &Diagnostics, context: &LintContext<'_>) -> LintOutcome {
     let reading = diagnostics.iter().find(|diagnostic| READING_ERRORS.contains(&diagnostic.code));
     if let Some(diagnostic) = reading {

@@ -7,8 +7,8 @@
 
 mod text;
 
-pub(crate) use text::parse_bool;
-use text::{base_name, clean_path, csv_fields, parse_size};
+use text::{base_name, clean_path, parse_size};
+pub(crate) use text::{csv_fields, parse_bool};
 
 use crate::suggest::{did_you_mean, nearest};
 use crate::word::WordError;

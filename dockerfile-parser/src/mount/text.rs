@@ -35,7 +35,7 @@ pub(super) fn parse_size(value: &str) -> Option<i64> {
 }
 
 /// One line of comma-separated values; a field that begins with a quote ends with one and doubles it inside.
-pub(super) fn csv_fields(text: &str) -> Result<Vec<String>, MountError> {
+pub(crate) fn csv_fields(text: &str) -> Result<Vec<String>, MountError> {
     let error = || MountError::Csv(text.to_owned());
     if text.is_empty() {
         return Err(error());

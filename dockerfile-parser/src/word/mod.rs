@@ -124,6 +124,18 @@ fn shorten(text: &str) -> String {
 
 /// Expands `text` to one value: variables replaced, quotes and escapes taken off.
 ///
+/// ```
+/// use rbuild_dockerfile::word::expand;
+///
+/// let lookup = |name: &str| (name == "VERSION").then(|| "1.2".to_owned());
+/// let expanded = expand(r#"app-${VERSION}"-${ARCH:-amd64}""#, '\\', &lookup)?;
+/// assert_eq!(expanded.text, "app-1.2-amd64");
+/// let unset: Vec<&str> = expanded.variables.iter().filter(|used| !used.set).map(|used| used.name.as_str()).collect();
+/// assert_eq!(unset, ["ARCH"]);
+/// assert!(expand("${VERSION:?}", '\\', &|_| None).is_err());
+/// # Ok::<(), rbuild_dockerfile::word::WordError>(())
+/// ```
+///
 /// # Errors
 ///
 /// Fails if quotes or braces do not match, an operator is unknown, a required variable is missing, or the
@@ -133,6 +145,13 @@ pub fn expand(text: &str, escape: char, lookup: &Lookup<'_>) -> Result<Expanded,
 }
 
 /// Expands `text` and splits the result at blanks outside quotes, also at blanks that came from variables.
+///
+/// ```
+/// let lookup = |_: &str| Some("80 443".to_owned());
+/// let expanded = rbuild_dockerfile::word::expand_words("$PORTS 'a b'", '\\', &lookup)?;
+/// assert_eq!(expanded.words, ["80", "443", "a b"]);
+/// # Ok::<(), rbuild_dockerfile::word::WordError>(())
+/// ```
 ///
 /// # Errors
 ///

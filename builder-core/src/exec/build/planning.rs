@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rbuild_dockerfile::Dockerfile;
 
 use super::{Build, StageKey};
-use crate::error::BuildError;
+use crate::error::{BuildError, FailedStep};
 use crate::exec::options::ExpectCached;
 use crate::oci::Platform;
-use crate::plan::{self, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source};
+use crate::plan::{self, Action, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source};
 use crate::progress::{Event, StepInfo, Warning};
 
 /// The build argument that names the Dockerfile's language in place of its `# syntax=` line.
@@ -161,28 +161,34 @@ impl Build<'_> {
         }
     }
 
-    /// Refuses what needs a permission that was not given.
-    pub(crate) fn check_entitlements(&self, run: &Run) -> Result<(), BuildError> {
-        let host = run.network == NetworkChoice::Host && self.options.network != NetworkChoice::Host;
-        let needed = [(host, "network.host"), (run.insecure, "security.insecure"), (!run.devices.is_empty(), "device")];
-        for (needed, name) in needed {
-            let allowed = self.options.allow.iter().any(|a| a == name || a.starts_with(&format!("{name}=")));
-            if needed && !allowed {
-                return Err(BuildError::plan(
-                    format!("the step needs the entitlement `{name}`, which was not granted"),
-                    format!("allow it with --allow {name}"),
-                    None,
-                ));
+    /// Looks at every command before the first step; an error says which step it belongs to.
+    pub(crate) fn check_runs(&self, check: impl Fn(&Run) -> Result<(), BuildError>) -> Result<(), BuildError> {
+        for plan in self.plans.values() {
+            for step in &plan.steps {
+                let Action::Run(run) = &step.action else { continue };
+                let place =
+                    || FailedStep { name: step.name.clone(), stage: plan.name.clone(), span: step.span.clone() };
+                check(run).map_err(|error| error.in_step(place))?;
             }
         }
-        if !run.devices.is_empty() {
-            return Err(BuildError::plan(
-                "`RUN --device` is not in this version",
-                "build this step with BuildKit, or without the device",
-                None,
-            ));
-        }
         Ok(())
+    }
+
+    /// Refuses steps that need a permission which was not given, whether or not there is an earlier result.
+    pub(super) fn check_entitlements(&self) -> Result<(), BuildError> {
+        self.check_runs(|run| {
+            let host = run.network == NetworkChoice::Host && self.options.network != NetworkChoice::Host;
+            for (needed, name) in [(host, "network.host"), (run.insecure, "security.insecure")] {
+                if needed && !self.options.allow.contains(name) {
+                    return Err(BuildError::plan(
+                        format!("the step needs the entitlement `{name}`, which was not granted"),
+                        format!("allow it with --allow {name}"),
+                        None,
+                    ));
+                }
+            }
+            Ok(())
+        })
     }
 }
 

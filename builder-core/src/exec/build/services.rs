@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Build, Fetcher};
 use crate::error::{BuildError, During};
+use crate::exec::devices::Registry;
 use crate::exec::host_files::{ExtraHost, resolv_conf};
 use crate::exec::layers::lock;
 use crate::exec::options::SshSource;
@@ -73,6 +74,11 @@ impl Build<'_> {
             .iter()
             .filter_map(|(name, address)| Some(ExtraHost { name: name.clone(), address: address.parse().ok()? }))
             .collect()
+    }
+
+    /// The devices of this machine that CDI files describe, read when first asked for.
+    pub(crate) fn devices(&self) -> &Registry {
+        self.devices.get_or_init(|| Registry::read(&self.options.cdi_spec_dirs))
     }
 
     /// The bundle of certificate authorities that this machine trusts, for images that have none of their own.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::deadline::within;
 use super::options::{CacheMode, CachePlace, CacheTarget};
 use super::place::{BUNDLE_TYPE, DIFF_ID_ANNOTATION, Found, Opened, client_options};
-use super::{layout, reason, warn};
+use super::{layout, mounts, reason, warn};
 use crate::cache::{Bundle, CarriedStep, StepRecord};
 use crate::error::{BuildError, During};
 use crate::exec::build::{Build, BuildResult, StageKey};
@@ -43,7 +43,7 @@ pub(crate) fn export(
     result: Result<BuildResult, BuildError>,
 ) -> Result<BuildResult, BuildError> {
     // After a loss the build begins again, and its end is still to come.
-    let again = result.is_err() && build.carry.has_new_losses();
+    let again = result.is_err() && build.carry.losses().has_news();
     if again || build.cancel.is_cancelled() {
         return result;
     }
@@ -81,28 +81,25 @@ pub(crate) fn inline_annotation(build: &Build<'_>, target: StageKey) -> BTreeMap
     [(super::place::INLINE_ANNOTATION.to_owned(), text)].into()
 }
 
-/// The steps of this build that a cache is to hold, and their layers: first those of the image.
+/// The steps of this build, and the layers of those that a cache of the mode holds: first those of the image.
 fn steps(build: &Build<'_>, targets: &[StageKey], mode: CacheMode) -> (Bundle, Vec<DiffId>) {
     let chain = stages_of_the_image(build, targets);
     let mut done = build.carry.done();
     done.sort_by_key(|step| (!chain.contains(&step.stage), step.stage));
     let (mut bundle, mut layers, mut seen) = (Bundle::default(), Vec::new(), BTreeSet::new());
     for step in done {
-        if mode == CacheMode::Min && !chain.contains(&step.stage) {
-            continue;
-        }
         let record = build.layers.store().read_step(step.key.as_str()).ok().flatten();
         let record = record.and_then(|bytes| StepRecord::from_bytes(&bytes));
         let Some(record) = record.filter(|record| record.diff_id == step.diff_id) else { continue };
-        if seen.insert(step.diff_id) {
-            if layers.len() == LAYER_LIMIT {
-                continue;
-            }
+        // A step without its layer is enough where nothing but the layers above it is needed.
+        let wanted = mode == CacheMode::Max || chain.contains(&step.stage);
+        if wanted && layers.len() < LAYER_LIMIT && seen.insert(step.diff_id) {
             layers.push(step.diff_id);
         }
         let StepRecord { inputs, diff_id, created, took_ms, .. } = record;
         bundle.add(CarriedStep { created, diff_id, inputs, took_ms });
     }
+    build.carry.selections().into_iter().for_each(|selection| bundle.add_selection(selection));
     (bundle, layers)
 }
 
@@ -154,7 +151,7 @@ fn existing(
     target: &CacheTarget,
     place: &CachePlace,
 ) -> Result<Option<(Opened, Found)>, BuildError> {
-    let options = client_options(&build.options.registry, place, target.timeout);
+    let options = client_options(build.options, place, target.timeout);
     let Ok(opened) = Opened::new(place, options) else { return Ok(None) };
     let reader = opened.clone();
     let read = within(target.timeout, || build.cancel.is_cancelled(), move || reader.read(&[]));
@@ -178,16 +175,21 @@ fn pack(
     there: Option<&(Opened, Found)>,
 ) -> Result<Parcel, BuildError> {
     let compression: Compression = target.compression.unwrap_or(build.options.compression);
-    let mut layers = in_parallel(diff_ids, |diff_id| {
+    let layers = in_parallel(diff_ids, |diff_id| {
         let known = there.and_then(|(opened, found)| Some((opened, found.layers.get(diff_id)?)));
         let mut layer = match known {
             Some((opened, blob)) if blob.media_type == compression.media_type() && opened.has(blob) => blob.clone(),
+            _ if build.layers.is_promise(*diff_id) => return Ok(None),
             _ => build.layers.blob(&StackLayer { diff_id: *diff_id, base_blob: None }, compression)?,
         };
         layer = Descriptor::new(&layer.media_type, layer.digest, layer.size);
         layer.annotations.insert(DIFF_ID_ANNOTATION.to_owned(), diff_id.to_string());
-        Ok(layer)
+        Ok(Some(layer))
     })?;
+    let mut layers: Vec<Descriptor> = layers.into_iter().flatten().collect();
+    if target.mounts {
+        layers.extend(mounts::pack(build, compression, there.map(|(_, found)| found))?);
+    }
     layers.sort_by_key(|layer| layer.digest);
     let steps = bundle.len();
     let bundle = build.layers.store().put_blob(&bundle.to_bytes(), BUNDLE_TYPE);
@@ -210,7 +212,7 @@ fn send(
     parcel: &Parcel,
     old: Option<&Found>,
 ) -> Result<usize, BuildError> {
-    let mut options = client_options(&build.options.registry, place, target.timeout);
+    let mut options = client_options(build.options, place, target.timeout);
     // Of its own, so that it ends the sending and nothing else.
     let cancelled = Cancelled::default();
     options.transport.cancelled = cancelled.clone();

@@ -1,28 +1,21 @@
 //! Steps of other stores.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 use super::deadline::within;
-use super::options::CacheSource;
-use super::place::{Found, Opened, client_options};
+use super::losses::Losses;
+use super::options::{CachePlace, CacheSource};
+use super::place::{CarriedMount, Found, Opened, client_options};
 use super::{reason, warn};
-use crate::cache::{StepKey, StepRecord};
-use crate::error::{BuildError, ErrorKind};
+use crate::cache::{CarriedSelection, PreImage, StepKey, StepRecord};
 use crate::exec::build::{Build, StageKey};
 use crate::exec::layers::{Origin, lock};
 use crate::exec::options::BuildOptions;
 use crate::oci::{Descriptor, DiffId};
-use crate::progress::{Event, Events};
-
-/// Layers that could not be fetched from where a cache said that they are, and why.
-#[derive(Debug, Default)]
-pub(crate) struct Losses {
-    lost: Mutex<BTreeMap<DiffId, String>>,
-}
+use crate::progress::Event;
 
 /// A step of this build that has a result.
 #[derive(Debug, Clone)]
@@ -51,8 +44,8 @@ pub(crate) struct Carry {
     loaded: OnceLock<Vec<Loaded>>,
     losses: Arc<Losses>,
     done: Mutex<Vec<DoneStep>>,
-    /// How many losses there were when this try began.
-    known_losses: AtomicUsize,
+    selections: Mutex<Vec<CarriedSelection>>,
+    used_mounts: Mutex<BTreeSet<String>>,
 }
 
 /// Where a layer is that a step of a cache made: kept with the step, so that the next build need not ask for the list.
@@ -65,45 +58,6 @@ struct Whereabouts {
 /// The kind of note that keeps [`Whereabouts`] by diff ID.
 const WHEREABOUTS: &str = "carried";
 
-impl Losses {
-    pub(crate) fn add(&self, diff_id: DiffId, error: &BuildError) {
-        lock(&self.lost).entry(diff_id).or_insert_with(|| reason(error));
-    }
-
-    fn contains(&self, diff_id: DiffId) -> bool {
-        lock(&self.lost).contains_key(&diff_id)
-    }
-}
-
-/// Builds, and begins again where a layer of a cache turned out to be gone or damaged.
-pub(crate) fn retrying<T>(
-    carry: &Carry,
-    events: &Events,
-    mut build: impl FnMut() -> Result<T, BuildError>,
-) -> Result<T, BuildError> {
-    loop {
-        lock(&carry.done).clear();
-        let result = build();
-        let failed = matches!(&result, Err(error) if !matches!(error.kind, ErrorKind::Cancelled));
-        if !failed || !carry.has_new_losses() {
-            return result;
-        }
-        let lost = lock(&carry.losses.lost);
-        carry.known_losses.store(lost.len(), Ordering::Relaxed);
-        for (diff_id, why) in lost.iter() {
-            events.event(Event::Note(format!("cache: without the layer {diff_id}: {why}")));
-        }
-        let text = format!("{} of a cache can't be had, so their steps are done again", layers(lost.len()));
-        let first = lost.values().next().cloned().unwrap_or_default();
-        drop(lost);
-        warn(events, format!("{text}: {first}"), "");
-    }
-}
-
-fn layers(count: usize) -> String {
-    if count == 1 { "a layer".to_owned() } else { format!("{count} layers") }
-}
-
 impl Carry {
     pub(crate) fn new(options: &BuildOptions) -> Self {
         let source = |asked: &CacheSource| Source { asked: asked.clone(), opened: OnceLock::new() };
@@ -112,7 +66,8 @@ impl Carry {
             loaded: OnceLock::new(),
             losses: Arc::default(),
             done: Mutex::default(),
-            known_losses: AtomicUsize::new(0),
+            selections: Mutex::default(),
+            used_mounts: Mutex::default(),
         }
     }
 
@@ -121,34 +76,90 @@ impl Carry {
         lock(&self.done).push(DoneStep { stage, key: key.clone(), diff_id });
     }
 
+    /// Notes what a COPY takes from layers, for those that the cache is written for.
+    pub(crate) fn note_selection(&self, inputs: &PreImage, files: &str) {
+        lock(&self.selections).push(CarriedSelection { files: files.to_owned(), inputs: inputs.clone() });
+    }
+
+    /// Notes that a command of the build uses a cache mount, whether or not the command is run.
+    pub(crate) fn note_mount(&self, id: &str) {
+        lock(&self.used_mounts).insert(id.to_owned());
+    }
+
+    pub(super) fn used_mounts(&self) -> BTreeSet<String> {
+        lock(&self.used_mounts).clone()
+    }
+
+    /// Every cache that has a cache mount.
+    pub(super) fn mounts(&self, build: &Build<'_>, id: &str) -> Vec<(&str, &Opened, &CarriedMount)> {
+        if self.sources.is_empty() {
+            return Vec::new();
+        }
+        let caches = self.loaded(build).iter();
+        caches.filter_map(|cache| Some((cache.name.as_str(), &cache.opened, cache.found.mounts.get(id)?))).collect()
+    }
+
+    /// The digest of what a COPY takes from layers that are not here.
+    pub(crate) fn find_selection(&self, build: &Build<'_>, key: &StepKey) -> Option<String> {
+        if self.sources.is_empty() {
+            return None;
+        }
+        self.loaded(build).iter().find_map(|cache| cache.found.bundle.selection(key)).map(str::to_owned)
+    }
+
+    pub(super) fn selections(&self) -> Vec<CarriedSelection> {
+        lock(&self.selections).clone()
+    }
+
     pub(super) fn done(&self) -> Vec<DoneStep> {
         lock(&self.done).clone()
     }
 
-    /// Whether layers were lost in this try, so that another one gets further.
-    pub(super) fn has_new_losses(&self) -> bool {
-        lock(&self.losses.lost).len() > self.known_losses.load(Ordering::Relaxed)
+    /// What this build was told and can't rely on.
+    pub(crate) const fn losses(&self) -> &Arc<Losses> {
+        &self.losses
     }
 
-    /// Finds the result of a step whose layer the store does not have. `stored` is the store's own record of it.
-    pub(crate) fn find(&self, build: &Build<'_>, key: &StepKey, stored: Option<StepRecord>) -> Option<StepRecord> {
+    /// Forgets what was done, because it is looked up again.
+    pub(super) fn begin(&self) {
+        lock(&self.done).clear();
+        lock(&self.selections).clear();
+        lock(&self.used_mounts).clear();
+    }
+
+    /// Finds the result of a step whose layer the store does not have. `stored` is the store's own record of it;
+    /// `may_promise` says that the result may do without its layer until somebody needs it.
+    pub(crate) fn find(
+        &self,
+        build: &Build<'_>,
+        key: &StepKey,
+        stored: Option<StepRecord>,
+        may_promise: bool,
+    ) -> Option<StepRecord> {
+        let may_promise = may_promise && !self.losses.promises_broken();
+        if let Some(record) = stored
+            && (self.is_nearby(build, record.diff_id) || may_promise)
+        {
+            if !build.layers.is_available(record.diff_id) {
+                build.layers.promise(record.diff_id, &self.losses);
+            }
+            return Some(record);
+        }
         if self.sources.is_empty() {
             return None;
         }
-        if let Some(record) = stored
-            && self.is_nearby(build, record.diff_id)
-        {
-            return Some(record);
-        }
         for cache in self.loaded(build) {
             let Some(step) = cache.found.bundle.step(key) else { continue };
-            if self.losses.contains(step.diff_id) {
+            if self.losses.has(step.diff_id) {
                 continue;
             }
             let blob = cache.found.layers.get(&step.diff_id);
             if !build.layers.is_available(step.diff_id) {
-                let Some(blob) = blob else { continue };
-                self.add_origin(build, step.diff_id, blob.clone(), cache.opened.origin());
+                match blob {
+                    Some(blob) => self.add_origin(build, step.diff_id, blob.clone(), cache.opened.origin()),
+                    None if may_promise => build.layers.promise(step.diff_id, &self.losses),
+                    None => continue,
+                }
             }
             let record = step.record();
             // Only the next build's speed is lost where the store can't be written.
@@ -166,7 +177,7 @@ impl Carry {
 
     /// Whether an earlier build noted that one of the caches has a layer.
     fn is_nearby(&self, build: &Build<'_>, diff_id: DiffId) -> bool {
-        if self.losses.contains(diff_id) {
+        if self.losses.has(diff_id) {
             return false;
         }
         let note = build.layers.store().read_note(WHEREABOUTS, &diff_id.to_string());
@@ -203,13 +214,17 @@ impl Source {
     /// The place, ready to be read; `None` where it can't be, which is told once.
     fn opened(&self, build: &Build<'_>) -> Option<&Opened> {
         let open = || {
-            let options = client_options(&build.options.registry, &self.asked.place, self.asked.timeout);
+            let options = client_options(build.options, &self.asked.place, self.asked.timeout);
             Opened::new(&self.asked.place, options).map_err(|error| self.warn(build, &reason(&error))).ok()
         };
         self.opened.get_or_init(open).as_ref()
     }
 
     fn load(&self, build: &Build<'_>) -> Option<Loaded> {
+        if build.options.offline && matches!(self.asked.place, CachePlace::Registry { .. }) {
+            build.events.event(Event::Note(format!("cache: `{}` is not asked with --offline", self.asked.place)));
+            return None;
+        }
         let opened = self.opened(build)?.clone();
         let (reader, platforms) = (opened.clone(), build.platforms().to_vec());
         let timeout = self.asked.timeout;

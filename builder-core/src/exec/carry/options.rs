@@ -56,6 +56,8 @@ pub struct CacheTarget {
     pub mode: CacheMode,
     /// How its layers are compressed; as those of the image where absent.
     pub compression: Option<Compression>,
+    /// Whether the cache mounts that the build's commands use go along.
+    pub mounts: bool,
     /// Whether the build goes on where the cache can't be written.
     pub ignore_errors: bool,
     /// How long sending may take.
@@ -80,7 +82,8 @@ impl CacheTarget {
     /// Writes a cache of the image's own steps to a place; `None` puts it into the image.
     #[must_use]
     pub const fn new(place: Option<CachePlace>) -> Self {
-        Self { place, mode: CacheMode::Min, compression: None, ignore_errors: true, timeout: Self::TIMEOUT }
+        let (mode, compression, timeout) = (CacheMode::Min, None, Self::TIMEOUT);
+        Self { place, mode, compression, mounts: false, ignore_errors: true, timeout }
     }
 }
 

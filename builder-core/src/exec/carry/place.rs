@@ -6,6 +6,7 @@
 //! manifest    artifactType application/vnd.rbuild.cache.v1+json
 //!   config    the bundle of step records (`cache::Bundle`), a blob of the same media type
 //!   layers    the steps' layers as images have them; annotation containerd.io/uncompressed: the diff ID
+//!             cache mounts; annotation rbuild.cache.mount: which one
 //! ```
 //!
 //! An image can be a cache of itself: the bundle is then the text of the annotation `rbuild.cache.v1` of its manifest, and its
@@ -23,6 +24,7 @@ use super::options::CachePlace;
 use crate::cache::Bundle;
 use crate::error::{BuildError, During};
 use crate::exec::layers::Origin;
+use crate::exec::options::BuildOptions;
 use crate::image::{self, Document, LayoutImage, LayoutSource, Manifest};
 use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Platform, media_type};
 use crate::reference::Reference;
@@ -36,6 +38,12 @@ pub(crate) const INLINE_ANNOTATION: &str = "rbuild.cache.v1";
 
 /// The annotation of a layer's descriptor that names its diff ID, as other tools write it too.
 pub(super) const DIFF_ID_ANNOTATION: &str = "containerd.io/uncompressed";
+
+/// The annotation of a layer that is a cache mount: which one it is.
+pub(super) const MOUNT_ANNOTATION: &str = "rbuild.cache.mount";
+
+/// The most cache mounts that are looked at, and the longest name of one.
+const MOUNT_LIMIT: usize = 256;
 
 /// The largest bundle, in bytes.
 const BUNDLE_LIMIT: u64 = 32 << 20;
@@ -53,6 +61,13 @@ pub(super) enum Opened {
     Layout(Arc<LayoutSource>, LayoutImage),
 }
 
+/// A cache mount in a cache.
+#[derive(Debug, Clone)]
+pub(super) struct CarriedMount {
+    pub(super) diff_id: DiffId,
+    pub(super) blob: Descriptor,
+}
+
 /// A cache that was read.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -61,14 +76,18 @@ pub(super) struct Found {
     pub(super) bundle: Bundle,
     /// The blobs of layers.
     pub(super) layers: BTreeMap<DiffId, Descriptor>,
+    /// Cache mounts by the hash of what they are.
+    pub(super) mounts: BTreeMap<String, CarriedMount>,
     /// Every blob that the place has because the cache names it.
     pub(super) blobs: BTreeSet<Digest>,
 }
 
 /// The options of a client that is less patient than one for images: a cache is worth no long wait.
-pub(super) fn client_options(options: &registry::Options, place: &CachePlace, timeout: Duration) -> registry::Options {
-    let mut options = options.clone();
+pub(super) fn client_options(options: &BuildOptions, place: &CachePlace, timeout: Duration) -> registry::Options {
+    let offline = options.offline;
+    let mut options = options.registry.clone();
     let transport = &mut options.transport;
+    transport.offline |= offline;
     transport.attempts = transport.attempts.min(ATTEMPTS);
     for limit in [&mut transport.connect_timeout, &mut transport.answer_timeout, &mut transport.stall_timeout] {
         *limit = (*limit).min(timeout);
@@ -188,19 +207,28 @@ impl Opened {
 impl Found {
     fn add_layers<'a>(&mut self, layers: impl Iterator<Item = (DiffId, &'a Descriptor)>) {
         for (diff_id, layer) in layers {
+            let mount = layer.annotations.get(MOUNT_ANNOTATION);
             let kind = match layer.media_type.as_str() {
                 media_type::LAYER | media_type::DOCKER_LAYER => media_type::LAYER,
                 media_type::LAYER_GZIP | media_type::DOCKER_LAYER_GZIP => media_type::LAYER_GZIP,
                 media_type::LAYER_ZSTD => media_type::LAYER_ZSTD,
                 _ => continue,
             };
-            self.layers.insert(diff_id, Descriptor::new(kind, layer.digest, layer.size));
+            let blob = Descriptor::new(kind, layer.digest, layer.size);
+            match mount {
+                None => _ = self.layers.insert(diff_id, blob),
+                Some(id) if id.len() <= MOUNT_LIMIT && self.mounts.len() < MOUNT_LIMIT => {
+                    self.mounts.insert(id.clone(), CarriedMount { diff_id, blob });
+                }
+                Some(_) => {}
+            }
         }
     }
 
     fn take(&mut self, other: Self) {
         self.bundle.extend(other.bundle);
         self.layers.extend(other.layers);
+        self.mounts.extend(other.mounts);
         self.blobs.extend(other.blobs);
     }
 }

@@ -8,6 +8,7 @@ use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
 use super::{MountedSource, Wanted, absolute};
 use crate::cache::{Files, PreImage, input};
 use crate::error::{BuildError, During};
+use crate::exec::cache_mount::identity;
 use crate::exec::materialize::{part_of, rebase, single};
 use crate::exec::options::{Isolation, NoCache};
 use crate::exec::run::{Keep, PreparedRun};
@@ -32,7 +33,8 @@ impl StageRun<'_, '_> {
         let (mut sources, mut files) = (Vec::new(), Files::new());
         for (mount, from) in &run.mounts {
             let target = &mount.target;
-            let (name, mut facts) = (format!("mount {} {target}", mount.kind.name()), String::new());
+            let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
+            let (name, mut facts) = (format!("mount {} {shown}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
                     let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
@@ -43,7 +45,10 @@ impl StageRun<'_, '_> {
                 }
                 MountType::Cache => match from {
                     Some(from) => Some(self.mounted_source(mount, from)?.source),
-                    None => None,
+                    None => {
+                        self.build.carry.note_mount(&cache_id(run, mount, None));
+                        None
+                    }
                 },
                 MountType::Tmpfs => {
                     facts = mount.size_bytes.to_string();
@@ -134,14 +139,7 @@ impl StageRun<'_, '_> {
         keep: &mut Keep,
     ) -> Result<Wanted, BuildError> {
         let store = self.build.layers.store();
-        let owner = (mount.uid, mount.gid, mount.mode);
-        let mut hasher = crate::exec::cache_mount::identity(&run.cache_namespace, &mount.effective_id(), owner);
-        if let Some(from) = from {
-            hasher.update(
-                format!("\0{:?}\0{}", from.stack.iter().map(|l| l.diff_id).collect::<Vec<_>>(), from.path).as_bytes(),
-            );
-        }
-        let id = hasher.finalize().to_hex().to_string();
+        let id = cache_id(run, mount, from);
         let sharing = match mount.sharing {
             // Without mounts the command works on a copy, which replaces the cache afterwards.
             None | Some(Sharing::Shared) if self.build.options.isolation == Isolation::Chroot => CacheSharing::Locked,
@@ -150,8 +148,14 @@ impl StageRun<'_, '_> {
             Some(Sharing::Locked) => CacheSharing::Locked,
         };
         let action = || format!("open the cache `{}`", mount.effective_id());
-        let fill = |folder: &Path| self.fill_cache(folder, mount, from).map_err(std::io::Error::other);
-        if !matches!(self.build.options.no_cache, NoCache::Never) && self.build.first_use_of_cache(&id) {
+        let anew = !matches!(self.build.options.no_cache, NoCache::Never);
+        let fill = |folder: &Path| {
+            if from.is_none() && !anew {
+                self.build.carry.fill_mount(self.build, &id, folder)?;
+            }
+            self.fill_cache(folder, mount, from).map_err(std::io::Error::other)
+        };
+        if anew && self.build.first_use_of_cache(&id) {
             store.remove_cache_mount(&id).during(action)?;
         }
         let cache = loop {
@@ -195,4 +199,16 @@ impl StageRun<'_, '_> {
         }
         crate::exec::materialize::set_metadata(folder, &metadata).during(action)
     }
+}
+
+/// The hash of what a cache mount is.
+fn cache_id(run: &Run, mount: &PlannedMount, from: Option<&MountedSource>) -> String {
+    let owner = (mount.uid, mount.gid, mount.mode);
+    let mut hasher = identity(&run.cache_namespace, &mount.effective_id(), owner);
+    if let Some(from) = from {
+        hasher.update(
+            format!("\0{:?}\0{}", from.stack.iter().map(|l| l.diff_id).collect::<Vec<_>>(), from.path).as_bytes(),
+        );
+    }
+    hasher.finalize().to_hex().to_string()
 }

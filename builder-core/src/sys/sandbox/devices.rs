@@ -109,6 +109,12 @@ fn open_node(path: &Path, number: Option<(u32, u32)>) -> Result<Option<OwnedFd>,
     mount::bind_descriptor(file.as_fd(), path, limits).map(Some)
 }
 
+/// A bind mount of a node of the host that must be there.
+pub(super) fn host_node(path: &Path) -> Result<OwnedFd, MountError> {
+    open_node(path, None)?
+        .ok_or_else(|| MountError::Open { path: path.into(), source: rustix::io::Errno::NOENT.into() })
+}
+
 /// Every device node in the host's `/dev` but the terminals', two folders deep.
 fn host_devices() -> Vec<(TreePath, PathBuf)> {
     let mut found = Vec::new();
@@ -165,7 +171,7 @@ pub(super) fn make_mount_point(root: BorrowedFd<'_>, mount: &Mount) -> Result<()
             is_directory(&mount::bind_beneath(directory, path, Restrictions::PLAIN).map_err(failed)?)
         }
         MountSource::Tmpfs { .. } | MountSource::Overlay { .. } => true,
-        MountSource::SecretFile { .. } => false,
+        MountSource::SecretFile { .. } | MountSource::Device(_) => false,
     };
     make_below(root, &name, directory).map_err(failed)
 }

@@ -160,6 +160,8 @@ pub enum MountSource {
     },
     /// A socket of the host.
     Socket(PathBuf),
+    /// A device node of the host, which can be opened.
+    Device(PathBuf),
 }
 
 /// A file of a tmpfs.

@@ -1,5 +1,6 @@
 //! The mounts of a step, made before its process exists.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use super::plan::{Before, Fresh, Otherwise, Plan, c_string, duplicate, read_smal
 use super::{Mount, MountSource, NetworkMode, RootMount, SandboxSpec, SecurityMode, TmpfsFile, devices};
 use crate::sys::call;
 use crate::sys::mount::{self, FileSystem, MountError, Restrictions, TmpfsOptions};
+use crate::tree::TreePath;
 
 /// What of `/proc` and `/sys` a step cannot read: the union of Docker's and Podman's lists.
 const MASKED: [&str; 13] = [
@@ -73,8 +75,17 @@ impl Plan {
         for (name, node) in devices.nodes {
             self.attach_new(node, &[b"dev/", name.as_bytes()].concat())?;
         }
+        let mut targets: Vec<TreePath> = Vec::new();
         for mount in spec.mounts {
+            let target = mount.target.clone();
             self.add_mount(mount)?;
+            let above = targets.iter().filter(|above| target != **above && target.starts_with(above));
+            if let (Some(above), Some(attach)) =
+                (above.max_by_key(|above| above.as_bytes().len()), self.attach.last_mut())
+            {
+                attach.make = path_below(above, &target)?;
+            }
+            targets.push(target);
         }
         if !insecure {
             self.set_masks()?;
@@ -122,6 +133,7 @@ impl Plan {
             MountSource::Bind(path) | MountSource::Socket(path) => {
                 self.slot(Some(mount::bind(&path, limits).map_err(failed)?))?
             }
+            MountSource::Device(path) => self.slot(Some(devices::host_node(&path).map_err(failed)?))?,
             MountSource::BindBeneath { directory, path } => {
                 self.slot(Some(mount::bind_beneath(&directory, &path, limits).map_err(failed)?))?
             }
@@ -179,6 +191,18 @@ impl Plan {
         self.read_only = READ_ONLY.iter().map(|path| c_string("a path", path.as_bytes())).collect::<Result<_, _>>()?;
         Ok(())
     }
+}
+
+/// The names of a path below a folder, each with the folder it is in.
+fn path_below(folder: &TreePath, path: &TreePath) -> Result<Vec<(CString, CString)>, SandboxError> {
+    let mut names = Vec::new();
+    let inside = |path: &TreePath| path.starts_with(folder) && path != folder;
+    for path in path.ancestors().filter(inside).chain([path.clone()]) {
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+            names.push((c_string("a mount point", parent.as_bytes())?, c_string("a mount point", name)?));
+        }
+    }
+    Ok(names)
 }
 
 fn mount_root(root: RootMount, insecure: bool) -> Result<OwnedFd, SandboxError> {

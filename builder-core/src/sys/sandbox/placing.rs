@@ -2,7 +2,7 @@
 //!
 //! The rules of [`child`](super::child) hold: system calls only.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, RawFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -121,11 +121,39 @@ pub(super) fn attach(plan: &Plan, index: usize) -> Result<(), Failure> {
     if slot < 0 {
         return Ok(());
     }
-    let target = open_inside(CWD, &step.target, ResolveFlags::NO_SYMLINKS).at(Stage::MountPoint, index)?;
-    // SAFETY: the first was just opened, the second is open until the process starts its loop.
-    let (target_fd, mount) = unsafe { (call::borrow(target), call::borrow(slot)) };
+    // SAFETY: slots hold open descriptors until the process starts its loop.
+    let mount = unsafe { call::borrow(slot) };
+    let open = || open_inside(CWD, &step.target, ResolveFlags::NO_SYMLINKS);
+    let target = match open() {
+        Err(Errno::NOENT) if !step.make.is_empty() => make_mount_point(&step.make, mount).and_then(|()| open()),
+        result => result,
+    };
+    let target = target.at(Stage::MountPoint, index)?;
+    // SAFETY: just opened.
+    let target_fd = unsafe { call::borrow(target) };
     move_to(mount, target_fd, c"").at(Stage::Attach, index)?;
     call::close(target);
+    Ok(())
+}
+
+/// Makes the place of a mount in what an earlier mount shows. It stays there, for example in a cache.
+fn make_mount_point(names: &[(CString, CString)], mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    let is_directory = FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode) == FileType::Directory;
+    for (index, (folder, name)) in names.iter().enumerate() {
+        let folder = open_inside(CWD, folder, ResolveFlags::NO_SYMLINKS)?;
+        // SAFETY: just opened.
+        let folder_fd = unsafe { call::borrow(folder) };
+        let made = if index + 1 < names.len() || is_directory {
+            rustix::fs::mkdirat(folder_fd, name, Mode::from_raw_mode(0o755))
+        } else {
+            rustix::fs::mknodat(folder_fd, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
+        };
+        call::close(folder);
+        match made {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 

@@ -91,6 +91,8 @@ pub(super) enum Otherwise {
 pub(super) struct Attach {
     pub(super) slot: usize,
     pub(super) target: CString,
+    /// What to make where the target is missing in an earlier mount: folders, and names in them, down to the target.
+    pub(super) make: Vec<(CString, CString)>,
 }
 
 /// A resource limit, with the hard limit of now for a process that may not raise it.
@@ -180,7 +182,7 @@ impl Plan {
     }
 
     pub(super) fn attach_at(&mut self, slot: usize, target: &[u8]) -> Result<(), SandboxError> {
-        self.attach.push(Attach { slot, target: c_string("a mount point", target)? });
+        self.attach.push(Attach { slot, target: c_string("a mount point", target)?, make: Vec::new() });
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Settings to the core's options.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -76,7 +76,10 @@ pub(super) fn of(
     let since_epoch = environment.now.duration_since(UNIX_EPOCH).unwrap_or_default();
     options.now = i64::try_from(since_epoch.as_secs()).unwrap_or_default();
     options.certificate_authorities = authorities.map(Arc::from);
-    options.allow = allowed(settings);
+    options.allow.clone_from(&settings.allow);
+    if !settings.cdi_spec_dirs.is_empty() {
+        options.cdi_spec_dirs.clone_from(&settings.cdi_spec_dirs);
+    }
     options.registry = client::options(global, environment, stop.flag(), events.clone())?;
     options.isolation = match settings.isolation {
         settings::Isolation::Auto => Isolation::Namespaces,
@@ -169,14 +172,6 @@ fn address(address: &HostName) -> String {
 
 fn unlimited(limit: i64) -> u64 {
     u64::try_from(limit).unwrap_or(u64::MAX)
-}
-
-fn allowed(settings: &BuildSettings) -> BTreeSet<String> {
-    [("network.host", settings.allow_host_network), ("security.insecure", settings.allow_insecure)]
-        .into_iter()
-        .filter(|(_, allowed)| *allowed)
-        .map(|(name, _)| name.to_owned())
-        .collect()
 }
 
 /// All names of the image: those of `-t`, and those of `name=` of outputs.

@@ -19,8 +19,9 @@ pub(super) const RULE: Rule = Rule {
 fn check(evaluation: &Evaluation<'_>, findings: &mut Findings<'_>) {
     for copied in copied(evaluation) {
         let has_git = |names: Vec<String>| names.iter().any(|name| name == ".git");
-        let unwanted = !copied.excludes(".git") && !speaks_of_git(copied.stage);
-        if unwanted && copied.names(findings).is_some_and(has_git) {
+        let found = copied.names(findings).is_some_and(has_git) && !copied.excludes(".git");
+        // The commands of a stage are many, so they come last.
+        if found && !speaks_of_git(copied.stage) {
             let keyword = copied.step.instruction.keyword();
             let pattern = if copied.path.is_empty() { ".git".to_owned() } else { format!("{}/.git", copied.path) };
             let message = format!(
