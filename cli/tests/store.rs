@@ -259,3 +259,27 @@ fn a_limit_holds_on_a_small_disk() {
         peak.load(Ordering::Relaxed) >> 20
     );
 }
+
+#[test]
+fn a_full_disk_is_emptied_of_what_no_name_needs() {
+    if !is_root("a full disk") || !have("a full disk", &["mount"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let folder = bench.path("disk");
+    fs::create_dir(&folder).expect("folder");
+    Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "rbuild-test"]).arg(&folder).ran().ok();
+    let disk = SmallDisk { folder };
+    let mut told = 0;
+    for number in 0..8_u64 {
+        let context = bench.context("context", &[("Dockerfile", "FROM scratch\nCOPY data /data\n")]);
+        let mut numbers = Numbers(number);
+        let bytes: Vec<u8> = (0..4 << 20).map(|_| u8::try_from(numbers.below(256)).expect("a byte")).collect();
+        fs::write(context.join("data"), bytes).expect("data");
+        let mut command = clean_command(env!("CARGO_BIN_EXE_rbuild"));
+        command.arg("--root").arg(disk.folder.join("store")).args(["build", "--progress=plain", "-t", "app"]);
+        let ran = command.arg(&context).ran().ok();
+        told += u32::from(ran.stderr.contains("the disk of the store was full"));
+    }
+    assert!(told > 0, "32 MB fitted on 24 MB");
+}

@@ -29,6 +29,7 @@ pub(crate) fn healing<T>(
     mut build: impl FnMut(Events) -> Result<T, BuildError>,
 ) -> Result<T, BuildError> {
     let mut healed = BTreeSet::new();
+    let mut made_room = false;
     loop {
         let result = build(Arc::clone(&events));
         tell_damage(store, &events);
@@ -36,6 +37,10 @@ pub(crate) fn healing<T>(
             Ok(result) => return Ok(result),
             Err(error) => error,
         };
+        if !made_room && is_full(&error) && super::room::empty_full_disk(store, &events) {
+            made_room = true;
+            continue;
+        }
         match damaged(&error) {
             Some(damaged) if healed.insert(damaged) => match damaged {
                 Damaged::Blob(digest) => tell(&events, format!("the blob `{digest}` was damaged")),
@@ -58,6 +63,20 @@ fn tell(events: &Events, what: String) {
         help: "`rbuild cache check` reads everything and says what else is damaged".to_owned(),
         span: None,
     }));
+}
+
+/// Whether the cause of an error is a full disk.
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// What an error found to be damaged.

@@ -63,6 +63,8 @@ impl Store {
         for layer in self.layer_names()? {
             let folder = self.path("layers").join(layer);
             records.extend(["tree", "blobs.json", "unpacked"].map(|name| folder.join(name)));
+            let chunks = file::list(&folder)?.into_iter().filter(|name| name.starts_with("chunks-"));
+            records.extend(chunks.map(|name| folder.join(name)));
             let chunks = file::list(&folder)?.into_iter().filter(|name| name.starts_with(super::layer::CHUNKS));
             records.extend(chunks.map(|name| folder.join(name)));
         }
