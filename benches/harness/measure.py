@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass
 class Figure:
-    """Seconds, seconds and bytes. What a daemon does for a command is in the wall clock alone."""
+    """Seconds, seconds and bytes. What a daemon does for a command is in the wall clock alone; no peak is below that of
+    this program, which Linux takes for the child's first."""
 
     wall: float
     cpu: float

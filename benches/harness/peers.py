@@ -1,5 +1,5 @@
 """The builders: each loads the base, builds a context cold or warm, and shows a file of what it made."""
-import os, pathlib, shutil, subprocess, tarfile
+import json, os, pathlib, shutil, subprocess, tarfile
 
 from .measure import measure, output
 from .workloads import BASE
@@ -50,12 +50,11 @@ class Rbuild(Builder):
         return subprocess.run([str(word) for word in command], check=True, capture_output=True).stdout
 
     def layer_sizes(self):
-        """Bytes of the image's compressed layers."""
-        import json
-        index = json.loads((self.root / "index.json").read_text())
-        blob = lambda descriptor: self.root / "blobs/sha256" / descriptor["digest"].split(":")[1]
-        made = [m for m in index["manifests"] if "made" in str(m.get("annotations", {}))]
-        return [layer["size"] for layer in json.loads(blob(made[-1]).read_text())["layers"]]
+        """Bytes of the compressed layers that the image has above the base."""
+        inspect = lambda name: json.loads(output(RBUILD, "--root", self.root, "inspect", name))
+        layers = lambda name: inspect(name)[0]["platforms"][0]["manifest"]["layers"]
+        below = {layer["digest"] for layer in layers(BASE)}
+        return [layer["size"] for layer in layers(MADE) if layer["digest"] not in below]
 
 
 class Buildah(Builder):
@@ -152,7 +151,6 @@ class BuildKit(Builder):
     def build(self, context, cold):
         base = []
         if self.layout.exists():
-            import json
             digest = json.loads((self.layout / "index.json").read_text())["manifests"][0]["digest"]
             base = ["--oci-layout", f"base={self.layout}", "--opt", f"context:{BASE}=oci-layout://base@{digest}"]
         return measure(["buildctl", "build", "--frontend", "dockerfile.v0", "--local", f"context={context}",
@@ -192,7 +190,6 @@ class Kaniko(Builder):
 
 def read_from_archive(archive, path):
     """A file of the image in an OCI or Docker archive: of the topmost layer that has it."""
-    import json
     with tarfile.open(archive) as outer:
         names = outer.getnames()
         load = lambda name: json.load(outer.extractfile(name))

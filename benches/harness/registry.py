@@ -1,5 +1,5 @@
 """Debian's docker-registry on a loopback port, with the base image as an ordinary gzip layer in it."""
-import gzip, hashlib, json, pathlib, platform, shutil, socket, subprocess, time, urllib.request
+import hashlib, json, pathlib, platform, shutil, socket, subprocess, time, urllib.request
 
 PROGRAM = shutil.which("docker-registry") or "/usr/bin/docker-registry"
 
@@ -42,33 +42,41 @@ http: {{addr: "{self.host.replace('localhost', '127.0.0.1')}"}}
 
     def push_base(self, tar):
         """Pushes one uncompressed tar as an image `base:1`; gives its name and the address of its layer."""
-        plain = tar.read_bytes()
-        layer = gzip.compress(plain, 6, mtime=0)
+        layer = tar.with_suffix(".tar.gz")
+        with open(layer, "wb") as to:
+            subprocess.run(["gzip", "-n", "-6", "-c", tar], stdout=to, check=True)
         architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-        config = json.dumps({
+        config = tar.with_suffix(".json")
+        config.write_text(json.dumps({
             "architecture": architecture, "os": "linux", "config": {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["sh"]},
-            "rootfs": {"type": "layers", "diff_ids": [digest(plain)]}}).encode()
+            "rootfs": {"type": "layers", "diff_ids": [digest(tar)]}}))
         for blob in (layer, config):
             self._put_blob(blob)
         kind = "application/vnd.oci.image."
+        described = lambda of, path: {"mediaType": f"{kind}{of}", "digest": digest(path), "size": path.stat().st_size}
         manifest = json.dumps({
-            "schemaVersion": 2, "mediaType": f"{kind}manifest.v1+json",
-            "config": {"mediaType": f"{kind}config.v1+json", "digest": digest(config), "size": len(config)},
-            "layers": [{"mediaType": f"{kind}layer.v1.tar+gzip", "digest": digest(layer), "size": len(layer)}]}).encode()
+            "schemaVersion": 2, "mediaType": f"{kind}manifest.v1+json", "config": described("config.v1+json", config),
+            "layers": [described("layer.v1.tar+gzip", layer)]}).encode()
         self._request("PUT", "/v2/base/manifests/1", manifest, f"{kind}manifest.v1+json")
         return f"{self.host}/base:1", f"http://{self.host}/v2/base/blobs/{digest(layer)}"
 
-    def _put_blob(self, blob):
+    def _put_blob(self, path):
         place = self._request("POST", "/v2/base/blobs/uploads/").headers["Location"]
         place = place.split(self.host, 1)[-1]
-        self._request("PUT", f"{place}{'&' if '?' in place else '?'}digest={digest(blob)}", blob, "application/octet-stream")
+        # A file is sent in pieces: what this process once had in memory would count as its children's.
+        with open(path, "rb") as blob:
+            self._request("PUT", f"{place}{'&' if '?' in place else '?'}digest={digest(path)}", blob,
+                          "application/octet-stream", path.stat().st_size)
 
-    def _request(self, method, path, body=b"", kind=None):
+    def _request(self, method, path, body=b"", kind=None, size=None):
         request = urllib.request.Request(f"http://{self.host}{path}", data=body, method=method)
+        if size is not None:
+            request.add_header("Content-Length", str(size))
         if kind:
             request.add_header("Content-Type", kind)
         return urllib.request.urlopen(request)
 
 
-def digest(data):
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+def digest(path):
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
