@@ -4,8 +4,10 @@ mod planning;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::bases::{Bases, Resolved};
 use super::carry::{self, Carry};
@@ -29,6 +31,9 @@ use crate::registry::Client;
 use crate::store::{Lease, Store};
 use crate::sys::network::PrivateNetwork;
 use crate::tree::TreeView;
+
+/// After so many seconds the kernel has written what was unpacked, and flushing it costs next to nothing.
+const SETTLED_AFTER: i64 = 90;
 
 /// A finished build.
 #[derive(Debug, Clone)]
@@ -91,6 +96,7 @@ pub(crate) struct Build<'o> {
     folders: Mutex<Vec<Arc<ContextDir>>>,
     used_caches: Mutex<BTreeSet<String>>,
     background: Mutex<Vec<JoinHandle<()>>>,
+    settling: AtomicBool,
     host_bundle: OnceLock<Option<Vec<u8>>>,
     devices: OnceLock<Registry>,
 }
@@ -282,6 +288,7 @@ impl<'o> Build<'o> {
             folders: Mutex::default(),
             used_caches: Mutex::default(),
             background: Mutex::default(),
+            settling: AtomicBool::new(false),
             host_bundle: OnceLock::new(),
             devices: OnceLock::new(),
         }
@@ -414,6 +421,19 @@ impl<'o> Build<'o> {
             return;
         }
         let handle = std::thread::spawn(move || layers.blob_in_background(&layer, compression));
+        lock(&self.background).push(handle);
+    }
+
+    /// Lets layers that earlier builds unpacked outlast a restart of the machine. Once a build, while its steps are done.
+    pub(crate) fn settle_in_background(&self) {
+        if self.settling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let layers = Arc::clone(&self.layers);
+        let unpacked_by =
+            UNIX_EPOCH + Duration::from_secs(self.options.now.saturating_sub(SETTLED_AFTER).max(0).unsigned_abs());
+        // Without it they are unpacked again after a restart.
+        let handle = std::thread::spawn(move || drop(layers.store().settle(unpacked_by)));
         lock(&self.background).push(handle);
     }
 

@@ -153,6 +153,7 @@ impl StageRun<'_, '_> {
         (note.miss, note.against) = (Some(miss.clone()), against);
         self.check_expected(id, &note)?;
         let memory = memory_of(step, last.as_ref());
+        build.settle_in_background();
         let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
         build.events.event(Event::StepStarted { step: id, miss: Some(miss) });
         let started = Instant::now();

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -183,19 +185,23 @@ impl Store {
         Ok(file::list(&layers)?.iter().filter_map(record).collect())
     }
 
-    /// Flushes the file system, so that layers unpacked so far count after a restart of the machine too.
+    /// Flushes the file system, so that layers that were unpacked by then count after a restart of the machine too.
     ///
-    /// May take seconds, so it is for a moment when nobody waits. Gives how many layers it settled.
+    /// Is quick where that is so long ago that the kernel has written them by itself, else may take seconds. Gives how
+    /// many layers it settled.
     ///
     /// # Errors
     /// When the file system can't be flushed.
-    pub fn settle(&self) -> Result<usize, StoreError> {
+    pub fn settle(&self, unpacked_by: SystemTime) -> Result<usize, StoreError> {
         let boot = boot_id();
         let layers = self.path("layers");
+        let read = |mark: &Path| Seal::read(mark).filter(|seal| seal.boot.as_deref() == Some(boot.trim()));
+        let old = |mark: &Path| fs::metadata(mark).and_then(|m| m.modified()).is_ok_and(|time| time <= unpacked_by);
         let open = |name: &String| {
-            let mark = layers.join(name).join("unpacked");
-            let seal = Seal::read(&mark)?;
-            (seal.boot.as_deref() == Some(boot.trim()) && layers.join(name).join("fs").is_dir()).then_some((mark, seal))
+            let folder = layers.join(name);
+            let mark = folder.join("unpacked");
+            let seal = read(&mark).filter(|_| old(&mark) && folder.join("fs").is_dir())?;
+            Some((mark, seal))
         };
         let marks: Vec<(PathBuf, Seal)> = self.layer_names()?.iter().filter_map(open).collect();
         if marks.is_empty() {
@@ -203,9 +209,15 @@ impl Store {
         }
         let folder = fs::File::open(&layers).map_err(StoreError::io("open", &layers))?;
         rustix::fs::syncfs(&folder).map_err(StoreError::errno("flush the file system of", &layers))?;
-        let count = marks.len();
+        // Nobody else writes marks meanwhile.
+        let _lock = self.lock("adopt")?;
+        let mut count = 0;
         for (mark, seal) in marks {
-            self.write_record(&mark, Seal { boot: None, ..seal }.to_text().as_bytes())?;
+            // Another folder may have taken the place of the flushed one.
+            if read(&mark).as_ref() == Some(&seal) {
+                self.write_record(&mark, Seal { boot: None, ..seal }.to_text().as_bytes())?;
+                count += 1;
+            }
         }
         Ok(count)
     }
@@ -245,13 +257,15 @@ impl Layer {
         self.store.read_noted(&self.dir().join("tree"))
     }
 
-    /// Where the layer is unpacked, ready to be an overlay lower directory; `None` when it is not, or when a restart
-    /// of the machine makes it doubtful that all of it reached the disk. [`Store::sound_layer_path`] looks at its files.
+    /// Where the layer is unpacked, ready to be an overlay lower directory; `None` when it is not, when the store is a
+    /// copy, or when a restart of the machine makes it doubtful that all of it reached the disk.
+    /// [`Store::sound_layer_path`] looks at its files.
     #[must_use]
     pub fn fs_path(&self) -> Option<PathBuf> {
         let path = self.dir().join("fs");
         let seal = Seal::parse(self.store.read_noted(&self.dir().join("unpacked")).ok()??)?;
-        (path.is_dir() && seal.boot.is_none_or(|boot| boot == boot_id().trim())).then_some(path)
+        let in_place = fs::symlink_metadata(&path).is_ok_and(|status| status.is_dir() && status.ino() == seal.place);
+        (in_place && seal.boot.is_none_or(|boot| boot == boot_id().trim())).then_some(path)
     }
 
     /// The known compressed forms whose blobs are in the store.
@@ -322,8 +336,10 @@ mod tests {
         assert_eq!(store.layer(id).unwrap().fs_path(), None);
         store.adopt_unpacked(id, &unpacked(&store, "two")).unwrap();
         assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "two");
-        assert_eq!(store.settle().unwrap(), 1);
-        assert_eq!(store.settle().unwrap(), 0);
+        let (before, after) = (SystemTime::UNIX_EPOCH, SystemTime::now() + std::time::Duration::from_secs(60));
+        assert_eq!(store.settle(before).unwrap(), 0);
+        assert_eq!(store.settle(after).unwrap(), 1);
+        assert_eq!(store.settle(after).unwrap(), 0);
         assert_eq!(Seal::read(&mark).unwrap().boot, None);
         assert!(store.layer(id).unwrap().fs_path().is_some());
     }

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! "boot " <boot id> or "settled" "\n"     which boot of the machine unpacked it, or that it is on disk for good
+//! "place " <inode of the folder> "\n"       a copy of the store has other ones: what it says does not hold there
 //! "bytes " <disk space> "\n"
 //! "stamp " <64 hex digits> "\n"           BLAKE3 of path, inode, mode, size, mtime and ctime of every entry
 //! ```
@@ -39,6 +40,8 @@ const BLOB_TIME: i64 = 1;
 pub(super) struct Seal {
     /// Whether it is on disk for good, or the boot that unpacked it.
     pub(super) boot: Option<String>,
+    /// The inode of the folder.
+    pub(super) place: u64,
     pub(super) bytes: u64,
     /// None where the tree is too deep to be looked at by path.
     pub(super) stamp: Option<blake3::Hash>,
@@ -54,13 +57,13 @@ impl Seal {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { boot: Some(boot), bytes, stamp })
+        Ok(Self { boot: Some(boot), place: fs::symlink_metadata(folder)?.ino(), bytes, stamp })
     }
 
     pub(super) fn to_text(&self) -> String {
         let boot = self.boot.as_ref().map_or_else(|| "settled".to_owned(), |boot| format!("boot {}", boot.trim()));
         let stamp = self.stamp.map_or_else(String::new, |stamp| stamp.to_hex().to_string());
-        format!("{boot}\nbytes {}\nstamp {stamp}\n", self.bytes)
+        format!("{boot}\nplace {}\nbytes {}\nstamp {stamp}\n", self.place, self.bytes)
     }
 
     /// Reads a mark; `None` where there is none or only a damaged one.
@@ -76,12 +79,13 @@ impl Seal {
             "settled" => None,
             line => Some(line.strip_prefix("boot ")?.to_owned()),
         };
+        let place = lines.next()?.strip_prefix("place ")?.parse().ok()?;
         let bytes = lines.next()?.strip_prefix("bytes ")?.parse().ok()?;
         let stamp = match lines.next()?.strip_prefix("stamp ")? {
             "" => None,
             hex => Some(blake3::Hash::from_hex(hex).ok()?),
         };
-        Some(Self { boot, bytes, stamp })
+        Some(Self { boot, place, bytes, stamp })
     }
 }
 
@@ -244,8 +248,8 @@ mod tests {
     fn marks_are_read_as_written() {
         let (_dir, store) = scratch();
         for seal in [
-            Seal { boot: None, bytes: 7, stamp: Some(blake3::hash(b"x")) },
-            Seal { boot: Some("abc".to_owned()), bytes: 0, stamp: None },
+            Seal { boot: None, place: 3, bytes: 7, stamp: Some(blake3::hash(b"x")) },
+            Seal { boot: Some("abc".to_owned()), place: 4, bytes: 0, stamp: None },
         ] {
             store.write_record(&store.path("mark"), seal.to_text().as_bytes()).unwrap();
             assert_eq!(Seal::read(&store.path("mark")), Some(seal));
@@ -293,6 +297,23 @@ mod tests {
             let other = Store::open(store.root()).unwrap();
             assert!(other.sound_layer_path(id).unwrap().is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn layers_of_a_copied_store_do_not_count() {
+        let (_dir, store) = scratch();
+        let id = DiffId(Digest::of(b"layer"));
+        let dir = store.unpack_dir().unwrap();
+        fs::write(dir.path().join("file"), "two").unwrap();
+        let path = store.adopt_unpacked(id, &dir.keep()).unwrap();
+        let copy = path.with_file_name("copy");
+        fs::create_dir(&copy).unwrap();
+        fs::copy(path.join("file"), copy.join("file")).unwrap();
+        fs::rename(&path, path.with_file_name("gone")).unwrap();
+        fs::rename(&copy, &path).unwrap();
+        let other = Store::open(store.root()).unwrap();
+        assert_eq!(other.sound_layer_path(id).unwrap(), None);
+        assert_eq!(other.take_damage(), Vec::<String>::new());
     }
 
     #[test]
