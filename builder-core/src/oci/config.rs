@@ -215,4 +215,13 @@ mod tests {
         assert_eq!(config.config.other["X"], 1);
         assert_eq!(config.other["container"], "abc");
     }
+
+    #[test]
+    fn numbers_that_it_does_not_know_stay_as_they_were_written_first() {
+        let text =
+            format!(r#"{{"architecture":"a","os":"b","rootfs":{{"type":"layers"}},"X":{},"Y":0.1}}"#, "3".repeat(118));
+        let config: ImageConfig = serde_json::from_str(&text).expect("valid");
+        let again: ImageConfig = serde_json::from_slice(&config.to_json()).expect("valid");
+        assert_eq!(String::from_utf8(again.to_json()), String::from_utf8(config.to_json()));
+    }
 }
