@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::bases::{Bases, Resolved};
 use super::carry::{self, Carry};
@@ -34,6 +34,9 @@ use crate::tree::TreeView;
 
 /// After so many seconds the kernel has written what was unpacked, and flushing it costs next to nothing.
 const SETTLED_AFTER: i64 = 90;
+
+/// A build that takes longer than this has time for it.
+const LONG_BUILD: Duration = Duration::from_secs(10);
 
 /// A finished build.
 #[derive(Debug, Clone)]
@@ -97,6 +100,7 @@ pub(crate) struct Build<'o> {
     used_caches: Mutex<BTreeSet<String>>,
     background: Mutex<Vec<JoinHandle<()>>>,
     settling: AtomicBool,
+    started: Instant,
     host_bundle: OnceLock<Option<Vec<u8>>>,
     devices: OnceLock<Registry>,
 }
@@ -289,6 +293,7 @@ impl<'o> Build<'o> {
             used_caches: Mutex::default(),
             background: Mutex::default(),
             settling: AtomicBool::new(false),
+            started: Instant::now(),
             host_bundle: OnceLock::new(),
             devices: OnceLock::new(),
         }
@@ -424,9 +429,10 @@ impl<'o> Build<'o> {
         lock(&self.background).push(handle);
     }
 
-    /// Lets layers that earlier builds unpacked outlast a restart of the machine. Once a build, while its steps are done.
+    /// Lets layers that earlier builds unpacked outlast a restart of the machine. Once a build, while its steps are done,
+    /// and not in short ones, which would have to wait for what other programs wrote.
     pub(crate) fn settle_in_background(&self) {
-        if self.settling.swap(true, Ordering::Relaxed) {
+        if self.started.elapsed() < LONG_BUILD || self.settling.swap(true, Ordering::Relaxed) {
             return;
         }
         let layers = Arc::clone(&self.layers);

@@ -29,7 +29,7 @@
 //! Blobs are checked against their digest and records against their checksum whenever they are read, and a bad one
 //! counts as absent. So none of them is flushed to disk: a torn object costs doing its step again. An unpacked layer
 //! is checked by the status of its files only; it counts only within the boot of the machine that wrote it, or after
-//! [`Store::settle`] flushed the file system, which builds let happen for layers of earlier ones. The index alone is flushed at every change, because nothing could
+//! [`Store::settle`] flushed the file system, which long builds let happen for layers of earlier ones. The index alone is flushed at every change, because nothing could
 //! make it again: after a power failure it is the old or the new one.
 //!
 //! There is no database, no reference count and no list of objects: what exists is what the folders hold.
