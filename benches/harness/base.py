@@ -9,14 +9,15 @@ def text(seed, size):
     return random.Random(seed).randbytes(size // 2).hex().encode()
 
 
-def make(folder, debian=True):
-    """Makes `folder` a build context with `root.tar` and a Dockerfile; gives the name of what it is."""
+def make(folder, debian=True, files=6000):
+    """Makes `folder` a build context with `root.tar` and a Dockerfile; gives the name of what it is. Without Debian it has
+    that many files besides busybox."""
     folder.mkdir(parents=True)
     tar = folder / "root.tar"
     kind = "Debian (mmdebstrap minbase)"
     if not (debian and shutil.which("mmdebstrap") and _debian(tar)):
-        kind = "busybox and 6000 files of 28 kB"
-        _busybox(tar)
+        kind = f"busybox and {files} files of 28 kB"
+        _busybox(tar, files)
     (folder / "Dockerfile").write_text('FROM scratch\nADD root.tar /\nENV PATH=/usr/bin:/bin\nCMD ["sh"]\n')
     return kind
 
@@ -31,7 +32,7 @@ def _debian(tar):
     return done.returncode == 0
 
 
-def _busybox(path):
+def _busybox(path, files):
     busybox = shutil.which("busybox") or "/bin/busybox"
     with tarfile.open(path, "w") as tar:
         def add(name, data=None, link=None, mode=0o755):
@@ -53,5 +54,5 @@ def _busybox(path):
             add(f"bin/{applet}", link="busybox")
         add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", mode=0o644)
         add("etc/group", b"root:x:0:\n", mode=0o644)
-        for number in range(6000):
+        for number in range(files):
             add(f"usr/share/f{number}", text(number, 28_000), mode=0o644)

@@ -85,7 +85,7 @@ pub enum ErrorKind {
         help: String,
     },
     /// A step that was expected to have an earlier result has none; it was not done.
-    #[error("the step is not cached, as was expected: {miss}")]
+    #[error("the step is not cached, but was expected to be: {miss}")]
     NotCached {
         /// Why there is none.
         miss: Miss,

@@ -367,7 +367,7 @@ fn what_is_expected_to_be_cached_is_not_done() {
     let ran = expect("--expect-cached").fails(
         4,
         &[
-            "error: the step is not cached, as was expected: content of `c`",
+            "error: the step is not cached, but was expected to be: content of `c`",
             "Dockerfile:5",
             "step: [stage-1 1/2] COPY c /c",
         ],
