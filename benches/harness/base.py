@@ -24,7 +24,9 @@ def make(folder, debian=True, files=6000):
 
 def _debian(tar):
     note("making a Debian base with mmdebstrap")
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", "stable", str(tar)]
+    # The mirror may be a copy of some earlier day.
+    old = 'Acquire::Check-Valid-Until "false"'
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", f"--aptopt={old}", "stable", str(tar)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         note(f"mmdebstrap failed, so the base is made of busybox: {done.stderr.strip()[-300:]}")
