@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{BuildError, During};
-use crate::layer::{self, Compression, Limits};
+use crate::layer::{self, Compression, LayerError, Limits};
 use crate::oci::media_type;
 use crate::rootfs::Root;
 use crate::store::{CacheMount, MountAbout, Store};
@@ -34,8 +34,7 @@ pub fn cache_mount_hash(id: &str) -> String {
 pub fn export_cache_mount(store: &Store, hash: &str, out: &mut dyn Write) -> Result<(), BuildError> {
     let action = || "write the archive of the cache".to_owned();
     let held = hold(store, hash)?;
-    let root = Arc::new(Root::open(held.path()).during(action)?);
-    let changes = everything(&root).during(action)?;
+    let changes = contents(held.path()).during(action)?;
     let mut out = io::BufWriter::with_capacity(1 << 20, out);
     layer::encode(&changes, Compression::Uncompressed, &mut out).during(action)?;
     out.flush().during(action)
@@ -61,7 +60,12 @@ pub fn import_cache_mount(
     copy_owner(held.path(), &new).during(action)?;
     let mut archive = io::BufReader::new(archive);
     let kind = media_type_of(io::BufRead::fill_buf(&mut archive).during(action)?);
-    layer::read_layer(archive, kind, None, Some(&new), &Limits::default()).during(action)?;
+    layer::read_layer(archive, kind, None, Some(&new), &Limits::default()).map_err(|error| match error {
+        LayerError::MediaType { .. } => {
+            BuildError::failed(action(), "it is no tar archive, plain or with gzip or zstd")
+        }
+        other => BuildError::failed(action(), other),
+    })?;
     store.replace_cache_mount(&held, &new).during(action)
 }
 
@@ -101,8 +105,12 @@ impl OpenContent for CachedFile {
     }
 }
 
-/// Everything below a folder; further names of a file are links to its first.
-fn everything(root: &Arc<Root>) -> Result<Vec<Change>, TreeError> {
+/// Everything in a cache's folder, sorted; further names of a file are links to its first.
+///
+/// # Errors
+/// When something can't be read.
+pub(crate) fn contents(folder: &Path) -> Result<Vec<Change>, TreeError> {
+    let root = Arc::new(Root::open(folder)?);
     let mut changes = Vec::new();
     let mut folders = vec![TreePath::root()];
     while let Some(folder) = folders.pop() {
@@ -116,7 +124,7 @@ fn everything(root: &Arc<Root>) -> Result<Vec<Change>, TreeError> {
     changes.sort_by(|a, b| a.1.path.cmp(&b.1.path));
     let mut firsts = BTreeMap::new();
     let mut all: Vec<Change> =
-        changes.into_iter().map(|(link, entry)| change(root, link, entry, &mut firsts)).collect();
+        changes.into_iter().map(|(link, entry)| change(&root, link, entry, &mut firsts)).collect();
     sort_changes(&mut all);
     Ok(all)
 }

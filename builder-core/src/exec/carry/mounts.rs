@@ -9,14 +9,13 @@ use std::path::Path;
 use super::import::Carry;
 use super::place::{DIFF_ID_ANNOTATION, Found, MOUNT_ANNOTATION};
 use super::{reason, warn};
-use crate::context::MemoryTree;
 use crate::error::{BuildError, During};
 use crate::exec::build::Build;
+use crate::exec::cache_mount;
 use crate::exec::load::open_origin;
 use crate::layer::{self, Compression, Limits};
 use crate::oci::Descriptor;
 use crate::progress::Event;
-use crate::snapshot::{self, StepPaths};
 use crate::store::{CacheSharing, Store};
 
 impl Carry {
@@ -83,7 +82,7 @@ fn pack_one(store: &Store, id: &str, compression: Compression) -> Result<Option<
     let action = || "pack a cache mount".to_owned();
     let absent = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
     let Ok(Some(mount)) = store.try_cache_mount(id, CacheSharing::Locked, absent) else { return Ok(None) };
-    let changes = snapshot::diff(&MemoryTree::new(), mount.path(), &StepPaths::default()).during(action)?;
+    let changes = cache_mount::contents(mount.path()).during(action)?;
     if changes.is_empty() {
         return Ok(None);
     }

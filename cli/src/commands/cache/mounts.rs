@@ -105,7 +105,9 @@ fn import(args: &MountImportArgs, store: &Store) -> Result<(), Failure> {
             Failure::caused(Kind::Usage, format!("cannot read the archive `{}`", args.file.display()), &error)
         })?)
     };
-    import_cache_mount(store, &hash, &about, archive).map_err(|error| of_core(&error))
+    import_cache_mount(store, &hash, &about, archive).map_err(|error| {
+        of_core(&error).hint(format!("the archive is `{}`; the cache is as it was", args.file.display()))
+    })
 }
 
 /// The caches with an id, or else the one whose hash begins with these digits.
