@@ -108,3 +108,16 @@ fn pruning_tells_first_and_keeps_named_images() {
     let checked = cache(&bench, &["check"]).ok().stdout;
     assert!(checked.ends_with(" objects, 0 problems\n"), "{checked}");
 }
+
+#[test]
+fn steps_are_listed_as_they_were_written() {
+    let bench = Bench::new();
+    let text = "FROM busybox\nCOPY --chmod=600 a /b\nRUN <<END\ntrue\nEND\nRUN \\\n  echo one\n";
+    let context = bench.context("context", &[("Dockerfile", text), ("a", "")]);
+    bench.build(&context, &["-t", "example"]).ok();
+    let listed = cache(&bench, &["ls"]).ok().stdout;
+    let mut about: Vec<&str> =
+        listed.lines().filter(|line| line.starts_with("step")).filter_map(|line| line.rsplit("  ").next()).collect();
+    about.sort_unstable();
+    assert_eq!(about, ["COPY --chmod=600 a /b", "RUN <<END", "RUN echo one"], "{listed}");
+}

@@ -107,16 +107,20 @@ fn kind_name(kind: EntryKind) -> &'static str {
     }
 }
 
-/// The instruction of a step, as its record has it.
+/// The instruction of a step: as it was written, or as its inputs tell it where it came from another machine's cache.
 fn step_text(store: &Store, key: &str) -> String {
     let Ok(Some(bytes)) = store.peek_step(key) else { return String::new() };
     let Some(record) = StepRecord::from_bytes(&bytes) else { return String::new() };
+    if let Some(first) = record.written.text.lines().next() {
+        return first.to_owned();
+    }
     let input =
         |wanted: &str| record.inputs.inputs().iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
     let instruction = input("instruction").unwrap_or_default();
-    match input("command") {
-        Some(command) => format!("{instruction} {}", command_text(command)),
-        None => instruction.to_owned(),
+    match (input("command"), input("destination")) {
+        (Some(command), _) => format!("{instruction} {}", command_text(command)),
+        (None, Some(destination)) => format!("{instruction} … {destination}"),
+        (None, None) => instruction.to_owned(),
     }
 }
 
