@@ -41,8 +41,7 @@ fn nothing_left(bench: &Bench, marker: &str) {
     for _ in 0..3000 {
         left = processes_with(marker);
         left.extend(processes_with(&bench.folder.path().display().to_string()));
-        // The first process of a step, which has no arguments, holds the locks of the rbuild that was killed until the
-        // kernel has taken down all its mounts.
+        // A process that rbuild was starting when it was killed has its locks for a moment.
         left.extend(["store", "user/store"].into_iter().flat_map(|store| held_folders(&bench.path(store))));
         if left.is_empty() {
             break;

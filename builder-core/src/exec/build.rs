@@ -17,7 +17,9 @@ use super::finish;
 use super::jobs::Jobs;
 use super::journal::Journal;
 use super::layers::{Layers, StackLayer, lock};
+use super::mounts::MountPointFolders;
 use super::options::{BuildOptions, Cancel, ExpectCached, OutputKind};
+use super::removal::Remover;
 use super::scheduler::{Results, run_all};
 use super::ssh_agent::HostAgent;
 use super::stage::{StageResult, run_stage};
@@ -93,7 +95,11 @@ pub(crate) struct Build<'o> {
     exported: BTreeSet<StageKey>,
     platforms: Vec<Platform>,
     client: OnceLock<Arc<Client>>,
-    network: OnceLock<Option<Arc<PrivateNetwork>>>,
+    network: OnceLock<Option<PrivateNetwork>>,
+    /// Whether it could be connected, once that was tried.
+    network_connected: OnceLock<bool>,
+    pub(crate) remover: Remover,
+    pub(crate) mount_points: MountPointFolders,
     agents: Mutex<BTreeMap<String, Arc<HostAgent>>>,
     agent_folder: OnceLock<crate::store::TempDir>,
     folders: Mutex<Vec<Arc<ContextDir>>>,
@@ -287,6 +293,9 @@ impl<'o> Build<'o> {
             platforms,
             client: OnceLock::new(),
             network: OnceLock::new(),
+            network_connected: OnceLock::new(),
+            remover: Remover::default(),
+            mount_points: MountPointFolders::default(),
             agents: Mutex::default(),
             agent_folder: OnceLock::new(),
             folders: Mutex::default(),

@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timestamps};
 
+use super::execute::{Executed, execute};
 use super::materialize::{make_directories, part_of, rebase, set_file_metadata, set_metadata};
 use super::mounts::{Mounted, MountedSource};
-use super::run::{Command, execute};
+use super::run::Command;
 use super::stage::{Made, StageRun};
 use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run};
@@ -66,7 +67,10 @@ pub(crate) fn run(stage: &StageRun<'_, '_>, command: &Command<'_>, mut mounted: 
     for cache in &caches {
         keep_cache(cache).during(|| "keep what the command left in a cache".to_owned())?;
     }
-    let peak_bytes = ended?;
+    let peak_bytes = match ended? {
+        Executed::Done { peak_bytes } => peak_bytes,
+        Executed::NetworkLost => unreachable!("it has the host's network"),
+    };
     let changes = copy.changes(below, &mounted.layer.own).during(|| "read what the command changed".to_owned())?;
     drop(mounted.keep);
     Ok(Made { peak_bytes, ..stage.store_changes(changes, None)? })

@@ -1,20 +1,20 @@
 //! What a command writes, line by line: both of its streams by one reader, so that the lines come in the order they
 //! were written in as far as two pipes can tell.
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::build::Build;
-use crate::progress::{Event, StepId, Stream};
-
-/// How many of a command's last lines an error shows.
-const LAST_LINES: usize = 20;
+use crate::progress::Stream;
 
 /// The longest line that is passed on in one piece, bytes.
 const LINE_LIMIT: usize = 64 << 10;
+
+/// Our ends of a command's two streams.
+pub(crate) struct CommandOutput {
+    sources: [Source; 2],
+    buffer: Vec<u8>,
+}
 
 /// One stream: the pipe until every process of the step has closed it, and the beginning of a line.
 struct Source {
@@ -23,40 +23,21 @@ struct Source {
     begun: Vec<u8>,
 }
 
-/// Passes both streams on until they are closed; gives the last lines.
-pub(crate) fn pass_on(build: &Build<'_>, id: StepId, stdout: OwnedFd, stderr: OwnedFd) -> VecDeque<String> {
-    let mut last = VecDeque::new();
-    read_lines(stdout, stderr, |stream, line| {
-        if last.len() == LAST_LINES {
-            last.pop_front();
-        }
-        last.push_back(String::from_utf8_lossy(&line).into_owned());
-        build.events.event(Event::Output { step: id, stream, line });
-    });
-    last
-}
+impl CommandOutput {
+    pub(crate) fn new(stdout: OwnedFd, stderr: OwnedFd) -> Self {
+        let source = |pipe, stream| Source { pipe: Some(pipe), stream, begun: Vec::new() };
+        Self { sources: [source(stdout, Stream::Stdout), source(stderr, Stream::Stderr)], buffer: vec![0; LINE_LIMIT] }
+    }
 
-fn read_lines(stdout: OwnedFd, stderr: OwnedFd, mut take: impl FnMut(Stream, Vec<u8>)) {
-    let source = |pipe, stream| Source { pipe: Some(pipe), stream, begun: Vec::new() };
-    let mut sources = [source(stdout, Stream::Stdout), source(stderr, Stream::Stderr)];
-    let mut buffer = vec![0; LINE_LIMIT];
-    loop {
-        let ready = {
-            let open: Vec<&Source> = sources.iter().filter(|source| source.pipe.is_some()).collect();
-            let mut fds: Vec<PollFd<'_>> =
-                open.iter().filter_map(|s| s.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)).collect();
-            if fds.is_empty() {
-                return;
-            }
-            match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => return,
-            }
-            let ready = open.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-            ready.map(|(source, _)| source.stream).collect::<Vec<_>>()
-        };
-        for source in sources.iter_mut().filter(|source| ready.contains(&source.stream)) {
-            source.read(&mut buffer, &mut take);
+    /// The pipes that are still open, to wait for what comes.
+    pub(crate) fn pipes(&self) -> impl Iterator<Item = (Stream, BorrowedFd<'_>)> {
+        self.sources.iter().filter_map(|source| Some((source.stream, source.pipe.as_ref()?.as_fd())))
+    }
+
+    /// Reads what has come on one stream (or its end), and gives each line that is complete.
+    pub(crate) fn read(&mut self, stream: Stream, mut take: impl FnMut(Stream, Vec<u8>)) {
+        for source in self.sources.iter_mut().filter(|source| source.stream == stream) {
+            source.read(&mut self.buffer, &mut take);
         }
     }
 }
@@ -110,7 +91,12 @@ mod tests {
             for (end, text) in [(out_end, stdout), (err_end, stderr)] {
                 scope.spawn(move || std::io::Write::write_all(&mut std::fs::File::from(end), text).unwrap());
             }
-            read_lines(out, err, |stream, line| lines.push((stream, line)));
+            let mut output = CommandOutput::new(out, err);
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                while output.pipes().any(|(open, _)| open == stream) {
+                    output.read(stream, |stream, line| lines.push((stream, line)));
+                }
+            }
         });
         lines.sort_by_key(|(stream, _)| *stream == Stream::Stderr);
         lines

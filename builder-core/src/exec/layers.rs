@@ -156,7 +156,8 @@ impl Layers {
 
     /// The folders of a stack, lowest first, unpacking what is not yet, several at a time.
     pub(crate) fn unpacked_stack(&self, stack: &[StackLayer]) -> Result<Vec<PathBuf>, BuildError> {
-        in_parallel(stack, |layer| self.unpacked(layer.diff_id))
+        let known = |layer: &StackLayer| lock(&self.folders).get(&layer.diff_id).cloned();
+        known_or_in_parallel(stack, known, |layer| self.unpacked(layer.diff_id))
     }
 
     /// A view of a stack's merged tree whose files will be read.
@@ -167,7 +168,8 @@ impl Layers {
 
     /// A view of a stack's merged tree.
     pub(crate) fn view(self: &Arc<Self>, stack: &[StackLayer]) -> Result<MergedTree, BuildError> {
-        let trees = in_parallel(stack, |layer| self.tree(layer.diff_id))?;
+        let known = |layer: &StackLayer| lock(&self.trees).get(&layer.diff_id).cloned();
+        let trees = known_or_in_parallel(stack, known, |layer| self.tree(layer.diff_id))?;
         Ok(MergedTree::new(
             stack
                 .iter()
@@ -274,6 +276,19 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(
     });
     let results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     results.into_iter().map(|result| result.expect("every index below the length was worked on")).collect()
+}
+
+/// As [`in_parallel`], for things most of which are known: threads are started for the others only.
+fn known_or_in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    known: impl Fn(&T) -> Option<R>,
+    work: impl Fn(&T) -> Result<R, BuildError> + Sync,
+) -> Result<Vec<R>, BuildError> {
+    let found: Vec<Option<R>> = items.iter().map(known).collect();
+    let unknown: Vec<&T> =
+        items.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(item, _)| item).collect();
+    let mut made = in_parallel(&unknown, |item| work(item))?.into_iter();
+    Ok(found.into_iter().map(|found| found.or_else(|| made.next()).expect("what is not known was made")).collect())
 }
 
 /// Takes a lock whose data no panic leaves half-changed.

@@ -12,6 +12,8 @@
 //! forecast   what a build would do
 //! past       builds that are over, compared
 //! copy run   what a step does
+//! execute    a command while it runs
+//! removal    what steps leave, while the next one runs
 //! selection  what a COPY takes from layers, remembered
 //! devices    what of the host a command may use
 //! check      the linter's look at a Dockerfile
@@ -36,6 +38,7 @@ mod copy;
 mod devices;
 mod earlier;
 mod encoding;
+mod execute;
 mod finish;
 mod forecast;
 mod heal;
@@ -50,6 +53,7 @@ mod options;
 mod past;
 mod platforms;
 mod remote_files;
+mod removal;
 mod room;
 mod run;
 mod run_image;

@@ -1,28 +1,31 @@
 //! `RUN --mount`, and the mounts that every command has: name resolution, scripts, certificate authorities.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use rbuild_dockerfile::mount::MountType;
 
 use super::ca::{AUTHORITY_FOLDER, AuthorityRequest, authorities};
-use super::devices::DeviceEdits;
 use super::host_files;
 use super::layers::StackLayer;
-use super::run::{Keep, PreparedRun};
+use super::run::{GivenByHost, Keep, PreparedRun};
 use super::stage::StageRun;
 use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run};
 use crate::snapshot::{MountKind, MountPoint, MountPointLayer, mount_point_layer};
-use crate::sys::sandbox::{Mount, MountSource, TmpfsFile};
+use crate::store::TempDir;
+use crate::sys::sandbox::{Mount, MountSource, NetworkMode, TmpfsFile};
 use crate::tree::{FollowLast, MergedTree, TreePath, resolve};
 
 mod devices;
 mod emulator;
+mod points;
 mod secrets;
 mod trees;
 
 use devices::device_mounts;
+pub(crate) use points::MountPointFolders;
 
 /// The files of name resolution that every step has.
 const NAME_RESOLUTION: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
@@ -41,7 +44,7 @@ pub(crate) struct Mounted {
     /// The mount points that the image lacks.
     pub(crate) layer: MountPointLayer,
     /// A folder with them, ready to be an overlay lower directory.
-    pub(crate) stub_folder: Option<PathBuf>,
+    pub(crate) stub_folder: Option<Arc<TempDir>>,
     /// Locks and sockets that live as long as the command.
     pub(crate) keep: Keep,
     /// What bind mounts show, by target.
@@ -62,15 +65,15 @@ impl StageRun<'_, '_> {
         &self,
         run: &Run,
         prepared: &PreparedRun,
-        devices: &DeviceEdits,
+        host: &GivenByHost<'_>,
         below: &MergedTree,
         work: &Path,
         environment: &mut Vec<(String, String)>,
     ) -> Result<Mounted, BuildError> {
         let mut keep: Keep = Vec::new();
-        let mut wanted = self.standard_mounts(run, below, environment)?;
+        let mut wanted = self.standard_mounts(run, host.network, below, environment)?;
         hide_name_resolution(run, &mut wanted);
-        wanted.extend(device_mounts(devices));
+        wanted.extend(device_mounts(host.devices));
         wanted.extend(self.emulator_mount(below)?);
         let mut binds = BTreeMap::new();
         for (number, ((mount, _), source)) in run.mounts.iter().zip(&prepared.sources).enumerate() {
@@ -98,7 +101,7 @@ impl StageRun<'_, '_> {
         }
         // A mount below another one must come after it.
         wanted.sort_by(|a, b| a.target.cmp(&b.target));
-        let mut mounted = self.place_mounts(wanted, below, work, keep)?;
+        let mut mounted = self.place_mounts(wanted, below, keep)?;
         for (target, source) in binds {
             let target =
                 resolve(below, target.as_bytes(), FollowLast::Yes).during(|| "make the mount points".to_owned())?;
@@ -107,24 +110,12 @@ impl StageRun<'_, '_> {
         Ok(mounted)
     }
 
-    fn place_mounts(
-        &self,
-        wanted: Vec<Wanted>,
-        below: &MergedTree,
-        work: &Path,
-        keep: Keep,
-    ) -> Result<Mounted, BuildError> {
+    fn place_mounts(&self, wanted: Vec<Wanted>, below: &MergedTree, keep: Keep) -> Result<Mounted, BuildError> {
         let action = || "make the mount points".to_owned();
         let points: Vec<MountPoint> =
             wanted.iter().map(|w| MountPoint { path: w.target.clone(), kind: w.kind }).collect();
         let placed = mount_point_layer(below, &points).during(action)?;
-        let mut stub_folder = None;
-        if !placed.changes.is_empty() {
-            let folder = work.join("mount-points");
-            std::fs::create_dir(&folder).during(action)?;
-            crate::layer::unpack_changes(&placed.changes, &folder).during(action)?;
-            stub_folder = Some(folder);
-        }
+        let stub_folder = self.build.mount_points.folder(&placed.changes, self.build.layers.store())?;
         let mounts = wanted
             .into_iter()
             .zip(&placed.targets)
@@ -141,12 +132,14 @@ impl StageRun<'_, '_> {
     fn standard_mounts(
         &self,
         run: &Run,
+        network: &NetworkMode,
         below: &MergedTree,
         environment: &mut Vec<(String, String)>,
     ) -> Result<Vec<Wanted>, BuildError> {
+        let is_private = !matches!(network, NetworkMode::Host);
         let mut wanted = vec![
             file(NAME_RESOLUTION[0], host_files::hosts(&run.hostname, &self.build.extra_hosts()).into_bytes()),
-            file(NAME_RESOLUTION[1], self.build.resolv_conf(run.network)),
+            file(NAME_RESOLUTION[1], host_files::resolv_conf(is_private)),
         ];
         if run.network == NetworkChoice::None {
             wanted.truncate(1);

@@ -1,32 +1,22 @@
 //! RUN: a command over the stage's tree.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd;
-
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::pipe::{PipeFlags, pipe_with};
-
-use super::build::Build;
-use super::command_output::pass_on;
+use super::devices::DeviceEdits;
 use super::encoding::AddOptions;
-use super::layers::lock;
+use super::execute::{Executed, execute};
 use super::mounts::MountedSource;
 use super::options::Isolation;
 use super::stage::{Made, StageRun};
 use crate::cache::{Files, PreImage, input};
-use crate::error::{BuildError, During, ErrorKind};
+use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run};
-use crate::progress::StepId;
+use crate::progress::{Event, StepId};
 use crate::sys::mount::{Overlay, WritableLayer};
-use crate::sys::sandbox::{
-    self, Exit, NetworkMode, Process, ResourceLimit, RootMount, SandboxError, SandboxSpec, SecurityMode, Stdio,
-};
-use crate::sys::usage::MemoryWatch;
+use crate::sys::sandbox::{NetworkMode, Process, ResourceLimit, RootMount, SandboxSpec, SecurityMode};
 use crate::tree::{Change, FollowLast, MergedTree, User, lookup_user, resolve};
 
 /// A command's inputs besides the tree below.
@@ -34,6 +24,12 @@ pub(crate) struct PreparedRun {
     pub(crate) sources: Vec<Option<MountedSource>>,
     /// What bind mounts show, one by one: `TARGET\0PATH`.
     pub(crate) files: Files,
+}
+
+/// What a command gets of this machine.
+pub(crate) struct GivenByHost<'a> {
+    pub(crate) devices: &'a DeviceEdits,
+    pub(crate) network: &'a NetworkMode,
 }
 
 /// A command and what it was prepared from.
@@ -93,9 +89,20 @@ impl StageRun<'_, '_> {
     }
 
     pub(crate) fn run(&self, run: &Run, prepared: &PreparedRun, id: StepId) -> Result<Made, BuildError> {
+        loop {
+            if let Some(made) = self.try_to_run(run, prepared, id)? {
+                return Ok(made);
+            }
+            self.build.events.event(Event::Note("network: the command is started again, on the host's".to_owned()));
+        }
+    }
+
+    /// Runs a command; gives nothing, and keeps nothing, where it lost the network that it was started on.
+    fn try_to_run(&self, run: &Run, prepared: &PreparedRun, id: StepId) -> Result<Option<Made>, BuildError> {
         let build = self.build;
         let devices = build.device_edits(run)?;
-        let below = self.below_beside_network(run)?;
+        let network = self.network(run);
+        let below = self.below()?;
         let mut user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user))?;
         let work = build.layers.store().unpack_dir().during(|| "make a folder for the step".to_owned())?;
         user.groups.extend(&devices.groups);
@@ -104,28 +111,18 @@ impl StageRun<'_, '_> {
             environment.retain(|(other, _)| other != name);
             environment.push((name.clone(), value.clone()));
         }
-        let mounted = self.mounts(run, prepared, &devices, &below, work.path(), &mut environment)?;
+        let host = GivenByHost { devices: &devices, network: &network };
+        let mounted = self.mounts(run, prepared, &host, &below, work.path(), &mut environment)?;
         let command = Command { run, id, below: &below, user: &user, environment: &environment, work: work.path() };
         match build.options.isolation {
             Isolation::Namespaces => {
                 let folders = build.layers.unpacked_stack(&self.stack)?;
-                let made = self.run_over_layers(&command, folders, mounted)?;
-                work.close().during(|| "remove the step's folder".to_owned())?;
+                let made = self.run_over_layers(&command, network, folders, mounted)?;
+                build.remover.remove(work);
                 Ok(made)
             }
-            Isolation::Chroot => super::chroot::run(self, &command, mounted),
+            Isolation::Chroot => super::chroot::run(self, &command, mounted).map(Some),
         }
-    }
-
-    /// The tree below. The network is made ready while layers are fetched and unpacked for it.
-    fn below_beside_network(&self, run: &Run) -> Result<MergedTree, BuildError> {
-        if run.network != NetworkChoice::Default || self.build.options.isolation == Isolation::Chroot {
-            return self.below();
-        }
-        std::thread::scope(|scope| {
-            scope.spawn(|| self.build.default_network());
-            self.below()
-        })
     }
 
     /// The command's environment: what the stage has set, and what everything expects to be there.
@@ -147,9 +144,10 @@ impl StageRun<'_, '_> {
     fn run_over_layers(
         &self,
         command: &Command<'_>,
+        network: NetworkMode,
         mut folders: Vec<PathBuf>,
         mounted: super::mounts::Mounted,
-    ) -> Result<Made, BuildError> {
+    ) -> Result<Option<Made>, BuildError> {
         let Command { run, id, below, work, .. } = *command;
         let action = || "prepare the command".to_owned();
         let (upper, scratch) = (work.join("upper"), work.join("work"));
@@ -157,7 +155,7 @@ impl StageRun<'_, '_> {
         make_directory(&scratch).during(action)?;
         folders.reverse();
         if let Some(stubs) = &mounted.stub_folder {
-            folders.insert(0, stubs.clone());
+            folders.insert(0, stubs.path().to_owned());
         }
         if folders.is_empty() {
             let empty = work.join("empty");
@@ -168,17 +166,17 @@ impl StageRun<'_, '_> {
         let overlay = Overlay { lower: folders, writable: Some(WritableLayer { upper: upper.clone(), work: scratch }) };
         let mut spec = SandboxSpec::new(RootMount::Overlay(overlay), command.process());
         spec.mounts = mounted.mounts;
-        spec.network = self.network(run)?;
+        spec.network = network;
         spec.security = if run.insecure { SecurityMode::Insecure } else { SecurityMode::Sandbox };
         spec.hostname = OsString::from(&run.hostname);
         if let Some(size) = self.build.options.shm_size {
             spec.shm_size_bytes = size;
         }
         spec.limits = self.build.options.ulimits.iter().filter_map(|(n, s, h)| limit(n, *s, *h)).collect();
-        let peak_bytes = execute(self.build, id, spec)?;
+        let Executed::Done { peak_bytes } = execute(self.build, id, spec)? else { return Ok(None) };
         drop(mounted.keep);
         let made = self.take_changes(below, &upper, &mounted.layer.own)?;
-        Ok(Made { peak_bytes, ..made })
+        Ok(Some(Made { peak_bytes, ..made }))
     }
 
     /// Whether a command's changes are compressed while their diff ID is computed, and not while the next step runs:
@@ -187,12 +185,19 @@ impl StageRun<'_, '_> {
         self.is_last() || !crate::layer::is_large(changes)
     }
 
-    fn network(&self, run: &Run) -> Result<NetworkMode, BuildError> {
-        Ok(match run.network {
-            NetworkChoice::None => NetworkMode::None,
-            NetworkChoice::Host => NetworkMode::Host,
-            NetworkChoice::Default => self.build.default_network(),
-        })
+    /// The network of a command. The private one is connected when a command wants a socket, and at once for one that
+    /// nothing holds back.
+    fn network(&self, run: &Run) -> NetworkMode {
+        match (self.build.options.isolation, run.network) {
+            (Isolation::Chroot, _) | (_, NetworkChoice::Host) => NetworkMode::Host,
+            (_, NetworkChoice::None) => NetworkMode::None,
+            (_, NetworkChoice::Default) => {
+                if run.insecure {
+                    self.build.connect_network();
+                }
+                self.build.default_network()
+            }
+        }
     }
 
     /// Makes the working directory where an earlier step removed it; it then belongs to the layer.
@@ -260,71 +265,6 @@ fn limit(name: &str, soft: u64, hard: u64) -> Option<ResourceLimit> {
         _ => return None,
     };
     Some(ResourceLimit { resource, soft: Some(soft), hard: Some(hard) })
-}
-
-/// Runs a command to its end, and passes its output on; gives the most memory that its processes had, bytes.
-pub(crate) fn execute(build: &Build<'_>, id: StepId, spec: SandboxSpec) -> Result<u64, BuildError> {
-    let action = || "start the command".to_owned();
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
-    let (stdout, stdout_end) = pipe().during(action)?;
-    let (stderr, stderr_end) = pipe().during(action)?;
-    let last = Mutex::new(VecDeque::new());
-    let result = std::thread::scope(|scope| {
-        scope.spawn(|| *lock(&last) = pass_on(build, id, stdout, stderr));
-        let running = sandbox::spawn(spec, Stdio::Descriptors { stdin: None, stdout: stdout_end, stderr: stderr_end })?;
-        let mut memory = MemoryWatch::new();
-        while !ended(running.pidfd()) {
-            memory.look(running.pidfd());
-            if build.stop.is_cancelled() || build.cancel.is_cancelled() {
-                running.kill();
-            }
-        }
-        running.wait().map(|exit| (exit, memory.peak_bytes().max(running.peak_bytes())))
-    });
-    build.check_cancelled()?;
-    let output: Vec<String> = last.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into();
-    match result {
-        Ok((exit, peak_bytes)) if exit.success() => Ok(peak_bytes),
-        Ok((exit, _)) => {
-            let signal = match exit {
-                Exit::Signal(signal) => Some(signal),
-                Exit::Code(_) => None,
-            };
-            Err(ErrorKind::Command { code: i32::from(exit.code()), signal, output, help: advice(exit) }.into())
-        }
-        Err(error) => Err(start_failed(error, output)),
-    }
-}
-
-fn advice(exit: Exit) -> String {
-    match exit {
-        Exit::Signal(9) => "the machine may have run out of memory".to_owned(),
-        Exit::Code(127) => "a program that the command calls is not in the image".to_owned(),
-        _ => String::new(),
-    }
-}
-
-fn start_failed(error: SandboxError, output: Vec<String>) -> BuildError {
-    match error.exit_code() {
-        Some(code) => ErrorKind::Command {
-            code: i32::from(code),
-            signal: None,
-            output,
-            help: format!("{error}; check its name and that the image has it"),
-        }
-        .into(),
-        None => BuildError::failed("run the command", error),
-    }
-}
-
-/// How often a running command looks whether the build was cancelled: nanoseconds.
-const LOOK_EVERY: i64 = 100_000_000;
-
-/// Waits a little for a process to end.
-pub(crate) fn ended(pidfd: impl AsFd) -> bool {
-    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-    let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY };
-    matches!(poll(&mut fds, Some(&timeout)), Ok(count) if count > 0)
 }
 
 /// Shares what keeps mounts alive.

@@ -86,7 +86,7 @@ impl RunningImage {
     /// # Errors
     /// When the command could not be started, or `cancel` was set.
     pub fn wait(self, cancel: &Cancel) -> Result<u8, BuildError> {
-        while !super::run::ended(self.running.pidfd()) {
+        while !super::execute::ended(self.running.pidfd()) {
             if cancel.is_cancelled() {
                 self.running.kill();
             }

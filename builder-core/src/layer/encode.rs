@@ -82,9 +82,9 @@ pub fn encode_with(
     let plain = matches!(compression, Compression::Uncompressed);
     let is_large = is_large(changes);
     let options = EncodeOptions { memory: options.memory.filter(|_| is_large && !plain), ..*options };
-    let threads = options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    // Starting threads costs more than they gain for a layer of one chunk.
-    let threads = if is_large { threads.min(MOST_THREADS) } else { 1 };
+    // Starting threads costs more than they gain for a layer of one chunk, and so does asking how many there may be.
+    let wanted = || options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let threads = if is_large { wanted().min(MOST_THREADS) } else { 1 };
     let workers = (0..threads).map(|_| Worker::new(changes, &options, unpacking.as_ref()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
 

@@ -261,6 +261,23 @@ impl Passing for RegistryError {
     }
 
     fn line(&self) -> String {
-        self.to_string()
+        // What was being done is only known further out.
+        match self.action {
+            Action::Configure => format!("a request to a registry failed: {}", self.kind),
+            _ => self.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_request_is_not_called_another_action() {
+        let refused = || RegistryError::new(RegistryErrorKind::Transport(TransportFailure::Refused));
+        assert_eq!(refused().line(), "a request to a registry failed: the connection was refused");
+        let known = refused().during(Action::Resolve, "a/b:1".to_owned(), "localhost:5000");
+        assert_eq!(known.line(), "cannot look up `a/b:1` at `localhost:5000`: the connection was refused");
     }
 }

@@ -109,10 +109,18 @@ pub(super) unsafe fn fork_single_threaded() -> Result<Option<libc::pid_t>, Errno
     Ok((pid != 0).then_some(pid as libc::pid_t))
 }
 
+/// The highest number that a descriptor can have.
+pub(super) const LAST_DESCRIPTOR: RawFd = RawFd::MAX;
+
 /// Closes every descriptor from `first` on. Linux 5.9.
 pub(super) fn close_from(first: RawFd) -> Result<(), Errno> {
+    close_range(first, LAST_DESCRIPTOR)
+}
+
+/// Closes every descriptor from `first` to `last`. Linux 5.9.
+pub(super) fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
     // SAFETY: used only in a child that never returns to Rust code owning descriptors.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
     Ok(())
 }
 
@@ -262,22 +270,6 @@ fn prctl_ambient_clear() -> Result<(), Errno> {
             0 as c_ulong,
         )
     }))?;
-    Ok(())
-}
-
-/// Installs a system call filter without giving up set-user-id programs; needs CAP_SYS_ADMIN.
-pub(super) fn install_filter(program: &[libc::sock_filter]) -> Result<(), Errno> {
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    let install = |flags: c_ulong| {
-        // SAFETY: the kernel copies the program, which lives until the call returns, and does not change it.
-        check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) })
-    };
-    // Without the flag, kernels before 5.16 slow every filtered process down for a class of attacks that the
-    // payload could only make on itself. 4.17.
-    match install(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) {
-        Err(Errno::INVAL) => install(0)?,
-        result => result?,
-    };
     Ok(())
 }
 

@@ -23,5 +23,6 @@ pub mod network;
 pub mod process;
 pub mod pty;
 pub mod sandbox;
+mod seccomp;
 pub mod usage;
 pub mod userns;

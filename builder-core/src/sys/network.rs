@@ -4,6 +4,9 @@
 //! needs no privilege and carries no port of the host inside. The host's loopback, its abstract sockets and its own
 //! addresses are out of reach; what the host can reach outside can be reached.
 //!
+//! Starting `pasta` takes longer than a short command, so the namespace may be made first and connected when a step wants a
+//! socket (see the gate of the [`sandbox`](super::sandbox)).
+//!
 //! `pasta` runs as a step itself (its own PID namespace, watched over the life line), so it ends with rbuild however
 //! rbuild ends. The namespace has no name: it exists as a descriptor, and in pasta's mount namespace as a file.
 
@@ -12,7 +15,10 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::call;
 use super::mount::{self, MountError, Restrictions};
@@ -30,8 +36,10 @@ const NAMESPACE_FILE: &str = "dev/rbuild-network";
 /// The most that is kept of what pasta says when it fails.
 const MESSAGE_LIMIT: u64 = 4096;
 
-/// It takes a few milliseconds; a host that is this slow is stuck.
-const START_TIMEOUT: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 10, tv_nsec: 0 };
+/// It takes some ten milliseconds; a host that is this slow is stuck.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the wait for it looks whether it is still wanted.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// A private network could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -71,34 +79,67 @@ pub enum NetworkError {
         /// What it said.
         message: String,
     },
+    /// The caller gave up waiting for it.
+    #[error("the network was given up before `{}` had connected it", program.display())]
+    GivenUp {
+        /// The program.
+        program: PathBuf,
+    },
 }
 
-/// A network namespace with user-mode networking; dropping it ends both.
+/// A network namespace with user-mode networking, connected or not yet; dropping it ends both.
 #[derive(Debug)]
 pub struct PrivateNetwork {
+    program: PathBuf,
     namespace: Arc<OwnedFd>,
-    _pasta: Running,
+    /// Held while pasta starts.
+    connecting: Mutex<()>,
+    pasta: OnceLock<Running>,
 }
 
 impl PrivateNetwork {
-    /// Makes the namespace and connects it. Returns when the interface is configured.
+    /// Makes a namespace that is not connected yet.
     ///
     /// `search_path` is a list as in `PATH`. Needs root or an own user namespace.
     ///
     /// # Errors
-    /// When pasta is missing or fails, for example because the host has no default route.
-    pub fn start(search_path: &OsStr) -> Result<Self, NetworkError> {
+    /// When pasta is missing, or the kernel gives no namespace.
+    pub fn prepare(search_path: &OsStr) -> Result<Self, NetworkError> {
         let program = find_program("pasta", search_path)
             .ok_or_else(|| NetworkError::PastaMissing { search_path: search_path.into() })?;
         let namespace = create_namespace().map_err(|source| NetworkError::Namespace { source })?;
-        let pasta = connect(&program, &namespace)?;
-        Ok(Self { namespace: Arc::new(namespace), _pasta: pasta })
+        Ok(Self { program, namespace: Arc::new(namespace), connecting: Mutex::new(()), pasta: OnceLock::new() })
     }
 
-    /// The network for a step.
+    /// As [`prepare`](Self::prepare), and connects it.
+    ///
+    /// # Errors
+    /// As there, and when pasta fails.
+    pub fn start(search_path: &OsStr) -> Result<Self, NetworkError> {
+        let network = Self::prepare(search_path)?;
+        network.connect(&|| false)?;
+        Ok(network)
+    }
+
+    /// Connects the namespace. Returns when the interface is configured, at once where it is already, and with an error
+    /// soon after `give_up` gives true.
+    ///
+    /// # Errors
+    /// When pasta fails, for example because the host has no default route. It may be tried again.
+    pub fn connect(&self, give_up: &dyn Fn() -> bool) -> Result<(), NetworkError> {
+        let _alone = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.pasta.get().is_none() {
+            let pasta = connect(&self.program, &self.namespace, give_up)?;
+            self.pasta.get_or_init(|| pasta);
+        }
+        Ok(())
+    }
+
+    /// The network for a step, which waits for [`connect`](Self::connect) at a gate where that was not done yet.
     #[must_use]
     pub fn mode(&self) -> NetworkMode {
-        NetworkMode::Namespace(Arc::clone(&self.namespace))
+        let namespace = Arc::clone(&self.namespace);
+        if self.pasta.get().is_some() { NetworkMode::Namespace(namespace) } else { NetworkMode::Gated(namespace) }
     }
 }
 
@@ -115,7 +156,7 @@ fn create_namespace() -> io::Result<OwnedFd> {
     })
 }
 
-fn connect(program: &Path, namespace: &OwnedFd) -> Result<Running, NetworkError> {
+fn connect(program: &Path, namespace: &OwnedFd, give_up: &dyn Fn() -> bool) -> Result<Running, NetworkError> {
     let root = mount::bind_recursive(Path::new("/"), Restrictions::default())
         .map_err(|source| NetworkError::Root { source })?;
     let forward = DNS_FORWARD.to_string();
@@ -170,13 +211,15 @@ fn connect(program: &Path, namespace: &OwnedFd) -> Result<Running, NetworkError>
     let ((mut ready, stdout), (messages, stderr)) = (pipe()?, pipe()?);
     let pasta = spawn(spec, Stdio::Descriptors { stdin: None, stdout: stdout.into(), stderr: stderr.into() })
         .map_err(failed)?;
-    match wait_readable(&ready) {
-        Ok(true) => {}
-        Ok(false) => {
-            let message = format!("no answer in {} s", START_TIMEOUT.tv_sec);
+    let started = Instant::now();
+    while !is_readable(&ready).map_err(|source| failed(SandboxError::Wait { source }))? {
+        if give_up() {
+            return Err(NetworkError::GivenUp { program: program.into() });
+        }
+        if started.elapsed() >= START_TIMEOUT {
+            let message = format!("no answer in {} s", START_TIMEOUT.as_secs());
             return Err(NetworkError::Connect { program: program.into(), message });
         }
-        Err(source) => return Err(failed(SandboxError::Wait { source })),
     }
     if matches!(ready.read(&mut [0; 32]), Ok(length) if length > 0) {
         return Ok(pasta);
@@ -190,14 +233,11 @@ fn connect(program: &Path, namespace: &OwnedFd) -> Result<Running, NetworkError>
     Err(NetworkError::Connect { program: program.into(), message })
 }
 
-/// Whether there is something to read (or the end) before the time is up.
-fn wait_readable(stream: &io::PipeReader) -> io::Result<bool> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    loop {
-        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&START_TIMEOUT)) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return Ok(result? > 0),
-        }
+/// Whether there is something to read (or the end), now or in a moment.
+fn is_readable(stream: &io::PipeReader) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&LOOK_EVERY)) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        result => Ok(result? > 0),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The share of the time that looking at processes may take: one part in this many.
 const LOOK_SHARE: u32 = 50;
@@ -19,10 +19,10 @@ pub struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Starts to watch.
+    /// Watches from some time on: what ends before is not worth a look.
     #[must_use]
-    pub fn new() -> Self {
-        Self { peak_bytes: 0, next: Instant::now() }
+    pub fn after(delay: Duration) -> Self {
+        Self { peak_bytes: 0, next: Instant::now() + delay }
     }
 
     /// Looks at a process once, unless looking has cost too much time already. Memory that processes share counts for
@@ -43,12 +43,6 @@ impl MemoryWatch {
     #[must_use]
     pub const fn peak_bytes(&self) -> u64 {
         self.peak_bytes
-    }
-}
-
-impl Default for MemoryWatch {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -166,7 +160,7 @@ mod tests {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
         let pid = Pid::from_child(&child);
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-        let mut watch = MemoryWatch::new();
+        let mut watch = MemoryWatch::after(Duration::ZERO);
         watch.look(std::os::fd::AsFd::as_fd(&pidfd));
         drop(child.stdin.take());
         child.wait().unwrap();

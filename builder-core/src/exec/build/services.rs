@@ -5,14 +5,13 @@ use std::sync::Arc;
 use super::{Build, Fetcher};
 use crate::error::{BuildError, During};
 use crate::exec::devices::Registry;
-use crate::exec::host_files::{ExtraHost, resolv_conf};
+use crate::exec::host_files::ExtraHost;
 use crate::exec::layers::lock;
 use crate::exec::options::SshSource;
 use crate::exec::ssh_agent::{AgentSource, HostAgent};
-use crate::plan::NetworkChoice;
 use crate::progress::Event;
 use crate::registry::Client;
-use crate::sys::network::PrivateNetwork;
+use crate::sys::network::{NetworkError, PrivateNetwork};
 use crate::sys::sandbox::NetworkMode;
 
 impl Build<'_> {
@@ -30,42 +29,40 @@ impl Build<'_> {
         Fetcher { store: self.layers.store(), options: self.options }
     }
 
-    /// The network that all commands of the build share: started for the first that needs it.
-    fn private_network(&self) -> Option<Arc<PrivateNetwork>> {
-        self.network
-            .get_or_init(|| {
-                let path = std::env::join_paths(&self.options.program_path).unwrap_or_default();
-                match PrivateNetwork::start(&path) {
-                    Ok(network) => {
-                        self.events.event(Event::Note("network: a private one, through pasta".to_owned()));
-                        Some(Arc::new(network))
-                    }
-                    Err(error) => {
-                        self.events.event(Event::Note(format!(
-                            "network: the host's, because a private one can't be had ({error})"
-                        )));
-                        None
-                    }
-                }
-            })
-            .clone()
+    /// The network that all commands of the build share, connected or not yet; `None` where they have the host's.
+    fn private_network(&self) -> Option<&PrivateNetwork> {
+        let network = self.network.get_or_init(|| {
+            let path = std::env::join_paths(&self.options.program_path).unwrap_or_default();
+            PrivateNetwork::prepare(&path).inspect_err(|error| self.note_host_network(error)).ok()
+        });
+        network.as_ref().filter(|_| self.network_connected.get() != Some(&false))
     }
 
+    fn note_host_network(&self, error: &NetworkError) {
+        self.events.event(Event::Note(format!("network: the host's, because a private one can't be had ({error})")));
+    }
+
+    /// Connects the network that all commands share, once. Where that fails, they have the host's from then on, and this
+    /// gives false.
+    pub(crate) fn connect_network(&self) -> bool {
+        let Some(network) = self.private_network() else { return false };
+        let is_over = || self.check_cancelled().is_err();
+        *self.network_connected.get_or_init(|| match network.connect(&is_over) {
+            Ok(()) => {
+                self.events.event(Event::Note("network: a private one, through pasta".to_owned()));
+                true
+            }
+            Err(NetworkError::GivenUp { .. }) => false,
+            Err(error) => {
+                self.note_host_network(&error);
+                false
+            }
+        })
+    }
+
+    /// The network of commands that don't choose one.
     pub(crate) fn default_network(&self) -> NetworkMode {
-        self.private_network().map_or(NetworkMode::Host, |network| network.mode())
-    }
-
-    pub(crate) fn has_own_network(&self, choice: NetworkChoice) -> bool {
-        match choice {
-            NetworkChoice::Default => self.private_network().is_some(),
-            NetworkChoice::None => true,
-            NetworkChoice::Host => false,
-        }
-    }
-
-    /// What `/etc/resolv.conf` of a command with that network holds.
-    pub(crate) fn resolv_conf(&self, choice: NetworkChoice) -> Vec<u8> {
-        resolv_conf(self.has_own_network(choice))
+        self.private_network().map_or(NetworkMode::Host, PrivateNetwork::mode)
     }
 
     pub(crate) fn extra_hosts(&self) -> Vec<ExtraHost> {

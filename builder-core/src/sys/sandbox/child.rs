@@ -66,6 +66,9 @@ pub(super) fn run(plan: &mut Plan) -> ! {
 }
 
 fn prepare(plan: &mut Plan, chroot: bool) -> Result<(), Failure> {
+    for (index, &(first, last)) in plan.foreign.iter().enumerate() {
+        call::close_range(first, last).at(Stage::Inherited, index)?;
+    }
     // Others may not look into this process, which holds a copy of rbuild's memory.
     call::prctl(libc::PR_SET_DUMPABLE, 0).at(Stage::Session, 0)?;
     rustix::process::setsid().map(drop).at(Stage::Session, 0)?;

@@ -3,7 +3,7 @@
 //! The rules of [`child`](super::child) hold: system calls only.
 
 use std::ffi::CStr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -11,11 +11,14 @@ use rustix::process::Rlimit;
 
 use super::child::{At, Failure};
 use super::error::Stage;
+use super::gate;
 use super::plan::{Limit, Plan};
-use crate::sys::call;
+use crate::sys::{call, seccomp};
 
 /// Where the command's process keeps the report pipe.
 pub(super) const COMMAND_REPORT: RawFd = 3;
+/// Where it keeps its end of the gate, if there is one.
+const COMMAND_GATE: RawFd = 4;
 
 /// What a function that only returns failures returns otherwise.
 pub(super) enum Never {}
@@ -35,7 +38,12 @@ pub(super) fn command(plan: &Plan, chroot: bool) -> Result<Never, Failure> {
     for (i, &stream) in plan.streams.iter().enumerate() {
         call::duplicate_to(stream, i as RawFd, false).at(Stage::StandardStreams, i)?;
     }
-    call::close_from(COMMAND_REPORT + 1).at(Stage::StandardStreams, 3)?;
+    let mut last = COMMAND_REPORT;
+    if let Some((gate, _)) = &plan.gate {
+        call::duplicate_to(*gate, COMMAND_GATE, true).at(Stage::Gate, 0)?;
+        last = COMMAND_GATE;
+    }
+    call::close_from(last + 1).at(Stage::StandardStreams, 3)?;
     if plan.terminal {
         // SAFETY: the terminal was just put at 0.
         rustix::process::ioctl_tiocsctty(unsafe { call::borrow(0) }).at(Stage::Terminal, 0)?;
@@ -129,13 +137,7 @@ fn check_program(program: &CStr) -> Result<(), Errno> {
 }
 
 fn become_user(plan: &Plan) -> Result<(), Failure> {
-    if let Some(filter) = &plan.filter {
-        match call::install_filter(filter) {
-            // A container's root may not filter without giving up set-user-id programs; the container has its own filter.
-            Err(Errno::ACCESS) if plan.namespaces == 0 => {}
-            result => result.at(Stage::Filter, 0)?,
-        }
-    }
+    install_filter(plan)?;
     if let Some(capabilities) = plan.capabilities {
         call::limit_capabilities(capabilities).at(Stage::Capabilities, 0)?;
     }
@@ -144,6 +146,24 @@ fn become_user(plan: &Plan) -> Result<(), Failure> {
     // Before the user id, which takes the right to do so away.
     call::set_capabilities(plan.capabilities.unwrap_or(u64::MAX)).at(Stage::Capabilities, 1)?;
     call::set_uid(plan.uid).at(Stage::Ids, 2)
+}
+
+fn install_filter(plan: &Plan) -> Result<(), Failure> {
+    if let Some((_, filter)) = &plan.gate {
+        // SAFETY: it was put there, and stays open until exec.
+        let channel = unsafe { call::borrow(COMMAND_GATE) };
+        match seccomp::install_with_listener(filter) {
+            Ok(listener) => return gate::hand_over(channel, listener.as_fd()).at(Stage::Gate, 0),
+            // There is a listener already, or the kernel has none: so the network comes first.
+            Err(_) => gate::wait(channel).at(Stage::Gate, 1)?,
+        }
+    }
+    let Some(filter) = &plan.filter else { return Ok(()) };
+    match seccomp::install(filter) {
+        // A container's root may not filter without giving up set-user-id programs; the container has its own filter.
+        Err(Errno::ACCESS) if plan.namespaces == 0 => Ok(()),
+        result => result.at(Stage::Filter, 0),
+    }
 }
 
 fn execute(plan: &Plan) -> Result<Never, Failure> {

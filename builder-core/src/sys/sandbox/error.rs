@@ -62,6 +62,9 @@ pub enum SandboxError {
         /// What was asked for.
         what: &'static str,
     },
+    /// A step that may do everything has no filter that could hold its sockets back.
+    #[error("a step without a system call filter needs a network that is connected")]
+    NeedsFilter,
     /// The new process could not be made.
     #[error("cannot create the namespaces of the step")]
     Clone {
@@ -149,6 +152,7 @@ macro_rules! stages {
 }
 
 stages! {
+    Inherited "close what was inherited",
     Session "start a session",
     Network "enter the network namespace",
     Loopback "bring the loopback interface up",
@@ -171,6 +175,7 @@ stages! {
     Chroot "change the root to",
     WorkingDirectory "enter the working directory",
     CheckProgram "execute a program through a link of the kernel",
+    Gate "wait for the network",
     Filter "install the system call filter",
     Capabilities "limit the capabilities",
     Ids "become the user and group of",

@@ -10,6 +10,9 @@
 //! ```
 //!
 //! This is written as BPF here because seccompiler has one default answer and kills foreign architectures.
+//! Where the network is not connected yet, the calls that make sockets of other families than AF_UNIX are held back
+//! instead of allowed (see [`gate`](super::gate)).
+//!
 //! Arguments are compared as 32 bits, which is what the kernel itself looks at in the four calls concerned.
 
 use libc::sock_filter;
@@ -19,6 +22,8 @@ use libc::sock_filter;
 pub(super) struct FilterOptions {
     /// Whether `socketcall(2)` is allowed: it hides the address family, so only programs that need it get it.
     pub(super) socketcall: bool,
+    /// Whether sockets that are not local ones are held back until the listener lets them through.
+    pub(super) gated: bool,
 }
 
 /// The calls of one architecture.
@@ -201,11 +206,14 @@ const FOREIGN: Option<Calls> = None;
 
 /// New mount, cgroup, UTS, IPC, user, PID and network namespaces.
 const NAMESPACE_FLAGS: u32 = 0x7e02_0000;
+/// Sockets that lead nowhere out of the machine.
+const AF_UNIX: u32 = 1;
 /// AF_ALG and AF_VSOCK reach kernel code that a build has no business with.
 const DENIED_FAMILIES: [u32; 2] = [38, 40];
 const PERSONALITIES: [u32; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const HOLD: u32 = libc::SECCOMP_RET_USER_NOTIF;
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const NOT_PERMITTED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
@@ -240,10 +248,12 @@ fn block(calls: &Calls, options: FilterOptions) -> Vec<sock_filter> {
         calls.clone,
         vec![load(FIRST_ARGUMENT), jump(libc::BPF_JSET, NAMESPACE_FLAGS, 0, 1), answer(NOT_PERMITTED), answer(ALLOW)],
     );
-    special(calls.socket, one_of(&DENIED_FAMILIES, NOT_PERMITTED, ALLOW));
-    special(calls.personality, one_of(&PERSONALITIES, ALLOW, NOT_PERMITTED));
+    let sockets = if options.gated { HOLD } else { ALLOW };
+    let families = DENIED_FAMILIES.map(|family| (family, NOT_PERMITTED)).into_iter().chain([(AF_UNIX, ALLOW)]);
+    special(calls.socket, by_value(families, sockets));
+    special(calls.personality, by_value(PERSONALITIES.into_iter().map(|value| (value, ALLOW)), NOT_PERMITTED));
     if let Some(number) = calls.socketcall {
-        special(number, vec![answer(if options.socketcall { ALLOW } else { NOT_PERMITTED })]);
+        special(number, vec![answer(if options.socketcall { sockets } else { NOT_PERMITTED })]);
     }
     // This also answers the x32 calls, whose numbers have bit 30 set.
     program.extend([jump(libc::BPF_JGT, NEWEST, 0, 1), answer(NO_SUCH_CALL)]);
@@ -259,10 +269,11 @@ fn block(calls: &Calls, options: FilterOptions) -> Vec<sock_filter> {
     program
 }
 
-/// Answers `found` when the first argument is one of the values.
-fn one_of(values: &[u32], found: u32, otherwise: u32) -> Vec<sock_filter> {
+/// Answers by the first argument.
+fn by_value(answers: impl IntoIterator<Item = (u32, u32)>, otherwise: u32) -> Vec<sock_filter> {
     let mut program = vec![load(FIRST_ARGUMENT)];
-    program.extend(values.iter().flat_map(|&value| [jump(libc::BPF_JEQ, value, 0, 1), answer(found)]));
+    let checks = |(value, found)| [jump(libc::BPF_JEQ, value, 0, 1), answer(found)];
+    program.extend(answers.into_iter().flat_map(checks));
     program.push(answer(otherwise));
     program
 }

@@ -28,13 +28,13 @@ fn run(program: &[sock_filter], architecture: u32, number: u32, argument: u64) -
 }
 
 fn native(number: i64, argument: u64) -> u32 {
-    let program = default_filter(FilterOptions { socketcall: false });
+    let program = default_filter(FilterOptions { socketcall: false, gated: false });
     run(&program, NATIVE.architecture, number as u32, argument)
 }
 
 #[test]
 fn fits_the_kernel_and_its_tables_are_sorted() {
-    assert!(default_filter(FilterOptions { socketcall: true }).len() < 4096);
+    assert!(default_filter(FilterOptions { socketcall: true, gated: true }).len() < 4096);
     for calls in [Some(&NATIVE), FOREIGN.as_ref()].into_iter().flatten() {
         assert!(calls.allowed.windows(2).all(|pair| pair[0].1 < pair[1].0));
         assert!(calls.allowed.iter().all(|range| range.0 <= range.1));
@@ -111,9 +111,28 @@ fn arguments_are_compared_as_the_kernel_reads_them() {
 }
 
 #[test]
+fn sockets_that_lead_out_wait_at_the_gate() {
+    let options = FilterOptions { socketcall: true, gated: true };
+    let (program, open) = (default_filter(options), default_filter(FilterOptions { gated: false, ..options }));
+    for calls in [Some(&NATIVE), FOREIGN.as_ref()].into_iter().flatten() {
+        let socket = |program, family| run(program, calls.architecture, calls.socket, family);
+        for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET, 0x7fff] {
+            assert_eq!(socket(&program, family as u64), HOLD, "{family}");
+            assert_eq!(socket(&open, family as u64), ALLOW, "{family}");
+        }
+        assert_eq!(socket(&program, libc::AF_UNIX as u64), ALLOW);
+        assert_eq!(socket(&program, libc::AF_VSOCK as u64), NOT_PERMITTED);
+        if let Some(number) = calls.socketcall {
+            assert_eq!(run(&program, calls.architecture, number, 1), HOLD);
+        }
+    }
+    assert_eq!(run(&program, NATIVE.architecture, libc::SYS_openat as u32, 0), ALLOW);
+}
+
+#[test]
 fn foreign_architectures_are_filtered_too() {
     for socketcall in [false, true] {
-        let program = default_filter(FilterOptions { socketcall });
+        let program = default_filter(FilterOptions { socketcall, gated: false });
         assert_eq!(run(&program, 0x1234, 0, 0), KILL);
         if let Some(calls) = FOREIGN {
             assert_eq!(run(&program, calls.architecture, 3, 0), ALLOW, "read");

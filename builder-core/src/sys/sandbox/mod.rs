@@ -34,6 +34,7 @@ mod command;
 mod devices;
 mod error;
 mod filter;
+mod gate;
 mod memory;
 mod mounts;
 mod placing;
@@ -41,6 +42,7 @@ mod plan;
 mod running;
 
 pub use error::{SandboxError, Stage};
+pub use gate::{AtGate, Gate};
 pub use running::{Exit, Running, spawn};
 
 /// One RUN step as the kernel sees it.
@@ -205,6 +207,9 @@ pub enum NetworkMode {
     Host,
     /// A namespace that exists, see [`PrivateNetwork`](super::network::PrivateNetwork).
     Namespace(Arc<OwnedFd>),
+    /// A namespace that is connected when the step wants a socket that is not a local one: see [`Running::take_gate`].
+    /// Only for [`SecurityMode::Sandbox`]; without its filter there is no gate.
+    Gated(Arc<OwnedFd>),
 }
 
 /// What a step may do.

@@ -46,7 +46,7 @@ impl Plan {
                 self.loopback = true;
             }
             NetworkMode::Host => {}
-            NetworkMode::Namespace(namespace) => {
+            NetworkMode::Namespace(namespace) | NetworkMode::Gated(namespace) => {
                 let namespace = duplicate(namespace.as_fd(), "the network namespace")?;
                 self.network = Some(self.own(namespace)?);
             }
@@ -103,7 +103,7 @@ impl Plan {
         let strict = strict.with_read_only(!insecure);
         let sys = match network {
             NetworkMode::Host => self.slot(host_sys(strict))?,
-            NetworkMode::None | NetworkMode::Namespace(_) => {
+            NetworkMode::None | NetworkMode::Namespace(_) | NetworkMode::Gated(_) => {
                 let slot = self.slot(None)?;
                 let otherwise = if in_user_namespace() {
                     Otherwise::Use { slot: self.slot(mount::bind_recursive(Path::new("/sys"), strict).ok())? }

@@ -10,8 +10,9 @@ use rustix::mount::MountAttrFlags;
 
 use super::error::SandboxError;
 use super::filter::{FilterOptions, default_filter};
+use super::gate::{self, Gate};
 use super::{Isolation, NetworkMode, Process, ResourceLimit, RootMount, SandboxSpec, SecurityMode};
-use crate::sys::call::Strings;
+use crate::sys::call::{LAST_DESCRIPTOR, Strings};
 use crate::sys::mount;
 
 /// Docker's fourteen default capabilities, `00000000a80425fb`.
@@ -44,6 +45,9 @@ pub(super) struct Plan {
     pub(super) report: RawFd,
     pub(super) limits: Vec<Limit>,
     pub(super) filter: Option<Vec<sock_filter>>,
+    /// Where the network is connected only when a socket is wanted: the other end of the gate, and the filter that
+    /// holds such calls back, in place of the one above.
+    pub(super) gate: Option<(RawFd, Vec<sock_filter>)>,
     pub(super) capabilities: Option<u64>,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -56,6 +60,16 @@ pub(super) struct Plan {
     pub(super) wipe: Vec<(usize, usize)>,
     /// Keeps every descriptor above open until the child has its copies.
     pub(super) owned: Vec<OwnedFd>,
+    /// What else is inherited: ranges of numbers, first and last.
+    pub(super) foreign: Vec<(RawFd, RawFd)>,
+}
+
+/// What stays with the caller of a step.
+pub(super) struct Ends {
+    /// The step's terminals, where it has mounts of its own.
+    pub(super) terminals: Option<OwnedFd>,
+    /// Where the step waits for the network.
+    pub(super) gate: Option<Gate>,
 }
 
 /// What happens before the old root goes.
@@ -104,10 +118,11 @@ pub(super) struct Limit {
 
 impl Plan {
     /// Prepares all but standard streams and pipes.
-    pub(super) fn new(spec: SandboxSpec) -> Result<(Self, Option<OwnedFd>), SandboxError> {
+    pub(super) fn new(spec: SandboxSpec) -> Result<(Self, Ends), SandboxError> {
         let mut plan = Self::default();
         plan.set_process(&spec.process)?;
         plan.set_security(spec.security, spec.x86_32_bit);
+        let gate = plan.make_gate(&spec)?;
         plan.set_limits(&spec.limits);
         plan.hostname = spec.hostname.as_bytes().to_vec();
         plan.wipe = own_strings();
@@ -118,7 +133,7 @@ impl Plan {
                 None
             }
         };
-        Ok((plan, terminals))
+        Ok((plan, Ends { terminals, gate }))
     }
 
     fn set_process(&mut self, process: &Process) -> Result<(), SandboxError> {
@@ -138,11 +153,24 @@ impl Plan {
     fn set_security(&mut self, security: SecurityMode, x86_32_bit: bool) {
         match security {
             SecurityMode::Sandbox => {
-                self.filter = Some(default_filter(FilterOptions { socketcall: x86_32_bit }));
+                self.filter = Some(default_filter(FilterOptions { socketcall: x86_32_bit, gated: false }));
                 self.capabilities = Some(DEFAULT_CAPABILITIES);
             }
             SecurityMode::Insecure => {}
         }
+    }
+
+    /// Makes the gate of a step whose network is not connected yet, and gives our side of it.
+    fn make_gate(&mut self, spec: &SandboxSpec) -> Result<Option<Gate>, SandboxError> {
+        match (&spec.network, spec.security) {
+            (NetworkMode::Gated(_), SecurityMode::Sandbox) => {}
+            (NetworkMode::Gated(_), SecurityMode::Insecure) => return Err(SandboxError::NeedsFilter),
+            (NetworkMode::None | NetworkMode::Host | NetworkMode::Namespace(_), _) => return Ok(None),
+        }
+        let (ours, inner) = gate::pair()?;
+        let filter = default_filter(FilterOptions { socketcall: spec.x86_32_bit, gated: true });
+        self.gate = Some((self.own(inner)?, filter));
+        Ok(Some(ours))
     }
 
     fn set_limits(&mut self, limits: &[ResourceLimit]) {
@@ -192,6 +220,13 @@ impl Plan {
         Ok(self.slots.len() - 1)
     }
 
+    /// Notes which descriptors the child closes at once, now that all others are planned. Locks are among them, which
+    /// would outlive a killed rbuild until the child has noticed.
+    pub(super) fn note_foreign(&mut self) {
+        let planned = self.owned.iter().map(AsRawFd::as_raw_fd).collect();
+        self.foreign = gaps(planned, 3);
+    }
+
     /// Keeps a descriptor, moved out of the way of the numbers the child gives its own.
     pub(super) fn own(&mut self, fd: OwnedFd) -> Result<RawFd, SandboxError> {
         let fd = if fd.as_raw_fd() < FIRST_FREE { duplicate(fd.as_fd(), "a descriptor")? } else { fd };
@@ -199,6 +234,14 @@ impl Plan {
         self.owned.push(fd);
         Ok(number)
     }
+}
+
+/// The ranges between numbers, from `first` on.
+fn gaps(mut numbers: Vec<RawFd>, first: RawFd) -> Vec<(RawFd, RawFd)> {
+    numbers.sort_unstable();
+    let starts = [first].into_iter().chain(numbers.iter().map(|number| number + 1));
+    let ends = numbers.iter().map(|number| number - 1).chain([LAST_DESCRIPTOR]);
+    starts.zip(ends).filter(|(start, end)| start <= end).collect()
 }
 
 /// The lowest number a planned descriptor has: the child puts its own at 0 to 3.
@@ -259,4 +302,16 @@ pub(super) fn is_directory(mount: &OwnedFd) -> bool {
 /// Text of a path for errors.
 pub(super) fn display(path: &CString) -> String {
     format!("`/{}`", OsString::from_vec(path.as_bytes().to_vec()).to_string_lossy().trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_between_planned_descriptors_is_foreign() {
+        assert_eq!(gaps(vec![], 3), [(3, RawFd::MAX)]);
+        assert_eq!(gaps(vec![9, 8, 12], 3), [(3, 7), (10, 11), (13, RawFd::MAX)]);
+        assert_eq!(gaps(vec![3, 4], 3), [(5, RawFd::MAX)]);
+    }
 }

@@ -14,6 +14,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::child::{self, ENDED, FAILED, REPORT_SIZE};
 use super::error::{SandboxError, Stage};
+use super::gate::Gate;
 use super::plan::{Plan, display};
 use super::{SandboxSpec, Stdio};
 use crate::sys::{call, pty};
@@ -54,6 +55,7 @@ pub struct Running {
     /// Closing it makes PID 1 end the step; the only thing that reaches all processes of a step without namespaces.
     life_line: Mutex<Option<OwnedFd>>,
     terminal: Option<OwnedFd>,
+    gate: Option<Gate>,
     program: OsString,
     reaped: Mutex<bool>,
     peak_bytes: AtomicU64,
@@ -67,14 +69,15 @@ pub struct Running {
 /// When something the step needs cannot be made.
 pub fn spawn(spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxError> {
     let program = spec.process.arguments.first().cloned().unwrap_or_default();
-    let (mut plan, terminals) = Plan::new(spec)?;
-    let terminal = set_streams(&mut plan, stdio, terminals.as_ref())?;
+    let (mut plan, ends) = Plan::new(spec)?;
+    let terminal = set_streams(&mut plan, stdio, ends.terminals.as_ref())?;
     let pipe =
         |what| pipe_with(PipeFlags::CLOEXEC).map_err(|error| SandboxError::Prepare { what, source: error.into() });
     let (report, report_end) = pipe("the report pipe")?;
     let (life_line_end, life_line) = pipe("the life line")?;
     plan.report = plan.own(report_end)?;
     plan.life_line = plan.own(life_line_end)?;
+    plan.note_foreign();
 
     // A signal handler of the caller must not run in the child.
     let mask = call::block_signals();
@@ -94,6 +97,7 @@ pub fn spawn(spec: SandboxSpec, stdio: Stdio) -> Result<Running, SandboxError> {
         report,
         life_line: Mutex::new(Some(life_line)),
         terminal,
+        gate: ends.gate,
         program,
         reaped: Mutex::new(false),
         peak_bytes: AtomicU64::new(0),
@@ -179,6 +183,13 @@ impl Running {
     #[must_use]
     pub fn take_terminal(&mut self) -> Option<OwnedFd> {
         self.terminal.take()
+    }
+
+    /// Where the step waits for its network ([`NetworkMode::Gated`](super::NetworkMode::Gated)), once. Watch it as long
+    /// as the step runs: without anybody there, the step can make no socket.
+    #[must_use]
+    pub fn take_gate(&mut self) -> Option<Gate> {
+        self.gate.take()
     }
 
     /// Waits for PID 1. The kernel lets it go only after all other processes of its namespace.
