@@ -46,6 +46,8 @@ pub enum ErrorKind {
     /// The Dockerfile can't be built as it is meant: a name that nothing has, a value that can't be.
     #[error("{message}")]
     Plan {
+        /// A stable name for what is wrong, in kebab case; `docs/errors.md` lists them.
+        code: &'static str,
         /// What is wrong.
         message: String,
         /// What to do about it; may be empty.
@@ -106,8 +108,13 @@ impl BuildError {
     }
 
     /// Reports something in the Dockerfile that can't be.
-    pub fn plan(message: impl Into<String>, help: impl Into<String>, span: Option<Range<usize>>) -> Self {
-        ErrorKind::Plan { message: message.into(), help: help.into(), span }.into()
+    pub fn plan(
+        code: &'static str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+        span: Option<Range<usize>>,
+    ) -> Self {
+        ErrorKind::Plan { code, message: message.into(), help: help.into(), span }.into()
     }
 
     /// Reports an option that can't be.

@@ -36,6 +36,55 @@ fn context(case: &Path) -> tempfile::TempDir {
     context
 }
 
+/// The codes that a source file gives to errors, tests left out.
+fn codes_in(text: &str) -> BTreeSet<String> {
+    let production = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let calls = ["Diagnostic::error(", ".error(", ".error_at(", "BuildError::plan(", ".warn(", "pub(crate) const "];
+    // A constant's value stands behind its name and type.
+    let production = production.replace(": &str = \"", "\"");
+    let behind = calls.iter().flat_map(|call| production.split(call).skip(1));
+    let is_name = |letter: char| letter.is_ascii_uppercase() || letter == '_' || letter.is_whitespace();
+    let literal = |rest: &str| Some(rest.trim_start_matches(is_name).strip_prefix('"')?.split_once('"')?.0.to_owned());
+    let is_code = |code: &String| {
+        code.contains('-')
+            && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+            && !code.starts_with('-')
+    };
+    behind.filter_map(literal).filter(is_code).collect()
+}
+
+/// The files of Rust below a folder.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_code_is_in_the_manual() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = vec![root.join("builder-core/src/plan/error.rs")];
+    for folder in ["dockerfile-parser/src/instruction", "builder-core/src/exec"] {
+        sources(&root.join(folder), &mut files);
+    }
+    for file in ["parse", "directive", "heredoc", "lexer"] {
+        files.push(root.join(format!("dockerfile-parser/src/{file}.rs")));
+    }
+    let texts = files.iter().map(|path| fs::read_to_string(path).expect("a source file"));
+    // A warning about a trigger, which is no error.
+    let codes: BTreeSet<String> =
+        texts.flat_map(|text| codes_in(&text)).filter(|code| code != "onbuild-trigger-fails").collect();
+    let manual = fs::read_to_string(root.join("docs/errors.md")).expect("the page of codes");
+    let rows = manual.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()));
+    let documented: BTreeSet<String> = rows.collect();
+    assert_eq!(codes, documented);
+}
+
 #[test]
 fn errors_name_cause_file_and_line() {
     let cases = cases();

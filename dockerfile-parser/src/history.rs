@@ -1,13 +1,13 @@
 //! The texts of an image's history (`created_by`), as BuildKit writes them.
 //!
-//! Values are handed in expanded. Instructions with a layer end in ` # buildkit`; ONBUILD leaves no entry.
+//! Values are handed in expanded. RUN, COPY and ADD end in ` # buildkit`; ONBUILD leaves no entry.
 
 use std::time::Duration;
 
 use crate::duration::format_duration;
 use crate::instruction::Healthcheck;
 
-/// What stands behind the text of every instruction.
+/// What stands behind the text of RUN, COPY and ADD.
 pub const SUFFIX: &str = " # buildkit";
 
 /// `RUN |2 a=1 b=2 /bin/sh -c make # buildkit`.
@@ -72,55 +72,31 @@ pub fn copy(parts: CopyParts<'_>) -> String {
     format!("{text} {}{SUFFIX}", parts.destination)
 }
 
-/// `ENV a=1 b=2 # buildkit`; a pair of the old form is `name value`.
-pub fn env(pairs: &[(String, String)], legacy: bool) -> String {
-    pairs_text("ENV", pairs, legacy)
+/// `ENV a=1 b=2`, and the same of LABEL; pairs of the old form too.
+pub fn pairs(keyword: &str, pairs: &[(String, String)]) -> String {
+    pairs.iter().fold(keyword.to_owned(), |text, (name, value)| format!("{text} {name}={value}"))
 }
 
-/// `LABEL a=1 b=2 # buildkit`; a pair of the old form is `name value`.
-pub fn label(pairs: &[(String, String)], legacy: bool) -> String {
-    pairs_text("LABEL", pairs, legacy)
-}
-
-fn pairs_text(keyword: &str, pairs: &[(String, String)], legacy: bool) -> String {
-    let delimiter = if legacy { " " } else { "=" };
-    let mut text = keyword.to_owned();
-    for (name, value) in pairs {
-        text.push_str(&format!(" {name}{delimiter}{value}"));
-    }
-    text + SUFFIX
-}
-
-/// `ARG a=1 b # buildkit`.
+/// `ARG a=1 b`: what the build takes the names for, not what stands in the file.
 pub fn arg(declarations: &[(String, Option<String>)]) -> String {
-    let words: Vec<String> = declarations
-        .iter()
-        .map(|(name, value)| value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}")))
-        .collect();
-    format!("ARG {}{SUFFIX}", words.join(" "))
+    declarations.iter().fold("ARG".to_owned(), |text, (name, value)| match value {
+        Some(value) => format!("{text} {name}={value}"),
+        None => format!("{text} {name}"),
+    })
 }
 
-/// `CMD ["a" "b"] # buildkit`; the keyword is `CMD` or `ENTRYPOINT`.
+/// `CMD ["a" "b"]`; the keyword is `CMD` or `ENTRYPOINT`.
 pub fn command(keyword: &str, arguments: &[String]) -> String {
-    format!("{keyword} {}{SUFFIX}", quoted_list(arguments))
+    let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
+    format!("{keyword} [{}]", words.join(" "))
 }
 
-/// `EXPOSE [80/tcp 443/tcp] # buildkit`, ports in the order of the instruction.
-pub fn expose(ports: &[String]) -> String {
-    format!("EXPOSE [{}]{SUFFIX}", ports.join(" "))
+/// `EXPOSE [80/tcp 443/tcp]`, `VOLUME [/a /b]`, `SHELL [/bin/sh -c]`.
+pub fn list(keyword: &str, words: &[String]) -> String {
+    format!("{keyword} [{}]", words.join(" "))
 }
 
-/// `VOLUME [/a /b] # buildkit`.
-pub fn volume(paths: &[String]) -> String {
-    format!("VOLUME [{}]{SUFFIX}", paths.join(" "))
-}
-
-/// `SHELL [/bin/sh -c] # buildkit`.
-pub fn shell(shell: &[String]) -> String {
-    format!("SHELL [{}]{SUFFIX}", shell.join(" "))
-}
-
-/// `HEALTHCHECK &{["CMD" "a"] "5s" "0s" "0s" "0s" '\x03'} # buildkit`.
+/// `HEALTHCHECK {Test:[CMD a] Interval:5s Timeout:0s StartPeriod:0s StartInterval:0s Retries:3}`.
 pub fn healthcheck(check: &Healthcheck) -> String {
     let (times, retries) = match check {
         Healthcheck::None => ([Duration::ZERO; 4], 0),
@@ -128,20 +104,13 @@ pub fn healthcheck(check: &Healthcheck) -> String {
             ([command.interval, command.timeout, command.start_period, command.start_interval], command.retries)
         }
     };
-    let times =
-        times.map(|time| format!("\"{}\"", format_duration(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))));
-    let retries = quoted_char(retries);
-    format!("HEALTHCHECK &{{{} {} {retries}}}{SUFFIX}", quoted_list(&check.test()), times.join(" "))
-}
-
-/// `WORKDIR /dir`, `USER u`, `STOPSIGNAL s`, `MAINTAINER m`, with the suffix.
-pub fn plain(keyword: &str, value: &str) -> String {
-    format!("{keyword} {value}{SUFFIX}")
-}
-
-fn quoted_list(list: &[String]) -> String {
-    let words: Vec<String> = list.iter().map(|word| quoted(word)).collect();
-    format!("[{}]", words.join(" "))
+    let [interval, timeout, start_period, start_interval] =
+        times.map(|time| format_duration(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
+    let test = check.test().join(" ");
+    format!(
+        "HEALTHCHECK {{Test:[{test}] Interval:{interval} Timeout:{timeout} StartPeriod:{start_period} \
+         StartInterval:{start_interval} Retries:{retries}}}"
+    )
 }
 
 /// A string as Go's `%q` prints it.
@@ -154,17 +123,6 @@ pub fn quoted(text: &str) -> String {
         }
     }
     out.push('"');
-    out
-}
-
-fn quoted_char(code: u32) -> String {
-    let mut out = "'".to_owned();
-    match char::from_u32(code) {
-        Some('\'') => out.push_str("\\'"),
-        Some(ch) => push_escaped(&mut out, ch),
-        None => out.push('\u{fffd}'),
-    }
-    out.push('\'');
     out
 }
 
@@ -200,10 +158,14 @@ mod tests {
         assert_eq!(run(&[], &owned(&["x"])), "RUN x # buildkit");
         let parts = CopyParts { chown: "a:b", sources: &owned(&["s"]), destination: "d", ..CopyParts::default() };
         assert_eq!(copy(parts), "COPY --chown=a:b s d # buildkit");
-        assert_eq!(command("CMD", &owned(&["a\n", "\"é\u{1}"])), "CMD [\"a\\n\" \"\\\"é\\x01\"] # buildkit");
-        assert_eq!(env(&[("A".into(), "b".into())], false), "ENV A=b # buildkit");
-        assert_eq!(arg(&[("A".into(), None), ("B".into(), Some("c".into()))]), "ARG A B=c # buildkit");
-        let none = "HEALTHCHECK &{[\"NONE\"] \"0s\" \"0s\" \"0s\" \"0s\" '\\x00'} # buildkit";
+        let here = CopyParts { add: true, heredocs: &owned(&["EOF"]), destination: "d", ..CopyParts::default() };
+        assert_eq!(copy(here), "ADD <<EOF d # buildkit");
+        assert_eq!(command("CMD", &owned(&["a\n", "\"é\u{1}"])), "CMD [\"a\\n\" \"\\\"é\\x01\"]");
+        assert_eq!(command("ENTRYPOINT", &[]), "ENTRYPOINT []");
+        assert_eq!(pairs("ENV", &[("A".into(), "b c".into()), ("D".into(), String::new())]), "ENV A=b c D=");
+        assert_eq!(arg(&[("A".into(), None), ("B".into(), Some("c".into()))]), "ARG A B=c");
+        assert_eq!(list("SHELL", &owned(&["/bin/sh", "-c"])), "SHELL [/bin/sh -c]");
+        let none = "HEALTHCHECK {Test:[NONE] Interval:0s Timeout:0s StartPeriod:0s StartInterval:0s Retries:0}";
         assert_eq!(healthcheck(&Healthcheck::None), none);
     }
 }

@@ -46,26 +46,26 @@ const NAMES: [(&str, u8); 36] = [
     ("RTMAX", 64),
 ];
 
-/// The number of a signal: a number from 1 on, or a name in any case, with or without `SIG`; the realtime signals
+/// The number of a signal: any number but 0, or a name in any case, with or without `SIG`; the realtime signals
 /// are `RTMIN` to `RTMIN+15` and `RTMAX-14` to `RTMAX`.
 ///
 /// # Errors
 ///
 /// Fails for 0 and for what is neither a number nor a known name.
-pub fn parse_signal(text: &str) -> Result<u32, SignalError> {
+pub fn parse_signal(text: &str) -> Result<i32, SignalError> {
     let invalid = || SignalError(text.to_owned());
-    // A number is not checked against what the system knows.
+    // COMPAT(buildkit): any number but 0 is taken, a negative one too.
     if let Ok(number) = text.parse::<i32>() {
-        return u32::try_from(number).ok().filter(|number| *number != 0).ok_or_else(invalid);
+        return Some(number).filter(|number| *number != 0).ok_or_else(invalid);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     if let Some((_, number)) = NAMES.iter().find(|(known, _)| *known == name) {
-        return Ok(u32::from(*number));
+        return Ok(i32::from(*number));
     }
-    let offset = |digits: &str, most: u32| {
+    let offset = |digits: &str, most: i32| {
         let plain = !digits.starts_with(['0', '+', '-']);
-        digits.parse::<u32>().ok().filter(|number| plain && (1..=most).contains(number)).ok_or_else(invalid)
+        digits.parse::<i32>().ok().filter(|number| plain && (1..=most).contains(number)).ok_or_else(invalid)
     };
     if let Some(digits) = name.strip_prefix("RTMIN+") {
         return offset(digits, 15).map(|number| 34 + number);
@@ -104,7 +104,7 @@ mod tests {
             ("RTMAX-14", Some(50)),
             ("rtmin", Some(34)),
             ("0", None),
-            ("-1", None),
+            ("-1", Some(-1)),
             ("SIGNOPE", None),
             ("SIGRTMIN+16", None),
             ("SIGRTMIN+03", None),

@@ -149,6 +149,7 @@ pub(super) fn planned<T>(
                 return Err(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
             }
             planning::check_syntax(&dockerfile, &options.build_args)?;
+            finish::makes_index(options)?;
             let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), &name);
             build.carry = Arc::clone(&carry);
             let targets = build.plan(&dockerfile)?;

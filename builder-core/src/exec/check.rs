@@ -123,7 +123,7 @@ pub(crate) fn warn(build: &Build<'_>, dockerfile: &Dockerfile, diagnostics: &Dia
         Some(error) if asked(lint_options(build.options, dockerfile)?) && error.lines.is_none() => {
             let first = outcome.warnings.iter().find(|found| found.group == RuleGroup::BuildKit);
             let help = "`error=true` of the check directive asks for this; `rbuild check` explains each finding";
-            Err(BuildError::plan(error.message, help, first.and_then(place)))
+            Err(BuildError::plan("check-failed", error.message, help, first.and_then(place)))
         }
         _ => Ok(()),
     }
@@ -136,7 +136,9 @@ fn lint_options(options: &BuildOptions, dockerfile: &Dockerfile) -> Result<LintO
         (None, Some(directive)) => (directive.value.as_str(), Some(directive.span.range())),
         (None, None) => ("", None),
     };
-    LintOptions::parse(text).map_err(|error| BuildError::plan(format!("cannot read `check={text}`: {error}"), "", span))
+    LintOptions::parse(text).map_err(|error| {
+        BuildError::plan("invalid-check-directive", format!("cannot read `check={text}`: {error}"), "", span)
+    })
 }
 
 fn lint_build(
@@ -155,7 +157,7 @@ fn lint_build(
     let looks_at_files = matches!(look, Look::Check(CheckOptions { rules: RuleSet::All, .. }));
     let ignore_file = if looks_at_files { ignore_file(build) } else { None };
     let context = LintContext {
-        predefined_args: plan::predefined_args(&options),
+        predefined_args: plan::predefined_args(dockerfile, &options),
         target: options.target.as_deref(),
         all_stages: options.target.is_none() && matches!(look, Look::Check(_)),
         target_platform: &options.platform.to_string(),

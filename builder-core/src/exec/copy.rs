@@ -307,14 +307,9 @@ impl StageRun<'_, '_> {
     }
 
     /// Warns by a named rule, or refuses where the user wants that.
-    pub(crate) fn warn(&self, rule: &str, message: String, help: &str, step: &Step) -> Result<(), BuildError> {
+    pub(crate) fn warn(&self, rule: &'static str, message: String, help: &str, step: &Step) -> Result<(), BuildError> {
         if self.build.options.strict {
-            return Err(ErrorKind::Plan {
-                message: format!("{message} ({rule})"),
-                help: help.to_owned(),
-                span: step.span.clone(),
-            }
-            .into());
+            return Err(ErrorKind::Plan { code: rule, message, help: help.to_owned(), span: step.span.clone() }.into());
         }
         self.build.events.event(Event::Warning(Warning {
             rule: rule.to_owned(),
@@ -366,9 +361,9 @@ fn digest_of(found: &Found) -> String {
 /// Adds what ADD's flags say to a git source.
 fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::GitSource, BuildError> {
     if let Some(keep) = add.keep_git_dir {
-        if source.keep_git_dir.is_some() {
+        if source.keep_git_dir.is_some_and(|own| own != keep) {
             return Err(BuildError::usage(
-                "the source says itself whether `.git` is kept, and so does --keep-git-dir",
+                "the source says itself whether `.git` is kept, and --keep-git-dir says otherwise",
                 "remove one of them",
             ));
         }

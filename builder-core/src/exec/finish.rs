@@ -1,19 +1,23 @@
 //! The end of a build: configuration, manifest, names, outputs, push.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::build::{Build, BuildResult, BuiltImage, StageKey};
 use super::carry;
 use super::layers::{Layers, in_parallel};
-use super::options::{Destination, Output, OutputKind};
+use super::options::{BuildOptions, Destination, Output, OutputKind};
 use super::stage::StageResult;
 use crate::error::{BuildError, During};
-use crate::image::{self, ArchiveFormat, ArchiveOptions, AssembleOptions};
-use crate::oci::{Descriptor, Digest, History, ImageConfig};
+use crate::image::{self, AnnotationLevel, ArchiveFormat, ArchiveOptions, AssembleOptions};
+use crate::oci::{Descriptor, Digest, History, ImageConfig, Platform};
 use crate::progress::Event;
 use crate::reference::Reference;
 use crate::registry::{self, BlobSource, PushOptions};
+
+/// The build argument that asks for an index of one image, or forbids one.
+const MULTI_PLATFORM_ARG: &str = "BUILDKIT_MULTI_PLATFORM";
 
 /// Makes images of the targets, and puts them where they were wanted.
 pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
@@ -30,10 +34,12 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
         };
         if build.makes_image() {
             let layers = in_parallel(&result.stack, |layer| build.layers.blob(layer, build.options.compression))?;
-            let options =
-                AssembleOptions { annotations: carry::inline_annotation(build, *key), ..AssembleOptions::default() };
-            let manifest = image::assemble(build.layers.store(), &built.config, &layers, &options)
+            let mut annotations = annotations(build, AnnotationLevel::Manifest, &built.platform);
+            annotations.extend(carry::inline_annotation(build, *key));
+            let options = AssembleOptions { annotations, ..AssembleOptions::default() };
+            let mut manifest = image::assemble(build.layers.store(), &built.config, &layers, &options)
                 .during(|| "put the image together".to_owned())?;
+            manifest.annotations = self::annotations(build, AnnotationLevel::ManifestDescriptor, &built.platform);
             built.config_digest = Some(Digest::of(&built.config.to_json()));
             built.manifest = Some(manifest.clone());
             manifests.push(manifest);
@@ -42,11 +48,8 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
     }
     let manifest = match &manifests[..] {
         [] => None,
-        [only] => Some(only.clone()),
-        several => Some(
-            image::assemble_index(build.layers.store(), several, &AssembleOptions::default())
-                .during(|| "put the index together".to_owned())?,
-        ),
+        [only] if !makes_index(build.options)? => Some(only.clone()),
+        several => Some(index(build, several)?),
     };
     if let Some(manifest) = &manifest {
         name(build, manifest)?;
@@ -63,6 +66,47 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
         build.events.event(Event::Built { manifest: manifest.digest, config });
     }
     Ok(BuildResult { manifest, images })
+}
+
+/// Whether an index is made of one manifest too: for what BUILDKIT_MULTI_PLATFORM says, or to annotate it.
+///
+/// # Errors
+/// When the argument is no truth value, or forbids the index that several platforms take.
+pub(crate) fn makes_index(options: &BuildOptions) -> Result<bool, BuildError> {
+    let annotated = options.annotations.iter().any(|annotation| annotation.level.needs_index());
+    match asks_for_index(options)? {
+        Some(false) if options.platforms.len() > 1 => Err(BuildError::usage(
+            format!("the build argument {MULTI_PLATFORM_ARG} says no to several platforms, and several were asked for"),
+            "leave the argument out, or build for one platform",
+        )),
+        asked => Ok(asked == Some(true) || annotated),
+    }
+}
+
+fn asks_for_index(options: &BuildOptions) -> Result<Option<bool>, BuildError> {
+    match options.build_args.get(MULTI_PLATFORM_ARG).map(String::as_str) {
+        None | Some("") => Ok(None),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
+        Some(value) => Err(BuildError::usage(
+            format!("the build argument {MULTI_PLATFORM_ARG} is `{value}`, which is no truth value"),
+            "write true or false",
+        )),
+    }
+}
+
+fn annotations(build: &Build<'_>, level: AnnotationLevel, platform: &Platform) -> BTreeMap<String, String> {
+    image::annotations_of(&build.options.annotations, level, platform)
+}
+
+fn index(build: &Build<'_>, manifests: &[Descriptor]) -> Result<Descriptor, BuildError> {
+    let platform = build.target_platform();
+    let annotations = |level| annotations(build, level, &platform);
+    let options = AssembleOptions { annotations: annotations(AnnotationLevel::Index), ..AssembleOptions::default() };
+    let mut index = image::assemble_index(build.layers.store(), manifests, &options)
+        .during(|| "put the index together".to_owned())?;
+    index.annotations = annotations(AnnotationLevel::IndexDescriptor);
+    Ok(index)
 }
 
 /// Fills in what is known only now: layers, and the times of entries that made no layer.
@@ -142,7 +186,8 @@ fn write_output(
             for key in targets {
                 let result = build.stage_result(key.platform, key.stage)?;
                 let view = build.layers.view_with_files(&result.stack)?;
-                let folder = (targets.len() > 1).then(|| build.platforms()[key.platform].to_string().replace('/', "_"));
+                let split = targets.len() > 1 || asks_for_index(build.options)? == Some(true);
+                let folder = split.then(|| build.platforms()[key.platform].to_string().replace('/', "_"));
                 write_files(output, &view, folder.as_deref()).during(action)?;
             }
             Ok(())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::carry::{CacheSource, CacheTarget};
+use crate::image::Annotation;
 use crate::layer::Compression;
 use crate::oci::Platform;
 use crate::plan::NetworkChoice;
@@ -177,6 +178,8 @@ pub struct BuildOptions {
     pub build_args: BTreeMap<String, String>,
     /// Labels, which win over the Dockerfile's.
     pub labels: BTreeMap<String, String>,
+    /// Annotations of manifests and indexes.
+    pub annotations: Vec<Annotation>,
     /// Named contexts, by name.
     pub named_contexts: BTreeMap<String, NamedContext>,
     /// Secrets, by id.
@@ -254,6 +257,7 @@ impl BuildOptions {
             target: None,
             build_args: BTreeMap::new(),
             labels: BTreeMap::new(),
+            annotations: Vec::new(),
             named_contexts: BTreeMap::new(),
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),

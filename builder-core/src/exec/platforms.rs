@@ -23,6 +23,7 @@ impl Build<'_> {
             let name = &plan.name;
             let Some(emulator) = emulator(&platform.architecture) else {
                 return Err(BuildError::plan(
+                    "emulator-missing",
                     format!(
                         "the stage `{name}` runs commands for {platform}, and this machine runs programs for {host}"
                     ),
@@ -35,6 +36,7 @@ impl Build<'_> {
             };
             if let Some(why) = unusable(&emulator) {
                 return Err(BuildError::plan(
+                    "emulator-unusable",
                     format!(
                         "the stage `{name}` runs commands for {platform}, and the emulator `{}` can't run in a step: \
                          {why}",

@@ -1,6 +1,7 @@
 //! Images: manifests, layouts, archives, and what is made of a finished build.
 //!
 //! ```text
+//! annotation what a user adds to manifests and indexes
 //! manifest   documents: manifests and indexes, read strictly, and choosing one for a platform
 //! assemble   configuration + layers -> manifest in the store; manifests -> index
 //! stored     an image in the store, read whole
@@ -14,6 +15,7 @@
 //!
 //! Everything written is a pure function of what goes in: sorted keys, sorted entries, no clock, no names of users.
 
+mod annotation;
 mod archive;
 mod assemble;
 mod error;
@@ -25,6 +27,7 @@ mod output;
 mod rootfs;
 mod stored;
 
+pub use annotation::{Annotation, AnnotationLevel, annotations_of};
 pub use archive::{ArchiveFormat, ArchiveOptions, export_archive, export_folder, write_archive};
 pub use assemble::{AssembleOptions, MediaTypes, assemble, assemble_index};
 pub use error::ImageError;

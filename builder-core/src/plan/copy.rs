@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rbuild_dockerfile::chmod::ChmodSpec;
 use rbuild_dockerfile::instruction::{Add as AddInstruction, Copy as CopyInstruction};
 use rbuild_dockerfile::word::expand_heredoc;
-use rbuild_dockerfile::{Heredoc, Word};
+use rbuild_dockerfile::{Heredoc, Word, history};
 
-use super::error::PlanError;
+use super::error::{PlanError, code};
 use super::stage::Walk;
 use super::step::{Action, Add, Copy, CopySource, Source};
 
@@ -19,7 +19,7 @@ impl Walk<'_> {
             let mut body = heredoc.content();
             if heredoc.word.expand {
                 body = expand_heredoc(&body, &self.lookup())
-                    .map_err(|e| PlanError::new(e.to_string(), heredoc.span))?
+                    .map_err(|e| PlanError::new(code::EXPANSION, e.to_string(), heredoc.span))?
                     .text;
             }
             sources.push(CopySource::Heredoc { name: heredoc.name().to_owned(), body: Arc::from(body) });
@@ -36,9 +36,8 @@ impl Walk<'_> {
         for word in &copy.sources {
             let path = self.expanded(word)?;
             if is_remote(&path) {
-                return Err(
-                    PlanError::new(format!("source can't be a URL for COPY: `{path}`"), word.span).with_help("use ADD")
-                );
+                let message = format!("source can't be a URL for COPY: `{path}`");
+                return Err(PlanError::new(code::COPY_URL, message, word.span).with_help("use ADD"));
             }
             sources.push(CopySource::Path(path));
         }
@@ -47,11 +46,7 @@ impl Walk<'_> {
         let mut action = self.copy_action(from, sources, &copy.destination, &flags)?;
         action.link = copy.link && action.chmod.is_none();
         action.parents = copy.parents;
-        let mut shown = String::new();
-        if copy.parents {
-            shown.push_str(" --parents");
-        }
-        self.finish_copy("COPY", &shown, action, copy.from.as_ref(), span);
+        self.finish_copy(action, copy.from.as_ref(), span);
         self.note_heredocs(&copy.heredocs);
         Ok(())
     }
@@ -65,7 +60,7 @@ impl Walk<'_> {
         }
         let wrong = |message: &str| {
             let span = add.checksum.as_ref().map_or(add.destination.span, |w| w.span);
-            PlanError::new(message, span)
+            PlanError::new(code::CHECKSUM, message, span)
         };
         if checksum.is_some() {
             if sources.len() + add.heredocs.len() != 1 {
@@ -80,7 +75,7 @@ impl Walk<'_> {
         let mut action = self.copy_action(Source::Context, sources, &add.destination, &flags)?;
         action.link = add.link && action.chmod.is_none();
         action.add = Some(Add { unpack: add.unpack, checksum, keep_git_dir: add.keep_git_dir });
-        self.finish_copy("ADD", "", action, None, span);
+        self.finish_copy(action, None, span);
         self.note_heredocs(&add.heredocs);
         Ok(())
     }
@@ -95,7 +90,7 @@ impl Walk<'_> {
         let chmod_text = self.expanded_option(flags.chmod)?;
         let chmod = match (&chmod_text, flags.chmod) {
             (Some(text), Some(word)) => {
-                Some(ChmodSpec::parse(text).map_err(|e| PlanError::new(e.to_string(), word.span))?)
+                Some(ChmodSpec::parse(text).map_err(|e| PlanError::new(code::CHMOD, e.to_string(), word.span))?)
             }
             _ => None,
         };
@@ -104,7 +99,7 @@ impl Walk<'_> {
             sources,
             destination: self.expanded(destination)?,
             working_dir: self.working_dir(),
-            chown: self.expanded_option(flags.chown)?.filter(|c| !c.is_empty()),
+            chown: self.expanded_option(flags.chown)?,
             chmod,
             chmod_text,
             link: false,
@@ -114,32 +109,29 @@ impl Walk<'_> {
         })
     }
 
-    fn finish_copy(
-        &mut self,
-        keyword: &str,
-        flags: &str,
-        action: Copy,
-        from: Option<&Word>,
-        span: Option<Range<usize>>,
-    ) {
-        let paths: Vec<&str> = action
-            .sources
-            .iter()
-            .map(|source| match source {
-                CopySource::Path(path) | CopySource::Remote(path) => path.as_str(),
-                CopySource::Heredoc { name, .. } => name.as_str(),
-            })
-            .collect();
-        let mut text = format!("{keyword}{flags}");
-        for (flag, value) in [("chown", &action.chown), ("chmod", &action.chmod_text)] {
-            if let Some(value) = value {
-                text.push_str(&format!(" --{flag}={value}"));
+    fn finish_copy(&mut self, action: Copy, from: Option<&Word>, span: Option<Range<usize>>) {
+        let (mut sources, mut heredocs) = (Vec::new(), Vec::new());
+        for source in &action.sources {
+            match source {
+                CopySource::Path(path) | CopySource::Remote(path) => sources.push(path.clone()),
+                CopySource::Heredoc { name, .. } => heredocs.push(name.clone()),
             }
         }
-        let operands = format!("{} {}", paths.join(" "), action.destination);
-        let history = self.history(format!("{text} {operands} # buildkit"), false);
-        let from = from.map_or_else(String::new, |word| format!(" --from={}", word.text));
-        self.step(format!("{text}{from} {operands}"), span, Action::Copy(Box::new(action)), history);
+        let text = history::copy(history::CopyParts {
+            add: action.add.is_some(),
+            parents: action.parents,
+            chown: action.chown.as_deref().unwrap_or_default(),
+            chmod: action.chmod_text.as_deref().unwrap_or_default(),
+            sources: &sources,
+            heredocs: &heredocs,
+            destination: &action.destination,
+        });
+        let mut name = text.strip_suffix(history::SUFFIX).unwrap_or(&text).to_owned();
+        if let Some(from) = from {
+            name.insert_str("COPY".len(), &format!(" --from={}", from.text));
+        }
+        let history = self.history(text, false);
+        self.step(name, span, Action::Copy(Box::new(action)), history);
     }
 }
 

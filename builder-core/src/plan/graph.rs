@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use rbuild_dockerfile::word::expand;
 use rbuild_dockerfile::{Dockerfile, Instruction, Span, Stage, Word};
 
-use super::error::PlanError;
-use super::stage::{StageState, plan_stage};
+use super::arguments::{global_variables, unused_args};
+use super::error::{PlanError, code};
+use super::source::{external_source, named_context};
+use super::stage::plan_stage;
+use super::state::StageState;
 use super::step::{NetworkChoice, Source, StageIndex, StagePlan};
+use super::target::{find_target, set_platform};
 use super::variables::Variables;
 use crate::oci::{ImageConfig, Platform};
-use crate::reference::{Reference, ReferenceError};
 
 /// What planning depends on besides the Dockerfile.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub struct PlanOptions {
     pub target: Option<String>,
     /// The platform to build for.
     pub platform: Platform,
+    /// Who chose it.
+    pub platform_choice: PlatformChoice,
     /// The platform of this machine.
     pub build_platform: Platform,
     /// The names of named contexts.
@@ -29,6 +34,15 @@ pub struct PlanOptions {
     pub labels: BTreeMap<String, String>,
     /// The network of RUN steps that don't choose one.
     pub network: NetworkChoice,
+}
+
+/// Who chose the platform that is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlatformChoice {
+    /// The caller: the image says that it is for this platform, whatever its base is for.
+    Asked,
+    /// Nobody, so it is this machine's: the image is for what its base is for.
+    Machine,
 }
 
 /// The stages to build, each after those that it needs.
@@ -78,7 +92,11 @@ pub fn plan(
         open: Vec::new(),
         needs: BTreeMap::new(),
     };
-    planner.heads = dockerfile.stages.iter().enumerate().map(|(i, s)| planner.head(i, s)).collect();
+    for (index, stage) in dockerfile.stages.iter().enumerate() {
+        let head = planner.head(index, stage)?;
+        planner.heads.push(head);
+    }
+    planner.check_names()?;
     planner.visit(target)?;
     if !planner.needs.is_empty() {
         let needed = planner.needs.into_iter().map(|(source, span)| Needed { source, span: Some(span) });
@@ -89,6 +107,9 @@ pub fn plan(
         planner.order.iter().filter_map(|index| done.remove(index)).flatten().map(|state| state.plan).collect();
     if let Some(stage) = stages.iter_mut().find(|stage| stage.index == target) {
         stage.config.config.labels.extend(options.labels.clone());
+        if options.platform_choice == PlatformChoice::Asked {
+            set_platform(&mut stage.config, &options.platform);
+        }
     }
     let unused_args = unused_args(dockerfile, options);
     Ok(Outcome::Plan(Plan { stages, target, source_date_epoch, unused_args }))
@@ -113,6 +134,7 @@ pub struct Needed {
 }
 
 /// The first line of a stage, expanded.
+#[derive(Clone)]
 struct Head {
     base: Source,
     platform: Platform,
@@ -123,7 +145,8 @@ struct Planner<'a> {
     options: &'a PlanOptions,
     configs: &'a BTreeMap<Source, ImageConfig>,
     globals: Variables,
-    heads: Vec<Result<Head, PlanError>>,
+    /// Of the stages so far; each only looks at those before it.
+    heads: Vec<Head>,
     /// `None` for a stage whose base is not known yet.
     done: BTreeMap<StageIndex, Option<StageState>>,
     order: Vec<StageIndex>,
@@ -132,28 +155,30 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Expands a FROM line. Its faults count only where the stage is needed.
+    /// Expands a FROM line. Its faults count in stages that nothing needs too.
     fn head(&self, index: usize, stage: &Stage) -> Result<Head, PlanError> {
         let escape = self.dockerfile.escape();
         let lookup = |name: &str| self.globals.value(name).map(str::to_owned);
         let expanded = |word: &Word| {
-            expand(&word.text, escape, &lookup).map(|e| e.text).map_err(|e| PlanError::new(e.to_string(), word.span))
+            expand(&word.text, escape, &lookup)
+                .map(|e| e.text)
+                .map_err(|e| PlanError::new(code::EXPANSION, e.to_string(), word.span))
         };
         let base_name = expanded(&stage.base)?;
         if base_name.is_empty() {
-            return Err(PlanError::new(
-                format!("base name (`{}`) should not be blank", stage.base.text),
-                stage.base.span,
-            )
-            .with_help("give the argument a default, or hand it over with --build-arg"));
+            let message = format!("base name (`{}`) should not be blank", stage.base.text);
+            return Err(PlanError::new(code::BLANK_BASE_NAME, message, stage.base.span)
+                .with_help("give the argument a default, or hand it over with --build-arg"));
         }
         let mut platform = None;
         if let Some(word) = &stage.platform {
             let text = expanded(word)?;
             if text.is_empty() {
-                return Err(PlanError::new(format!("empty platform value from expression `{}`", word.text), word.span));
+                let message = format!("empty platform value from expression `{}`", word.text);
+                return Err(PlanError::new(code::PLATFORM, message, word.span));
             }
-            platform = Some(text.parse::<Platform>().map_err(|e| PlanError::new(e.to_string(), word.span))?);
+            let wrong = |e: crate::oci::PlatformError| PlanError::new(code::PLATFORM, e.to_string(), word.span);
+            platform = Some(text.parse::<Platform>().map_err(wrong)?);
         }
         let wanted = platform.unwrap_or_else(|| self.options.platform.clone());
         if let Some(name) = &stage.name
@@ -162,14 +187,11 @@ impl Planner<'_> {
             return Ok(Head { base: Source::Named(context), platform: wanted });
         }
         if base_name == "scratch" {
-            return Ok(Head { base: Source::Scratch, platform: wanted });
+            // COMPAT(buildkit): what is made from nothing is for the target, whatever --platform says.
+            return Ok(Head { base: Source::Scratch, platform: self.options.platform.clone() });
         }
         if let Some(earlier) = self.earlier_stage(&base_name, index, Case::Exact) {
-            let platform = match &self.heads.get(earlier.0) {
-                Some(Ok(head)) => head.platform.clone(),
-                _ => wanted,
-            };
-            return Ok(Head { base: Source::Stage(earlier), platform });
+            return Ok(Head { base: Source::Stage(earlier), platform: self.heads[earlier.0].platform.clone() });
         }
         let base = self.external(&base_name, &wanted, stage.base.span)?;
         Ok(Head { base, platform: wanted })
@@ -178,7 +200,7 @@ impl Planner<'_> {
     /// A named context or an image.
     fn external(&self, name: &str, platform: &Platform, span: Span) -> Result<Source, PlanError> {
         external_source(&self.options.named_contexts, name, platform).map_err(|e| {
-            let error = PlanError::new(format!("failed to parse stage name `{name}`: {e}"), span);
+            let error = PlanError::new(code::BASE_NAME, format!("failed to parse stage name `{name}`: {e}"), span);
             match self.similar_stage(name) {
                 Some(similar) => error.with_help(format!("there is a stage named `{similar}`")),
                 None => error,
@@ -210,27 +232,12 @@ impl Planner<'_> {
         span: Span,
     ) -> Result<Source, PlanError> {
         if name.contains('$') {
-            return Err(PlanError::new("variable expansion is not supported for --from", span)
+            let message = "variable expansion is not supported for --from";
+            return Err(PlanError::new(code::VARIABLE_IN_FROM, message, span)
                 .with_help("define a new stage with FROM using ARG from global scope, and copy from that"));
         }
         if let Ok(number) = name.parse::<usize>() {
-            let count = self.dockerfile.stages.len();
-            if number >= count {
-                return Err(PlanError::new(
-                    format!(
-                        "invalid stage index {number}: stages are counted from 0, and the last one is {}",
-                        count - 1
-                    ),
-                    span,
-                ));
-            }
-            if number >= within.0 {
-                return Err(PlanError::new(
-                    format!("circular or forward reference to stage {number}: a stage can only use earlier ones"),
-                    span,
-                ));
-            }
-            return Ok(Source::Stage(StageIndex(number)));
+            return self.numbered_stage(number, within, span);
         }
         if let Some(context) = self.named_context(name) {
             return Ok(Source::Named(context));
@@ -238,17 +245,54 @@ impl Planner<'_> {
         if let Some(stage) = self.earlier_stage(name, within.0, Case::Any) {
             return Ok(Source::Stage(stage));
         }
-        let own = self.dockerfile.stages[within.0].name.as_deref() == Some(&name.to_lowercase());
-        if own {
-            return Err(PlanError::new(format!("circular dependency: stage `{name}` copies from itself"), span));
+        let lower = name.to_lowercase();
+        if self.dockerfile.stages[within.0].name.as_deref() == Some(&lower) {
+            let message = format!("circular dependency: stage `{name}` copies from itself");
+            return Err(PlanError::new(code::CIRCULAR, message, span));
+        }
+        if self.dockerfile.stages.iter().any(|stage| stage.name.as_deref() == Some(&lower)) {
+            let message = format!("cannot copy from stage `{name}`, it needs to be defined before current stage");
+            return Err(PlanError::new(code::LATER_STAGE, message, span)
+                .with_help("a stage can only use stages before it: move it up"));
         }
         if name == "scratch" {
             return Ok(Source::Scratch);
         }
-        self.external(name, platform, span).map_err(|error| {
-            let later = self.dockerfile.stages.iter().any(|s| s.name.as_deref() == Some(&name.to_lowercase()));
-            if later { error.with_help("a stage can only use stages before it") } else { error }
-        })
+        self.external(name, platform, span)
+    }
+
+    fn numbered_stage(&self, number: usize, within: StageIndex, span: Span) -> Result<Source, PlanError> {
+        let count = self.dockerfile.stages.len();
+        if number >= count {
+            let message =
+                format!("invalid stage index {number}: stages are counted from 0, and the last one is {}", count - 1);
+            return Err(PlanError::new(code::STAGE_INDEX, message, span));
+        }
+        if number >= within.0 {
+            let message = format!("circular or forward reference to stage {number}: a stage can only use earlier ones");
+            return Err(PlanError::new(code::LATER_STAGE, message, span));
+        }
+        Ok(Source::Stage(StageIndex(number)))
+    }
+
+    /// Looks up every name of `--from` and of mounts. COMPAT(buildkit): wrong ones are errors in stages that nothing
+    /// needs too, but for names of later stages.
+    fn check_names(&self) -> Result<(), PlanError> {
+        for (index, stage) in self.dockerfile.stages.iter().enumerate() {
+            let within = StageIndex(index);
+            if matches!(&self.heads[index].base, Source::Named(context) if self.is_replaced(within, context)) {
+                continue;
+            }
+            for node in self.dockerfile.stage_nodes(stage) {
+                for (name, span) in source_names(node.instruction.as_ref()) {
+                    match self.copy_source(&name, within, &self.heads[index].platform, span) {
+                        Err(error) if error.code != code::LATER_STAGE => return Err(error),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn visit(&mut self, index: StageIndex) -> Result<(), PlanError> {
@@ -257,8 +301,7 @@ impl Planner<'_> {
         }
         debug_assert!(!self.open.contains(&index), "stages only use earlier ones");
         self.open.push(index);
-        let head = self.heads[index.0].as_ref().map_err(Clone::clone)?;
-        let (base, platform) = (head.base.clone(), head.platform.clone());
+        let Head { base, platform } = self.heads[index.0].clone();
         self.visit_uses_without_base(index, &platform)?;
         let span = self.dockerfile.stages[index.0].base.span;
         let state = self.state_of_base(&base, &platform, span)?;
@@ -274,7 +317,7 @@ impl Planner<'_> {
 
     /// Looks at what a stage uses before its base is known, so that everything is asked for at once.
     fn visit_uses_without_base(&mut self, index: StageIndex, platform: &Platform) -> Result<(), PlanError> {
-        if matches!(self.heads[index.0], Ok(Head { base: Source::Named(ref c), .. }) if self.is_replaced(index, c)) {
+        if matches!(&self.heads[index.0].base, Source::Named(context) if self.is_replaced(index, context)) {
             return Ok(());
         }
         let stage = &self.dockerfile.stages[index.0];
@@ -333,18 +376,8 @@ impl Planner<'_> {
         let stage = &self.dockerfile.stages[index.0];
         let replaced = matches!(base, Source::Named(context) if self.is_replaced(index, context));
         let resolve = |name: &str, span: Span| self.copy_source(name, index, platform, span);
-        let state = plan_stage(
-            self.dockerfile,
-            stage,
-            index,
-            base,
-            platform,
-            state,
-            &self.globals,
-            self.options,
-            replaced,
-            &resolve,
-        )?;
+        let state =
+            plan_stage(self.dockerfile, stage, index, base, state, &self.globals, self.options, replaced, &resolve)?;
         // Triggers of the base may use stages and images that the stage itself does not name.
         let sources: Vec<Source> = state.plan.sources().cloned().collect();
         for source in &sources {
@@ -361,131 +394,4 @@ fn source_names(instruction: Option<&Instruction>) -> Vec<(String, Span)> {
         Some(Instruction::Run(run)) => super::run::mount_sources(run),
         _ => Vec::new(),
     }
-}
-
-fn find_target(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<StageIndex, PlanError> {
-    let stages = &dockerfile.stages;
-    let Some(last) = stages.len().checked_sub(1) else {
-        return Err(PlanError::general("no build stage in the Dockerfile").with_help("begin with `FROM image`"));
-    };
-    let Some(target) = options.target.as_deref().filter(|t| !t.is_empty()) else { return Ok(StageIndex(last)) };
-    let name = target.to_lowercase();
-    if let Some(index) = stages.iter().rposition(|s| s.name.as_deref() == Some(&name)) {
-        return Ok(StageIndex(index));
-    }
-    if let Some(index) = target.parse::<usize>().ok().filter(|index| *index < stages.len()) {
-        return Ok(StageIndex(index));
-    }
-    let error = PlanError::general(format!("target stage `{target}` could not be found"));
-    Err(match rbuild_dockerfile::nearest(&name, stages.iter().filter_map(|s| s.name.as_deref())) {
-        Some(similar) => error.with_help(format!("did you mean `{similar}`?")),
-        None => error.with_help("the stages are: ".to_owned() + &stage_names(stages)),
-    })
-}
-
-fn stage_names(stages: &[Stage]) -> String {
-    stages
-        .iter()
-        .enumerate()
-        .map(|(i, s)| s.name.as_ref().map_or_else(|| i.to_string(), |n| format!("`{n}`")))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-/// The named context or the image that a name stands for.
-pub(crate) fn external_source(
-    named_contexts: &BTreeSet<String>,
-    name: &str,
-    platform: &Platform,
-) -> Result<Source, ReferenceError> {
-    let for_platform = named_context(named_contexts, &format!("{name}::{platform}"));
-    if let Some(context) = for_platform.or_else(|| named_context(named_contexts, name)) {
-        return Ok(Source::Named(context));
-    }
-    let reference = Reference::parse(name)?;
-    Ok(Source::Image { reference: reference.to_string(), platform: platform.clone() })
-}
-
-/// The named context that a name stands for: names are compared as image names, `:latest` left out.
-fn named_context(named_contexts: &BTreeSet<String>, name: &str) -> Option<String> {
-    let plain = |text: &str| {
-        let text = text.to_lowercase();
-        Reference::parse(&text).map_or(text, |r| {
-            let familiar = r.familiar();
-            familiar.strip_suffix(":latest").map_or(familiar.clone(), str::to_owned)
-        })
-    };
-    let wanted = plain(name);
-    named_contexts.iter().find(|context| plain(context) == wanted).cloned()
-}
-
-/// The arguments that every FROM knows, such as `TARGETPLATFORM`, those that the user overrides included.
-pub(crate) fn predefined_args(options: &PlanOptions) -> BTreeMap<String, String> {
-    predefined_variables(options).iter().cloned().collect()
-}
-
-fn predefined_variables(options: &PlanOptions) -> Variables {
-    let mut globals = Variables::default();
-    let target_stage = options.target.clone().filter(|t| !t.is_empty()).unwrap_or_else(|| "default".to_owned());
-    let mut platform = |prefix: &str, p: &Platform| {
-        globals.set(&format!("{prefix}PLATFORM"), &p.to_string());
-        globals.set(&format!("{prefix}OS"), &p.os);
-        globals.set(&format!("{prefix}OSVERSION"), &p.os_version);
-        globals.set(&format!("{prefix}ARCH"), &p.architecture);
-        globals.set(&format!("{prefix}VARIANT"), &p.variant);
-    };
-    platform("BUILD", &options.build_platform);
-    platform("TARGET", &options.platform);
-    globals.set("TARGETSTAGE", &target_stage);
-    for (name, value) in &options.build_args {
-        if globals.value(name).is_some() {
-            globals.set(name, value);
-        }
-    }
-    globals
-}
-
-/// The variables of FROM lines, and defaults of what stages declare: platforms, then global ARGs.
-fn global_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Variables, PlanError> {
-    let mut globals = predefined_variables(options);
-    let declarations = dockerfile.global_arg_nodes().flat_map(|(_, arg)| &arg.declarations);
-    for declaration in declarations {
-        let name = &declaration.name.text;
-        let value = match (options.build_args.get(name), &declaration.default) {
-            (Some(value), _) => Some(value.clone()),
-            (None, Some(default)) => {
-                let lookup = |name: &str| globals.value(name).map(str::to_owned);
-                let expanded = expand(&default.text, dockerfile.escape(), &lookup);
-                Some(expanded.map_err(|e| PlanError::new(e.to_string(), default.span))?.text)
-            }
-            (None, None) => None,
-        };
-        if let Some(value) = value {
-            globals.set(name, &value);
-        }
-    }
-    Ok(globals)
-}
-
-/// Build arguments that no ARG of the whole file declares and that nothing knows by itself.
-fn unused_args(dockerfile: &Dockerfile, options: &PlanOptions) -> Vec<String> {
-    let declared: BTreeSet<&str> = dockerfile
-        .instructions
-        .iter()
-        .filter_map(|node| match &node.instruction {
-            Some(Instruction::Arg(arg)) => Some(arg),
-            _ => None,
-        })
-        .flat_map(|arg| arg.declarations.iter().map(|declaration| declaration.name.text.as_str()))
-        .collect();
-    let known = |name: &str| {
-        super::variables::PROXY_ARGS.contains(&name)
-            || name.starts_with("BUILDKIT_")
-            || name == "SOURCE_DATE_EPOCH"
-            || ["TARGET", "BUILD"].iter().any(|p| {
-                name.strip_prefix(p)
-                    .is_some_and(|rest| ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"].contains(&rest))
-            })
-    };
-    options.build_args.keys().filter(|name| !declared.contains(name.as_str()) && !known(name)).cloned().collect()
 }

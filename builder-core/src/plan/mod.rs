@@ -8,17 +8,23 @@
 //! stage + configuration of its base --stage--> steps + final configuration + history
 //! ```
 
+mod arguments;
+mod configuration;
 mod copy;
 mod error;
 mod graph;
 mod run;
+mod source;
 mod stage;
+mod state;
 mod step;
+mod target;
 mod variables;
 
+pub(crate) use arguments::predefined_args;
 pub use error::PlanError;
-pub use graph::{Needed, Outcome, Plan, PlanOptions, plan};
-pub(crate) use graph::{external_source, predefined_args};
+pub use graph::{Needed, Outcome, Plan, PlanOptions, PlatformChoice, plan};
+pub(crate) use source::external_source;
 pub use stage::HISTORY_COMMENT;
 pub use step::{
     Action, Add, Copy, CopySource, NetworkChoice, Origin, Run, Source, StageIndex, StagePlan, Step, UsedVariable,

@@ -8,9 +8,9 @@ use rbuild_dockerfile::device::parse_device;
 use rbuild_dockerfile::instruction::{CommandLine, Run as RunInstruction, RunNetwork, RunScript, RunSecurity};
 use rbuild_dockerfile::mount::{Mount, MountType, parse_mount, parse_mount_constant};
 use rbuild_dockerfile::word::expand;
-use rbuild_dockerfile::{Span, Word};
+use rbuild_dockerfile::{Span, Word, history};
 
-use super::error::PlanError;
+use super::error::{PlanError, code};
 use super::stage::{Walk, join_directory};
 use super::step::{Action, NetworkChoice, Run, Source};
 use super::variables::PROXY_ARGS;
@@ -24,9 +24,14 @@ pub(super) fn mount_sources(run: &RunInstruction) -> Vec<(String, Span)> {
         .iter()
         .filter_map(|word| {
             let mount = parse_mount_constant(&word.text).ok()?;
-            (!mount.from.is_empty()).then_some((mount.from, word.span))
+            has_source(&mount).then_some((mount.from, word.span))
         })
         .collect()
+}
+
+/// COMPAT(buildkit): `from` of a tmpfs is read and means nothing.
+fn has_source(mount: &Mount) -> bool {
+    !mount.from.is_empty() && mount.kind != MountType::Tmpfs
 }
 
 impl Walk<'_> {
@@ -34,20 +39,24 @@ impl Walk<'_> {
         let mut mounts: Vec<(Mount, Option<Source>)> = Vec::new();
         for word in &run.mounts {
             let mut expanded = |value: &str| expand(value, self.escape, &self.lookup()).map(|e| e.text);
-            let mount = parse_mount(&word.text, &mut expanded).map_err(|e| PlanError::new(e.to_string(), word.span))?;
+            let mount = parse_mount(&word.text, &mut expanded)
+                .map_err(|e| PlanError::new(code::MOUNT, e.to_string(), word.span))?;
             check_target(&mount, &self.working_dir(), word)?;
-            let from = if mount.from.is_empty() { None } else { Some((self.resolve)(&mount.from, word.span)?) };
+            let from = match has_source(&mount) {
+                true => Some((self.resolve)(&mount.from, word.span)?),
+                false => None,
+            };
             mounts.push((mount, from));
         }
         let mut devices = Vec::new();
         for word in &run.devices {
-            let device = parse_device(&word.text).map_err(|e| PlanError::new(e.to_string(), word.span))?;
+            let device =
+                parse_device(&word.text).map_err(|e| PlanError::new(code::DEVICE, e.to_string(), word.span))?;
             devices.push((device.name, device.required));
         }
         let script = run.script();
         let argv = script.arguments(&self.shell());
-        let shown = argv.join(" ");
-        let history = self.history(format!("RUN {}{shown} # buildkit", self.declared_text()), false);
+        let history = self.history(history::run(&self.declared_args(), &argv), false);
         let scripts = match script {
             RunScript::File { name, content } => vec![(name, Arc::from(content))],
             RunScript::Exec(_) | RunScript::Shell(_) => Vec::new(),
@@ -74,11 +83,11 @@ impl Walk<'_> {
                 .filter(|h| !h.is_empty())
                 .cloned()
                 .unwrap_or_else(|| HOSTNAME.to_owned()),
-            argv,
+            argv: argv.clone(),
         };
         let command = match &run.command {
             CommandLine::Shell(word) => word.text.clone(),
-            CommandLine::Exec(_) => shown,
+            CommandLine::Exec(_) => argv.join(" "),
         };
         self.step(format!("RUN {}", command.replace('\n', " ")), span, Action::Run(Box::new(action)), history);
         self.note_heredocs(&run.heredocs);
@@ -94,7 +103,7 @@ fn check_target(mount: &Mount, working_dir: &str, word: &Word) -> Result<(), Pla
     // COMPAT(buildkit): without a target the mount is at the working directory.
     if join_directory(working_dir, &mount.target) == "/" {
         let message = format!("invalid mount target `{}`: the whole root can't be mounted over", mount.target);
-        let error = PlanError::new(message, word.span);
+        let error = PlanError::new(code::MOUNT, message, word.span);
         return Err(if mount.target.is_empty() { error.with_help("add target=DIRECTORY") } else { error });
     }
     Ok(())

@@ -1,22 +1,19 @@
 //! One stage: from its instructions and the configuration of its base to steps and a final configuration.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rbuild_dockerfile::instruction::{Arg, Healthcheck as HealthcheckInstruction, KeyValue};
-use rbuild_dockerfile::port::parse_port;
-use rbuild_dockerfile::signal::{nearest_signal, parse_signal};
-use rbuild_dockerfile::word::{expand, expand_words};
-use rbuild_dockerfile::{Dockerfile, Heredoc, Instruction, Span, Stage, Word, parse_trigger};
-use serde_json::{Value, json};
+use rbuild_dockerfile::word::expand;
+use rbuild_dockerfile::{Dockerfile, Heredoc, Instruction, Span, Stage, Word, history, parse_trigger};
 
-use super::error::PlanError;
+use super::error::{PlanError, code};
 use super::graph::PlanOptions;
-use super::step::{Action, Origin, Source, StageIndex, StagePlan, Step, UsedVariable};
-use super::variables::{DEFAULT_PATH, Variables, set_text};
-use crate::oci::{Healthcheck, History, ImageConfig, Platform};
+use super::state::StageState;
+use super::step::{Action, Origin, Source, StageIndex, Step, UsedVariable};
+use super::variables::{DEFAULT_PATH, Variables};
+use crate::oci::History;
 
 /// What BuildKit writes into the history's comment; tools tell by it which entries a Dockerfile made.
 pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
@@ -24,59 +21,11 @@ pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 /// The shell of shell-form instructions where SHELL says nothing.
 const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
+/// The same of images for Windows.
+const DEFAULT_WINDOWS_SHELL: [&str; 3] = ["cmd", "/S", "/C"];
+
 /// Finds the tree that a name of `--from` stands for.
 pub(super) type ResolveSource<'a> = dyn Fn(&str, Span) -> Result<Source, PlanError> + 'a;
-
-/// A stage while its instructions are walked, and what a stage built on it goes on with.
-#[derive(Debug, Clone)]
-pub(super) struct StageState {
-    pub(super) plan: StagePlan,
-    /// ENV and ARG together: what is expanded, and the environment of RUN.
-    pub(super) variables: Variables,
-    /// Declared build arguments in order, for RUN's history text.
-    declared: Vec<String>,
-}
-
-impl StageState {
-    fn new(config: ImageConfig, platform: &Platform) -> Self {
-        let variables = Variables::from_texts(&config.config.env);
-        Self {
-            plan: StagePlan {
-                index: StageIndex(0),
-                name: String::new(),
-                base: Source::Scratch,
-                platform: platform.clone(),
-                steps: Vec::new(),
-                config,
-                history: Vec::new(),
-                declared_args: BTreeMap::new(),
-            },
-            variables,
-            declared: Vec::new(),
-        }
-    }
-
-    pub(super) fn scratch(platform: &Platform) -> Self {
-        let mut config = ImageConfig::empty(platform);
-        config.config.working_dir = "/".to_owned();
-        Self::new(config, platform)
-    }
-
-    pub(super) fn from_image(config: &ImageConfig, platform: &Platform) -> Self {
-        if config.os.is_empty() && config.architecture.is_empty() {
-            return Self::scratch(platform);
-        }
-        Self::new(config.clone(), &config.platform())
-    }
-
-    /// What a stage that starts from this one begins with.
-    pub(super) fn child(&self) -> Self {
-        let mut child = self.clone();
-        child.plan.steps.clear();
-        child.plan.history.clear();
-        child
-    }
-}
 
 /// Walks a stage's instructions. With `replaced`, a named context stands in for the stage and nothing is done.
 #[expect(
@@ -88,7 +37,6 @@ pub(super) fn plan_stage(
     stage: &Stage,
     index: StageIndex,
     base: &Source,
-    platform: &Platform,
     mut state: StageState,
     globals: &Variables,
     options: &PlanOptions,
@@ -98,13 +46,14 @@ pub(super) fn plan_stage(
     state.plan.index = index;
     state.plan.name = stage.name.clone().unwrap_or_else(|| index.0.to_string());
     state.plan.base = base.clone();
-    let _ = platform;
     let triggers = std::mem::take(&mut state.plan.config.config.on_build);
     if replaced {
         state.plan.config.config.on_build = triggers;
         return Ok(state);
     }
-    if !state.plan.config.config.env.iter().any(|v| v.starts_with("PATH=")) {
+    let has_path = state.variables.value("PATH").is_some();
+    // Windows has a search path of its own.
+    if !has_path && state.plan.platform.os != "windows" {
         state.plan.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
         state.variables.set("PATH", DEFAULT_PATH);
     }
@@ -119,15 +68,15 @@ pub(super) fn plan_stage(
         used: RefCell::default(),
     };
     for trigger in &triggers {
-        let wrong = |message: String| {
-            PlanError::new(format!("the ONBUILD trigger `{trigger}` of the base image: {message}"), stage.base.span)
+        let wrong = |code: &'static str, message: &str| {
+            let message = format!("the ONBUILD trigger `{trigger}` of the base image: {message}");
+            PlanError::new(code, message, stage.base.span)
         };
-        let instruction = parse_trigger(trigger)
-            .map_err(|d| wrong(d.first_error().map_or_else(String::new, |e| e.message.clone())))?;
-        let escape = std::mem::replace(&mut walk.escape, '\\');
-        walk.instruction(&instruction, trigger, None)
-            .map_err(|e| PlanError { span: Some(stage.base.span), ..wrong(e.message) })?;
-        walk.escape = escape;
+        let instruction = parse_trigger(trigger).map_err(|diagnostics| match diagnostics.first_error() {
+            Some(error) => wrong(error.code, &error.message),
+            None => wrong(code::TRIGGER, "it is no instruction"),
+        })?;
+        walk.instruction(&instruction, trigger, None).map_err(|e| wrong(e.code, &e.message).with_help(e.help))?;
     }
     for node in dockerfile.stage_nodes(stage) {
         let Some(instruction) = &node.instruction else { continue };
@@ -139,11 +88,11 @@ pub(super) fn plan_stage(
 pub(super) struct Walk<'a> {
     pub(super) state: StageState,
     pub(super) escape: char,
-    globals: &'a Variables,
+    pub(super) globals: &'a Variables,
     pub(super) options: &'a PlanOptions,
     pub(super) resolve: &'a ResolveSource<'a>,
     /// Whether this stage has had a CMD: an ENTRYPOINT clears only an inherited one.
-    command_set: bool,
+    pub(super) command_set: bool,
     /// The instruction that is being looked at.
     text: String,
     /// The variables that were expanded in it so far.
@@ -169,25 +118,16 @@ impl Walk<'_> {
             Instruction::Add(add) => self.add(add, span),
             Instruction::Workdir(workdir) => self.workdir(&workdir.path, span),
             Instruction::Cmd(cmd) => {
-                let arguments = cmd.command.arguments(&self.shell_unless(!cmd.command.is_shell()));
-                self.history(format!("CMD {}", json!(arguments)), true);
-                self.config().cmd = Some(arguments);
-                self.config().args_escaped = true;
-                self.command_set = true;
+                self.cmd(&cmd.command);
                 Ok(())
             }
             Instruction::Entrypoint(entrypoint) => {
-                let arguments = entrypoint.command.arguments(&self.shell_unless(!entrypoint.command.is_shell()));
-                self.history(format!("ENTRYPOINT {}", json!(arguments)), true);
-                self.config().entrypoint = Some(arguments);
-                if !self.command_set {
-                    self.config().cmd = None;
-                }
+                self.entrypoint(&entrypoint.command);
                 Ok(())
             }
             Instruction::Expose(expose) => self.expose(&expose.ports),
             Instruction::Healthcheck(healthcheck) => {
-                self.healthcheck(healthcheck, original);
+                self.healthcheck(healthcheck);
                 Ok(())
             }
             Instruction::Maintainer(maintainer) => {
@@ -201,21 +141,11 @@ impl Walk<'_> {
             }
             Instruction::Shell(shell) => {
                 let words: Vec<String> = shell.shell.iter().map(|w| w.text.clone()).collect();
-                self.history(format!("SHELL {}", json!(words)), true);
+                self.history(history::list("SHELL", &words), true);
                 self.config().shell = words;
                 Ok(())
             }
-            Instruction::Stopsignal(stop) => {
-                let signal = self.expanded(&stop.signal)?;
-                parse_signal(&signal).map_err(|error| {
-                    let known =
-                        nearest_signal(&signal).map_or_else(String::new, |name| format!("did you mean `{name}`?"));
-                    PlanError::new(error.to_string(), stop.signal.span).with_help(known)
-                })?;
-                self.history(format!("STOPSIGNAL {signal}"), true);
-                self.config().stop_signal = signal;
-                Ok(())
-            }
+            Instruction::Stopsignal(stop) => self.stopsignal(&stop.signal),
             Instruction::User(user) => {
                 let name = self.expanded(&user.user)?;
                 self.history(format!("USER {name}"), true);
@@ -247,137 +177,39 @@ impl Walk<'_> {
     pub(super) fn expanded(&self, word: &Word) -> Result<String, PlanError> {
         expand(&word.text, self.escape, &self.lookup())
             .map(|e| e.text)
-            .map_err(|e| PlanError::new(e.to_string(), word.span))
+            .map_err(|e| PlanError::new(code::EXPANSION, e.to_string(), word.span))
     }
 
+    /// The value of a flag; one that expands to nothing counts as absent.
     pub(super) fn expanded_option(&self, word: Option<&Word>) -> Result<Option<String>, PlanError> {
-        word.map(|w| self.expanded(w)).transpose()
+        Ok(word.map(|w| self.expanded(w)).transpose()?.filter(|value| !value.is_empty()))
     }
 
     pub(super) fn shell(&self) -> Vec<String> {
         let shell = &self.state.plan.config.config.shell;
-        if shell.is_empty() { DEFAULT_SHELL.map(str::to_owned).to_vec() } else { shell.clone() }
+        match shell.is_empty() {
+            true if self.state.plan.config.os == "windows" => DEFAULT_WINDOWS_SHELL.map(str::to_owned).to_vec(),
+            true => DEFAULT_SHELL.map(str::to_owned).to_vec(),
+            false => shell.clone(),
+        }
     }
 
-    fn shell_unless(&self, exec_form: bool) -> Vec<String> {
+    pub(super) fn shell_unless(&self, exec_form: bool) -> Vec<String> {
         if exec_form { Vec::new() } else { self.shell() }
-    }
-
-    /// The declared build arguments, as RUN's history shows them: `|2 A=1 B=2 `.
-    pub(super) fn declared_text(&self) -> String {
-        let mut texts: Vec<String> = Vec::new();
-        let mut seen = BTreeSet::new();
-        for name in &self.state.declared {
-            if seen.insert(name) {
-                texts.push(format!("{name}={}", self.state.variables.value(name).unwrap_or_default()));
-            }
-        }
-        if texts.is_empty() { String::new() } else { format!("|{} {} ", texts.len(), texts.join(" ")) }
-    }
-
-    fn arg(&mut self, arg: &Arg) -> Result<(), PlanError> {
-        let mut texts = Vec::new();
-        for declaration in &arg.declarations {
-            let name = &declaration.name.text;
-            let given = self.options.build_args.get(name);
-            let default = match (&declaration.default, given) {
-                // A default that is not needed is not expanded, so it can't fail.
-                (Some(word), None) => Some(self.expanded(word)?),
-                (Some(word), Some(_)) => Some(word.text.clone()),
-                (None, _) => None,
-            };
-            texts.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
-            let value = match (given, default) {
-                (Some(value), _) => Some(value.clone()),
-                (None, Some(default)) => Some(default),
-                (None, None) => self.globals.value(name).map(str::to_owned),
-            };
-            if let Some(value) = &value {
-                self.state.variables.set(name, value);
-            }
-            self.state.declared.push(name.clone());
-            self.state.plan.declared_args.insert(name.clone(), value);
-        }
-        self.history(format!("ARG {}", texts.join(" ")), true);
-        Ok(())
-    }
-
-    /// Keys and values, all expanded with the variables from before the instruction.
-    fn pairs(&self, pairs: &[KeyValue]) -> Result<Vec<(String, String)>, PlanError> {
-        pairs.iter().map(|pair| Ok((self.expanded(&pair.key)?, self.expanded(&pair.value)?))).collect()
-    }
-
-    fn env(&mut self, pairs: &[KeyValue]) -> Result<(), PlanError> {
-        let pairs = self.pairs(pairs)?;
-        for (name, value) in &pairs {
-            self.state.variables.set(name, value);
-            set_text(&mut self.config().env, name, value);
-        }
-        self.history(pairs.iter().fold("ENV".to_owned(), |text, (n, v)| format!("{text} {n}={v}")), true);
-        Ok(())
-    }
-
-    fn label(&mut self, pairs: &[KeyValue]) -> Result<(), PlanError> {
-        let pairs = self.pairs(pairs)?;
-        self.history(pairs.iter().fold("LABEL".to_owned(), |text, (n, v)| format!("{text} {n}={v}")), true);
-        self.config().labels.extend(pairs);
-        Ok(())
-    }
-
-    fn expose(&mut self, words: &[Word]) -> Result<(), PlanError> {
-        let mut shown = Vec::new();
-        for word in words {
-            let expanded = expand_words(&word.text, self.escape, &self.lookup())
-                .map_err(|e| PlanError::new(e.to_string(), word.span))?;
-            for text in &expanded.words {
-                let ports = parse_port(text).map_err(|e| PlanError::new(e.to_string(), word.span))?;
-                let empty = || Value::Object(serde_json::Map::new());
-                self.config().exposed_ports.extend(ports.keys().map(|port| (port, empty())));
-            }
-            shown.extend(expanded.words);
-        }
-        self.history(format!("EXPOSE [{}]", shown.join(" ")), true);
-        Ok(())
-    }
-
-    fn volume(&mut self, words: &[Word]) -> Result<(), PlanError> {
-        let mut paths = Vec::new();
-        for word in words {
-            let path = self.expanded(word)?;
-            if path.is_empty() {
-                return Err(PlanError::new("VOLUME specified can not be an empty string", word.span));
-            }
-            self.config().volumes.insert(path.clone(), Value::Object(serde_json::Map::new()));
-            paths.push(path);
-        }
-        self.history(format!("VOLUME [{}]", paths.join(" ")), true);
-        Ok(())
-    }
-
-    fn healthcheck(&mut self, healthcheck: &HealthcheckInstruction, original: &str) {
-        let nanoseconds = |d: std::time::Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
-        let mut check = Healthcheck { test: healthcheck.test(), ..Healthcheck::default() };
-        if let HealthcheckInstruction::Command(command) = healthcheck {
-            check.interval = nanoseconds(command.interval);
-            check.timeout = nanoseconds(command.timeout);
-            check.start_period = nanoseconds(command.start_period);
-            check.start_interval = nanoseconds(command.start_interval);
-            check.retries = i64::from(command.retries);
-        }
-        self.config().healthcheck = Some(check);
-        self.history(original.trim().to_owned(), true);
     }
 
     fn workdir(&mut self, path: &Word, span: Option<Range<usize>>) -> Result<(), PlanError> {
         let path = self.expanded(path)?;
         let current = self.state.plan.config.config.working_dir.clone();
-        let directory = join_directory(&current, &path);
+        // COMPAT(buildkit): an absolute path is recorded as it is written, `/a//b/` too.
+        let directory = if path.starts_with('/') { path } else { join_directory(&current, &path) };
         self.config().working_dir.clone_from(&directory);
         let makes_layer = directory != "/";
         let history = self.history(format!("WORKDIR {directory}"), !makes_layer);
         if makes_layer {
             let owner = self.state.plan.config.config.user.clone();
-            self.step(format!("WORKDIR {directory}"), span, Action::MakeDirectory { path: directory, owner }, history);
+            let action = Action::MakeDirectory { path: join_directory("/", &directory), owner };
+            self.step(format!("WORKDIR {directory}"), span, action, history);
         }
         Ok(())
     }

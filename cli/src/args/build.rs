@@ -132,7 +132,7 @@ pub(crate) struct BuildArgs {
     /// How progress is shown: auto, tty, plain, quiet, rawjson [env: BUILDKIT_PROGRESS=]
     #[arg(long, value_name = "KIND", help_heading = "Output")]
     pub(crate) progress: Option<String>,
-    /// Only look at the Dockerfile: check, outline or targets, with `,format=json` or text
+    /// Only look at the Dockerfile: check, outline, targets or subrequests.describe, with `,format=json` or text
     #[arg(long, value_name = "METHOD[,format=FORMAT]", help_heading = "Output")]
     pub(crate) call: Option<String>,
     /// Only check the Dockerfile; same as --call=check

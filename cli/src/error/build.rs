@@ -27,6 +27,9 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
     problem.causes = causes(error.source());
     problem.hints.extend(Some(error.help().to_owned()).filter(|help| !help.is_empty()));
     let failed = tally.failed();
+    if let ErrorKind::Plan { code, .. } = &error.kind {
+        problem.code = (*code).to_owned();
+    }
     let kind = match &error.kind {
         ErrorKind::Command { code, output, .. } => {
             problem.output = match failed {

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use rbuild_core::exec::{CacheSource, CacheTarget};
+use rbuild_core::image::Annotation;
 use rbuild_core::oci::Platform;
 
+use super::annotation::{annotations, is_annotation};
 use super::cache;
 use super::context::{Context, DockerfileFrom, NamedContext, context, dockerfile, named_context};
 use super::output::{Output, outputs};
@@ -64,6 +66,11 @@ pub(crate) enum Call {
         /// Whether they are printed as JSON.
         json: bool,
     },
+    /// The methods that there are besides building are printed.
+    Describe {
+        /// Whether they are printed as JSON.
+        json: bool,
+    },
 }
 
 /// A whole build as meant.
@@ -79,6 +86,7 @@ pub(crate) struct BuildSettings {
     pub(crate) named_contexts: BTreeMap<String, NamedContext>,
     pub(crate) platforms: Vec<Platform>,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: Vec<Annotation>,
     pub(crate) secrets: Vec<Secret>,
     pub(crate) ssh: Vec<SshForward>,
     pub(crate) network: Network,
@@ -137,6 +145,7 @@ impl BuildSettings {
                 .collect::<Result<_, _>>()?,
             platforms: platforms(&args.platform, environment)?,
             labels: labels(&args.label)?,
+            annotations: annotations(&args.annotation, &outputs)?,
             secrets: args.secret.iter().map(|value| secret(value, environment)).collect::<Result<_, _>>()?,
             ssh: args.ssh.iter().map(|value| ssh(value, environment)).collect::<Result<_, _>>()?,
             network: network(args.network.as_deref().unwrap_or_default())?,
@@ -217,30 +226,6 @@ fn labels(values: &[String]) -> Result<BTreeMap<String, String>, UsageError> {
             Ok((name.to_owned(), text.to_owned()))
         })
         .collect()
-}
-
-/// Checks that annotations are well-formed: `[TYPE[PLATFORM]:]NAME=VALUE`.
-fn check_annotations(values: &[String]) -> Result<(), UsageError> {
-    for value in values.iter().filter(|value| !value.is_empty()) {
-        let wrong =
-            |reason: &str| UsageError::value("--annotation", value, reason).hint("write `[TYPE[PLATFORM]:]NAME=VALUE`");
-        let (key, _) = value.split_once('=').ok_or_else(|| wrong("`=` is missing"))?;
-        let (targets, _) = key.split_once(':').unwrap_or(("manifest", key));
-        for target in targets.split(',') {
-            let (target, platform) = match target.strip_suffix(']').and_then(|target| target.split_once('[')) {
-                Some((target, platform)) => (target, Some(platform)),
-                None => (target, None),
-            };
-            if !["manifest", "index", "manifest-descriptor", "index-descriptor"].contains(&target) {
-                return Err(wrong(&format!("unknown type `{target}`"))
-                    .hint("types are manifest, index, manifest-descriptor and index-descriptor"));
-            }
-            if let Some(platform) = platform {
-                platform.parse::<Platform>().map_err(|error| wrong(&error.to_string()))?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Reads `--allow`.
@@ -326,12 +311,16 @@ fn call(args: &BuildArgs) -> Result<Call, UsageError> {
     match method.strip_prefix("method=").unwrap_or(&method) {
         "" | "build" => Ok(Call::Build),
         "check" | "lint" => Ok(Call::Check { json, ignore_status }),
+        "subrequests.describe" => Ok(Call::Describe { json }),
         "outline" => Ok(Call::Outline { json }),
         "targets" => Ok(Call::Targets { json }),
         other => Err(UsageError::value("--call", value, &format!("there is no method `{other}`"))
-            .hint("methods are build, check, outline and targets")),
+            .hint("methods are build, check, outline, targets and subrequests.describe")),
     }
 }
+
+/// What becomes of `--attest` and its short forms.
+const NO_STATEMENTS: &str = "the image comes without provenance and SBOM";
 
 /// Says of each flag that is accepted and does nothing that it does nothing.
 fn warnings(args: &BuildArgs) -> Result<Vec<String>, UsageError> {
@@ -343,24 +332,19 @@ fn warnings(args: &BuildArgs) -> Result<Vec<String>, UsageError> {
     }
     let mut warnings: Vec<String> =
         args.ignored.used().into_iter().map(|flag| format!("`{flag}` has no effect")).collect();
-    check_annotations(&args.annotation)?;
-    let not_yet = [("--annotation", !args.annotation.is_empty()), ("--cgroup-parent", args.cgroup_parent.is_some())];
-    for (flag, used) in not_yet {
-        if used {
-            warnings.push(format!("`{flag}` is not supported yet and has no effect"));
-        }
-    }
     let asked = |value: &Option<String>| {
         value.as_deref().is_some_and(|text| !matches!(text, "" | "false" | "0" | "disabled=true" | "none"))
     };
     let attested = args.attest.iter().any(|value| !value.contains("disabled=true"));
-    for (flag, used) in
-        [("--provenance", asked(&args.provenance)), ("--sbom", asked(&args.sbom)), ("--attest", attested)]
-    {
-        if used {
-            warnings.push(format!("`{flag}` is not supported yet and has no effect"));
-        }
-    }
+    let consequences = [
+        ("--cgroup-parent", args.cgroup_parent.is_some(), "RUN steps stay in the control group that rbuild is in"),
+        ("--provenance", asked(&args.provenance), NO_STATEMENTS),
+        ("--sbom", asked(&args.sbom), NO_STATEMENTS),
+        ("--attest", attested, NO_STATEMENTS),
+    ];
+    let used = consequences.into_iter().filter(|(_, used, _)| *used);
+    warnings
+        .extend(used.map(|(flag, _, instead)| format!("`{flag}` is not supported yet and has no effect: {instead}")));
     Ok(warnings)
 }
 
@@ -371,7 +355,7 @@ fn warnings_of_outputs(outputs: &[Output]) -> Vec<String> {
         // These ask for what is done anyway.
         "oci-mediatypes" | "store" | "unpack" => matches!(value, "true" | "1" | "t"),
         "force-compression" | "platform-split" | "push-by-digest" | "registry.insecure" => value == "false",
-        _ => false,
+        key => is_annotation(key),
     };
     let attributes = outputs.iter().flat_map(|output| &output.attributes);
     attributes
@@ -426,7 +410,7 @@ mod tests {
             (&["--no-cache", "--no-cache-filter", "a"][..], "cannot be used together"),
             (&["--push"], "without a name"),
             (&["--check", "--call", "build"], "cannot be used together"),
-            (&["--call", "subrequests.describe"], "no method `subrequests.describe`"),
+            (&["--call", "subrequests"], "no method `subrequests`"),
             (&["--network", "bridge"], "expected default, host or none"),
             (&["--allow", "everything"], "nothing of this name"),
             (&["--policy", "x"], "not supported"),
@@ -462,17 +446,6 @@ mod tests {
         let call = |line: &[&str]| settings(line).unwrap().call;
         assert_eq!(call(&["--check"]), Call::Check { json: false, ignore_status: false });
         assert_eq!(call(&["--call=check,format=json,ignorestatus"]), Call::Check { json: true, ignore_status: true });
-    }
-
-    #[test]
-    fn annotations_are_checked() {
-        for (value, reason) in
-            [("a", "`=` is missing"), ("layer:a=b", "unknown type `layer`"), ("manifest[linux/]:a=b", "--annotation")]
-        {
-            let error = settings(&["--annotation", value]).unwrap_err().message;
-            assert!(error.contains(reason), "{value}: {error}");
-        }
-        let warnings = settings(&["--annotation", "index,manifest[linux/amd64]:a=b=c"]).unwrap().warnings;
-        assert_eq!(warnings, ["`--annotation` is not supported yet and has no effect"]);
+        assert_eq!(call(&["--call=subrequests.describe,format=json"]), Call::Describe { json: true });
     }
 }

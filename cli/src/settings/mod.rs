@@ -2,6 +2,7 @@
 //!
 //! Environment variables and the clock are read once ([`Environment::of_process`]) and handed on as values.
 
+mod annotation;
 mod build;
 mod cache;
 mod context;

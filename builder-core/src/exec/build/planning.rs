@@ -8,7 +8,7 @@ use super::{Build, StageKey};
 use crate::error::{BuildError, FailedStep};
 use crate::exec::options::ExpectCached;
 use crate::oci::Platform;
-use crate::plan::{self, Action, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, Run, Source};
+use crate::plan::{self, Action, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, PlatformChoice, Run, Source};
 use crate::progress::{Event, StepInfo, Warning};
 
 /// The build argument that names the Dockerfile's language in place of its `# syntax=` line.
@@ -34,6 +34,7 @@ pub(super) fn check_syntax(dockerfile: &Dockerfile, build_args: &BTreeMap<String
         return Ok(());
     }
     Err(BuildError::plan(
+        "unsupported-syntax",
         format!("`{asked}` asks for another Dockerfile language"),
         format!("rbuild has docker/dockerfile built in and runs no other frontends; {remedy}, or build with BuildKit"),
         span.map(|span| span.start..span.end),
@@ -42,7 +43,7 @@ pub(super) fn check_syntax(dockerfile: &Dockerfile, build_args: &BTreeMap<String
 
 impl From<PlanError> for BuildError {
     fn from(error: PlanError) -> Self {
-        Self::plan(error.message, error.help, error.span.map(|span| span.start..span.end))
+        Self::plan(error.code, error.message, error.help, error.span.map(|span| span.start..span.end))
     }
 }
 
@@ -53,6 +54,10 @@ impl Build<'_> {
             build_args: self.options.build_args.clone(),
             target: self.options.target.clone(),
             platform: platform.clone(),
+            platform_choice: match self.options.platforms.is_empty() {
+                true => PlatformChoice::Machine,
+                false => PlatformChoice::Asked,
+            },
             build_platform: Platform::host(),
             named_contexts: self.options.named_contexts.keys().cloned().collect(),
             labels: self.options.labels.clone(),
@@ -181,6 +186,7 @@ impl Build<'_> {
             for (needed, name) in [(host, "network.host"), (run.insecure, "security.insecure")] {
                 if needed && !self.options.allow.contains(name) {
                     return Err(BuildError::plan(
+                        "entitlement-needed",
                         format!("the step needs the entitlement `{name}`, which was not granted"),
                         format!("allow it with --allow {name}"),
                         None,

@@ -91,6 +91,7 @@ impl Build<'_> {
             let granted = self.granted(run).map_err(|error| refusal(&error))?;
             if self.options.isolation == Isolation::Chroot && !granted.names.is_empty() {
                 return Err(BuildError::plan(
+                    "device-refused",
                     format!("{} can't be given to a step without namespaces", listed(&granted.names)),
                     "leave --isolation=chroot or --device out",
                     None,
@@ -125,5 +126,5 @@ impl Build<'_> {
 }
 
 fn refusal(error: &DeviceError) -> BuildError {
-    BuildError::plan(error.to_string(), error.help(), None)
+    BuildError::plan("device-refused", error.to_string(), error.help(), None)
 }

@@ -258,7 +258,7 @@ impl<'a> Outline<'a> {
             let list: Vec<Value> = list.iter().map(Needed::json).collect();
             add(key, list.into());
         }
-        let caches = self.caches.iter().map(|(id, node)| json!({ "id": id, "location": location(node) }));
+        let caches = self.caches.iter().map(|(id, node)| json!({ "ID": id, "location": location(node) }));
         add("cache", caches.collect::<Vec<_>>().into());
         add("sources", vec![source(file)].into());
         Value::Object(outline)
@@ -309,7 +309,7 @@ fn declare<'a>(
 }
 
 /// Lays rows out in columns that stand `gap` blanks apart.
-fn columns(rows: &[Vec<String>], gap: usize) -> String {
+pub(super) fn columns(rows: &[Vec<String>], gap: usize) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or_default() + gap).collect();

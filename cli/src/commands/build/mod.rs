@@ -1,6 +1,7 @@
 //! `rbuild build`: settings to the core's options, the build, and what is told and written afterwards.
 
 mod calls;
+mod describe;
 mod inputs;
 mod options;
 mod report;
@@ -105,6 +106,9 @@ fn call(call: Call, checked: &CheckResult, options: &BuildOptions) -> Result<u8,
     if let Call::Check { json, ignore_status } = call {
         return report::checked(checked, json, ignore_status);
     }
+    if let Call::Describe { json } = call {
+        return describe::describe(json).map(|()| 0);
+    }
     let (_, diagnostics) = rbuild_dockerfile::parse(file.source());
     if diagnostics.has_errors() {
         let source = Source::new(&checked.name, file.source());
@@ -113,7 +117,7 @@ fn call(call: Call, checked: &CheckResult, options: &BuildOptions) -> Result<u8,
     match call {
         Call::Outline { json } => calls::outline(file, options, json)?,
         Call::Targets { json } => calls::targets(file, json)?,
-        Call::Build | Call::Check { .. } => unreachable!("builds and checks are done elsewhere"),
+        Call::Build | Call::Check { .. } | Call::Describe { .. } => unreachable!("they are done elsewhere"),
     }
     Ok(0)
 }

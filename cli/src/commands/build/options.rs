@@ -39,6 +39,7 @@ pub(super) fn of(
     options.target.clone_from(&settings.target);
     options.build_args = build_args(settings);
     options.labels.clone_from(&settings.labels);
+    options.annotations.clone_from(&settings.annotations);
     options.named_contexts =
         settings.named_contexts.iter().map(|(name, context)| (name.clone(), named_context(context))).collect();
     options.secrets = secrets(settings, environment)?;
