@@ -22,6 +22,7 @@ use crate::cache::{Files, PreImage, input};
 use crate::error::{BuildError, During, ErrorKind};
 use crate::plan::{NetworkChoice, Run};
 use crate::progress::StepId;
+use crate::rootfs::{Root, remove_contents};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::{
     self, Exit, NetworkMode, Process, ResourceLimit, RootMount, SandboxError, SandboxSpec, SecurityMode, Stdio,
@@ -165,7 +166,8 @@ impl StageRun<'_, '_> {
             folders.push(empty);
         }
         self.make_working_directory(run, below, &upper)?;
-        let overlay = Overlay { lower: folders, writable: Some(WritableLayer { upper: upper.clone(), work: scratch }) };
+        let overlay =
+            Overlay { lower: folders, writable: Some(WritableLayer { upper: upper.clone(), work: scratch.clone() }) };
         let mut spec = SandboxSpec::new(RootMount::Overlay(overlay), command.process());
         spec.mounts = mounted.mounts;
         spec.network = self.network(run)?;
@@ -177,6 +179,10 @@ impl StageRun<'_, '_> {
         spec.limits = self.build.options.ulimits.iter().filter_map(|(n, s, h)| limit(n, *s, *h)).collect();
         let peak_bytes = execute(self.build, id, spec)?;
         drop(mounted.keep);
+        // All marks of removed files are names of one node that overlayfs keeps there as well: its removal changes their
+        // status, which is sealed with the layer.
+        let scratch = Root::open(&scratch).during(action)?;
+        remove_contents(scratch.as_fd()).during(action)?;
         let made = self.take_changes(below, &upper, &mounted.layer.own)?;
         Ok(Made { peak_bytes, ..made })
     }
