@@ -231,7 +231,7 @@ impl StageRun<'_, '_> {
             super::materialize::set_times(upper, &changes, &before).during(action)?;
         }
         let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
-        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack: false })?;
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, ..AddOptions::default() })?;
         drop(changes);
         self.build.layers.store().adopt_unpacked(diff_id, upper).during(action)?;
         Ok(Made { diff_id, files: None, peak_bytes: 0 })
