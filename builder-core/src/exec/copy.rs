@@ -14,9 +14,11 @@ use crate::context::{
     explain_missing, fingerprint, place, select,
 };
 use crate::error::{BuildError, During, ErrorKind};
+use crate::oci::DiffId;
 use crate::plan::{Add, Copy, CopySource, Source, Step};
 use crate::progress::{Event, Warning};
 use crate::remote;
+
 use crate::store::TempDir;
 use crate::tree::{FollowLast, Timestamp, TreePath, TreeView, lookup_chown, resolve};
 
@@ -31,6 +33,8 @@ pub(crate) struct PreparedCopy {
     selection: OnceLock<Selection>,
     /// What decides what is copied, and its digest, where that was known.
     known: Option<(SelectionSource, String)>,
+    /// The layer of an earlier run of the step.
+    pub(crate) earlier: Option<DiffId>,
     /// Keeps downloads until they are copied.
     _folders: Vec<TempDir>,
 }
@@ -140,7 +144,13 @@ impl StageRun<'_, '_> {
         }
         inputs.add(input::FILES, files);
         let found = known.is_none().then_some(found);
-        Ok(PreparedCopy { found, selection: OnceLock::new(), known: source.zip(known), _folders: folders })
+        Ok(PreparedCopy {
+            found,
+            selection: OnceLock::new(),
+            known: source.zip(known),
+            earlier: None,
+            _folders: folders,
+        })
     }
 
     /// Looks for the files of a COPY of which only the digest was known.
@@ -272,7 +282,7 @@ impl StageRun<'_, '_> {
             self.warn_about_placing(warning, step)?;
         }
         let files = prepared.describe();
-        self.store_changes(placement.changes, Some(files))
+        self.store_changes(placement.changes, Some(files), prepared.earlier)
     }
 
     /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.
@@ -350,7 +360,7 @@ impl StageRun<'_, '_> {
         let resolved = resolve(&below, path.as_bytes(), FollowLast::Yes).during(action)?;
         let changes =
             super::materialize::make_directories(&below, &resolved, owner, self.made_time()).during(action)?;
-        self.store_changes(changes, None)
+        self.store_changes(changes, None, None)
     }
 }
 

@@ -175,7 +175,7 @@ impl Fetcher<'_> {
         let bytes = self.store.read_note("git", &checkout_note(source, commit, options)).ok()??;
         let diff_id: DiffId = serde_json::from_slice(&bytes).ok()?;
         let layer = self.store.layer(diff_id)?;
-        (layer.fs_path().is_some() && matches!(layer.tree(), Ok(Some(_)))).then_some(diff_id)
+        (layer.unpacked().is_some() && matches!(layer.tree(), Ok(Some(_)))).then_some(diff_id)
     }
 }
 

@@ -151,6 +151,9 @@ impl StageRun<'_, '_> {
         let written = written(step);
         let EarlierRun { miss, against, record: last } = self.earlier_run(number, &inputs, &written, &prepared);
         (note.miss, note.against) = (Some(miss.clone()), against);
+        if let Prepared::Copy(prepared) = &mut prepared {
+            prepared.earlier = last.as_ref().map(|record| record.diff_id);
+        }
         self.check_expected(id, &note)?;
         let memory = memory_of(step, last.as_ref());
         build.settle_in_background();
@@ -335,17 +338,20 @@ impl StageRun<'_, '_> {
     }
 
     /// Stores the layer of a step that made changes without running anything.
+    ///
+    /// The layer `earlier` may have most of the files already.
     pub(crate) fn store_changes(
         &self,
         mut changes: Vec<Change>,
         files: Option<BTreeMap<String, String>>,
+        earlier: Option<DiffId>,
     ) -> Result<Made, BuildError> {
         if let Some(epoch) = self.build.file_epoch() {
             crate::snapshot::clamp_times(&mut changes, epoch);
         }
         let compression = self.compression();
         let unpack = compression.is_none() || self.runs_later();
-        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack })?;
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack, earlier })?;
         Ok(Made { diff_id, files, peak_bytes: 0 })
     }
 

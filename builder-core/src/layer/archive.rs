@@ -176,7 +176,7 @@ pub(super) fn estimate(changes: &[Change]) -> u64 {
 }
 
 /// An entry as a reader of the layer would find it: times are whole seconds, and marks have no metadata.
-pub(super) fn recorded(entry: &Entry) -> Entry {
+pub(crate) fn recorded(entry: &Entry) -> Entry {
     let mut entry = entry.clone();
     entry.metadata.modified.nanoseconds = 0;
     entry.metadata.xattrs.retain(|name, _| is_kept(name));

@@ -4,6 +4,7 @@
 //! sorted so that a directory stands before everything in it and nothing else stands between them.
 
 mod accounts;
+mod delta;
 mod entry;
 mod flatten;
 mod merged;
@@ -14,6 +15,7 @@ mod resolve;
 mod view;
 
 pub use accounts::{AccountError, ChownOwner, User, lookup_chown, lookup_user};
+pub use delta::Delta;
 pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, Timestamp, Xattrs, sort_changes};
 pub use flatten::{changes_of, flatten};
 pub use merged::{LayerFiles, MergedTree, TreeLayer, Walk};
