@@ -20,7 +20,7 @@ use crate::oci::{ImageConfig, Platform};
 pub struct PlanOptions {
     /// Build arguments.
     pub build_args: BTreeMap<String, String>,
-    /// The stage to build, by name or number; the last one where absent.
+    /// The stage to build, by name; the last one where absent.
     pub target: Option<String>,
     /// The platform to build for.
     pub platform: Platform,

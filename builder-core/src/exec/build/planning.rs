@@ -198,12 +198,40 @@ impl Build<'_> {
     }
 }
 
-/// An image that can't be had may be a stage's name, mistyped.
+/// An image that can't be had may be a stage's name, mistyped, or that of no stage.
 fn near_stage(error: BuildError, dockerfile: &Dockerfile) -> BuildError {
-    let named = error.span().and_then(|place| dockerfile.source().get(place)).unwrap_or_default().to_lowercase();
+    let Some(place) = error.span().filter(|_| error.help().is_empty()) else { return error };
+    let named = dockerfile.source().get(place.clone()).unwrap_or_default().to_lowercase();
     let stages = dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref());
-    match rbuild_dockerfile::nearest(&named, stages) {
-        Some(stage) if error.help().is_empty() => error.with_help(format!("did you mean the stage `{stage}`?")),
-        _ => error,
+    if let Some(stage) = rbuild_dockerfile::nearest(&named, stages) {
+        return error.with_help(format!("did you mean the stage `{stage}`?"));
+    }
+    // FROM takes images, but --from mostly stages.
+    let is_base = dockerfile.stages.iter().any(|stage| stage.base.span.range() == place);
+    match is_base || named.contains(['/', ':', '@']) {
+        true => error,
+        false => error.with_help("no stage and no --build-context has this name, so it was taken for an image's"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_cannot_be_had_may_be_a_stage() {
+        let help = |name: &str| {
+            let text = format!("FROM busybox AS builder\nFROM scratch\nCOPY --from={name} /a /a\n");
+            let at = text.find(&format!("={name}")).expect("it is in the text") + 1;
+            let error = BuildError::failed("load", "missing").at(at..at + name.len());
+            near_stage(error, &rbuild_dockerfile::parse(&text).0).help().to_owned()
+        };
+        assert_eq!(help("bulider"), "did you mean the stage `builder`?");
+        assert!(help("assets").starts_with("no stage and no --build-context has this name"));
+        assert_eq!(help("ghcr.io/some/image:1"), "");
+
+        let text = "FROM nowhere AS builder\n";
+        let error = BuildError::failed("load", "missing").at(5..12);
+        assert_eq!(near_stage(error, &rbuild_dockerfile::parse(text).0).help(), "");
     }
 }
