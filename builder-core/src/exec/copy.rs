@@ -369,7 +369,7 @@ fn digest_of(found: &Found) -> String {
 }
 
 /// Adds what ADD's flags say to a git source.
-fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::GitSource, BuildError> {
+pub(super) fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::GitSource, BuildError> {
     if let Some(keep) = add.keep_git_dir {
         if source.keep_git_dir.is_some_and(|own| own != keep) {
             return Err(BuildError::usage(
