@@ -24,7 +24,7 @@ fn predefined_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Varia
     let target = options.target.clone().filter(|target| !target.is_empty()).or_else(last_stage);
     let target_stage = target.unwrap_or_else(|| "default".to_owned());
     let mut platform = |prefix: &str, p: &Platform| {
-        globals.set(&format!("{prefix}PLATFORM"), &p.to_string());
+        globals.set(&format!("{prefix}PLATFORM"), &p.with_os_version());
         globals.set(&format!("{prefix}OS"), &p.os);
         globals.set(&format!("{prefix}OSVERSION"), &p.os_version);
         globals.set(&format!("{prefix}ARCH"), &p.architecture);
