@@ -172,6 +172,24 @@ fn in_a_copy_of_the_tree() {
     }
 }
 
+#[test]
+fn for_an_ordinary_user() {
+    if !is_root("for_an_ordinary_user") {
+        return;
+    }
+    let bench = Bench::new();
+    let (context, user, id) = (context(&bench), bench.user(), bench.path("user-id"));
+    write(&id, "");
+    set_mode(&id, 0o666);
+    let flags = ["--network=host", "-t", "edited", "--iidfile", &id.display().to_string()];
+    let build = || user.build_command(&bench, &context, &flags).env("SOURCE_DATE_EPOCH", "1700000000").ran().ok();
+    build();
+    write(&context.join("data/sub/0"), "edited");
+    build();
+    assert_ne!(over(&user.path("store")), []);
+    assert_eq!(digest_in(&id), clean(&bench, &context));
+}
+
 /// A store whose newest layer of the context lies over an older one, and the hexadecimal digits of both.
 fn edited_once(bench: &Bench, context: &Path) -> (String, String) {
     let store = bench.path("store");

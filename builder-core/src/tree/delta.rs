@@ -1,7 +1,8 @@
 //! What a layer has that another one has not, where its files may stand over those of the other.
 //!
 //! A folder with the entries that a [`Delta`] holds, stacked over the other layer's folder, shows what the layer's own
-//! folder would show alone, whatever is stacked below the two. For that
+//! folder would show alone, whatever is stacked below the two; all but the size and the number of links of merged
+//! directories, which file systems choose by themselves. For that
 //!
 //! - nothing of the other layer is missing: a mark for it would also hide what further layers below have;
 //! - what was a directory is one, and what was none is none, as directories are merged and other things hide;
