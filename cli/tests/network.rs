@@ -12,6 +12,15 @@ use std::process::Command;
 
 use support::{Bench, Ran, RunCommand, have, is_root, processes_with};
 
+/// Whether steps can have networks of their own here; says that the test is skipped where not.
+fn have_networks() -> bool {
+    let tunnel = Path::new("/dev/net/tun").exists();
+    if !tunnel {
+        eprintln!("skipped: network needs /dev/net/tun");
+    }
+    is_root("network") && tunnel
+}
+
 /// Opens a socket, and lists the network's interfaces.
 const ASKS: &str = "ip link show lo";
 
@@ -36,7 +45,7 @@ fn build(bench: &Bench, steps: &str) -> Ran {
 
 #[test]
 fn a_step_without_sockets_needs_no_network() {
-    if !is_root("network") {
+    if !have_networks() {
         return;
     }
     let bench = Bench::new();
@@ -48,7 +57,7 @@ fn a_step_without_sockets_needs_no_network() {
 
 #[test]
 fn a_socket_waits_until_the_network_is_connected() {
-    if !is_root("network") || !have("network", &["nsenter", "ip"]) {
+    if !have_networks() || !have("network", &["nsenter", "ip"]) {
         return;
     }
     let bench = Bench::new();
@@ -64,7 +73,7 @@ fn a_socket_waits_until_the_network_is_connected() {
 
 #[test]
 fn a_step_whose_network_cannot_be_connected_starts_again_on_the_hosts() {
-    if !is_root("network") {
+    if !have_networks() {
         return;
     }
     let bench = Bench::new();
@@ -84,8 +93,29 @@ fn a_step_whose_network_cannot_be_connected_starts_again_on_the_hosts() {
 }
 
 #[test]
+fn a_user_who_may_not_open_the_tunnel_has_the_hosts_network_at_once() {
+    if !have_networks() || !have("network", &["unshare"]) {
+        return;
+    }
+    let bench = Bench::new();
+    pasta(&bench, "exec sleep 1000");
+    let context = bench.context("context", &[("Dockerfile", &format!("FROM busybox\nRUN echo begun; {ASKS}\n"))]);
+    let build = command(&bench, &context, &[]);
+    // The same command where the device is missing.
+    let mut hidden = Command::new("unshare");
+    hidden.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$0\" \"$@\""]);
+    hidden.arg(build.get_program()).args(build.get_args());
+    hidden.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = hidden
+        .ran()
+        .ok()
+        .says(&["network: the host's", "`/dev/net/tun`, which `pasta` needs, cannot be opened: No such file"]);
+    assert!(!ran.stderr.contains("started again"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_build_that_is_cancelled_at_the_gate_leaves_nothing() {
-    if !is_root("network") {
+    if !have_networks() {
         return;
     }
     let bench = Bench::new();
@@ -107,7 +137,7 @@ fn a_build_that_is_cancelled_at_the_gate_leaves_nothing() {
 
 #[test]
 fn an_insecure_step_finds_its_network_connected() {
-    if !is_root("network") {
+    if !have_networks() {
         return;
     }
     let bench = Bench::new();
@@ -120,7 +150,7 @@ fn an_insecure_step_finds_its_network_connected() {
 
 #[test]
 fn pasta_connects_a_step_that_asks() {
-    if !is_root("network") || !have("network", &["pasta"]) || !Path::new("/dev/net/tun").exists() {
+    if !have_networks() || !have("network", &["pasta"]) {
         return;
     }
     let bench = Bench::new();

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 
 use super::call;
 use super::mount::{self, MountError, Restrictions};
@@ -30,6 +31,9 @@ use crate::tree::TreePath;
 
 /// Queries to this address go to the host's first resolver, wherever that listens.
 pub const DNS_FORWARD: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+
+/// What an interface is made with.
+const TUNNEL: &str = "/dev/net/tun";
 
 /// Where pasta finds the namespace.
 const NAMESPACE_FILE: &str = "dev/rbuild-network";
@@ -50,6 +54,12 @@ pub enum NetworkError {
     PastaMissing {
         /// Where it was looked for.
         search_path: OsString,
+    },
+    /// The device that the program needs is missing, or this user may not open it.
+    #[error("`{TUNNEL}`, which `pasta` needs, cannot be opened")]
+    Tunnel {
+        /// What the kernel said.
+        source: io::Error,
     },
     /// The kernel gives no network namespace.
     #[error("cannot create a network namespace")]
@@ -103,10 +113,14 @@ impl PrivateNetwork {
     /// `search_path` is a list as in `PATH`. Needs root or an own user namespace.
     ///
     /// # Errors
-    /// When pasta is missing, or the kernel gives no namespace.
+    /// When pasta or the device that it needs is missing, or the kernel gives no namespace. A step that waits for a
+    /// network in vain is started again, so what can be known before is asked before.
     pub fn prepare(search_path: &OsStr) -> Result<Self, NetworkError> {
         let program = find_program("pasta", search_path)
             .ok_or_else(|| NetworkError::PastaMissing { search_path: search_path.into() })?;
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(TUNNEL, flags, Mode::empty())
+            .map_err(|error| NetworkError::Tunnel { source: error.into() })?;
         let namespace = create_namespace().map_err(|source| NetworkError::Namespace { source })?;
         Ok(Self { program, namespace: Arc::new(namespace), connecting: Mutex::new(()), pasta: OnceLock::new() })
     }
@@ -148,8 +162,8 @@ fn create_namespace() -> io::Result<OwnedFd> {
     let make = || -> io::Result<OwnedFd> {
         call::unshare(libc::CLONE_NEWNET)?;
         call::loopback_up()?;
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        Ok(rustix::fs::open("/proc/thread-self/ns/net", flags, rustix::fs::Mode::empty())?)
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())?)
     };
     std::thread::scope(|scope| {
         scope.spawn(make).join().unwrap_or_else(|_| Err(io::Error::other("the thread of the namespace panicked")))
@@ -253,8 +267,8 @@ const SYSTEMD_STUB: &str = "127.0.0.53";
 /// When the file exists and cannot be read; without one the answer is empty.
 pub fn host_resolv_conf() -> io::Result<Vec<u8>> {
     let read = |path: &str| -> io::Result<Vec<u8>> {
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
         let mut bytes = Vec::new();
         std::fs::File::from(file).take(1 << 20).read_to_end(&mut bytes)?;
         Ok(bytes)

@@ -39,7 +39,9 @@ impl Build<'_> {
     }
 
     fn note_host_network(&self, error: &NetworkError) {
-        self.events.event(Event::Note(format!("network: the host's, because a private one can't be had ({error})")));
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let text = format!("network: the host's, because a private one can't be had ({error}{cause})");
+        self.events.event(Event::Note(text));
     }
 
     /// Connects the network that all commands share, once. Where that fails, they have the host's from then on, and this
