@@ -56,6 +56,15 @@ pub(super) struct FileStatus {
     pub(super) mode: u32,
 }
 
+impl FileStatus {
+    /// A number by which the status is told from others of the same file.
+    pub(super) fn stamp(&self) -> u64 {
+        let unknown = Known { digest: blake3::Hash::from_bytes([0; 32]), plain: false };
+        let digest = blake3::hash(&encode(self, unknown)[..STATUS_SIZE]);
+        u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("a digest has more bytes"))
+    }
+}
+
 /// What is known of a file in a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {

@@ -272,7 +272,7 @@ impl StageRun<'_, '_> {
             self.warn_about_placing(warning, step)?;
         }
         let files = prepared.describe();
-        self.store_changes(placement.changes, Some(files))
+        self.store_changes(placement.changes.into(), Some(files))
     }
 
     /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.
@@ -350,7 +350,7 @@ impl StageRun<'_, '_> {
         let resolved = resolve(&below, path.as_bytes(), FollowLast::Yes).during(action)?;
         let changes =
             super::materialize::make_directories(&below, &resolved, owner, self.made_time()).during(action)?;
-        self.store_changes(changes, None)
+        self.store_changes(changes.into(), None)
     }
 }
 

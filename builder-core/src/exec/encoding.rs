@@ -14,7 +14,7 @@ use crate::error::{BuildError, During};
 use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer};
 use crate::oci::{Descriptor, DiffId};
 use crate::store::StoreError;
-use crate::tree::Change;
+use crate::tree::ChangeList;
 
 /// How many large layers are encoded at the same time.
 const MOST_ENCODERS: usize = 2;
@@ -57,7 +57,7 @@ impl Encoders {
 
 impl Layers {
     /// Encodes changes that a step made.
-    pub(crate) fn add(&self, changes: &[Change], options: AddOptions) -> Result<DiffId, BuildError> {
+    pub(crate) fn add(&self, changes: &ChangeList, options: AddOptions) -> Result<DiffId, BuildError> {
         let action = || "write the layer".to_owned();
         let folder = if options.unpack { Some(self.store().unpack_dir().during(action)?) } else { None };
         let unpack_into = folder.as_ref().map(|folder| folder.path());
@@ -120,7 +120,7 @@ impl Layers {
     /// Encodes changes into a blob of the store. It counts only if the layer is the expected one.
     fn write_blob(
         &self,
-        changes: &[Change],
+        changes: &ChangeList,
         compression: Compression,
         unpack_into: Option<&Path>,
         expected: Option<DiffId>,
@@ -143,7 +143,7 @@ impl Layers {
 
     fn encode(
         &self,
-        changes: &[Change],
+        changes: &ChangeList,
         compression: Compression,
         unpack_into: Option<&Path>,
         out: &mut dyn io::Write,

@@ -20,7 +20,7 @@ use crate::oci::{Descriptor, DiffId, Digest};
 use crate::reference::Reference;
 use crate::registry::Client;
 use crate::store::{LayerBlob, Store};
-use crate::tree::{Change, Content, LayerFiles, MergedTree, OpenContent, Tree, TreeLayer, TreePath};
+use crate::tree::{Change, ChangeList, Content, MergedTree, OpenContent, SourceFile, Tree, TreeLayer, TreePath};
 
 /// Where a blob can be read that the store may not have.
 #[derive(Clone)]
@@ -209,31 +209,22 @@ pub(super) fn compression_name(media_type: &str) -> &'static str {
 }
 
 /// The changes of a layer, from its record and its unpacked files.
-pub(crate) fn changes_of(tree: &Tree, folder: &Path) -> io::Result<Vec<Change>> {
-    let root = Arc::new(crate::rootfs::Root::open(folder).map_err(io::Error::other)?);
+pub(crate) fn changes_of(tree: &Tree, folder: &Path) -> io::Result<ChangeList> {
+    let opener: Arc<dyn OpenContent> = Arc::new(crate::rootfs::Root::open(folder).map_err(io::Error::other)?);
     Ok(tree
         .iter()
         .map(|record| {
             let content = match record.entry.node {
-                crate::tree::Node::File { size } if size > 0 => {
-                    Content::Source(Arc::new(UnpackedFile { root: Arc::clone(&root), path: record.entry.path.clone() }))
-                }
+                crate::tree::Node::File { size } if size > 0 => Content::Source(SourceFile {
+                    opener: Arc::clone(&opener),
+                    path: record.entry.path.clone(),
+                    stamp: 0,
+                }),
                 _ => Content::None,
             };
             Change { entry: record.entry, content }
         })
         .collect())
-}
-
-struct UnpackedFile {
-    root: Arc<crate::rootfs::Root>,
-    path: TreePath,
-}
-
-impl OpenContent for UnpackedFile {
-    fn open(&self) -> io::Result<File> {
-        self.root.open_file(&self.path).map_err(io::Error::other)
-    }
 }
 
 /// Opens files of a layer, unpacking it first where that was not done yet.
@@ -242,8 +233,8 @@ struct UnpackedFiles {
     diff_id: DiffId,
 }
 
-impl LayerFiles for UnpackedFiles {
-    fn open(&self, path: &TreePath) -> io::Result<File> {
+impl OpenContent for UnpackedFiles {
+    fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
         let folder = self.layers.unpacked(self.diff_id).map_err(io::Error::other)?;
         crate::rootfs::Root::open(&folder).and_then(|root| root.open_file(path)).map_err(io::Error::other)
     }

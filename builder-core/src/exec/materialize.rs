@@ -103,7 +103,7 @@ impl Layers {
         {
             return Ok(diff_id);
         }
-        let diff_id = self.add(&part.changes, AddOptions { unpack: true, ..AddOptions::default() })?;
+        let diff_id = self.add(&part.changes.clone().into(), AddOptions { unpack: true, ..AddOptions::default() })?;
         let bytes = serde_json::to_vec(&diff_id).expect("a digest is a string");
         store.write_note("folder", &part.digest, &bytes).during(action)?;
         Ok(diff_id)

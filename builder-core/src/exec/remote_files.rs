@@ -26,7 +26,9 @@ use crate::oci::{Descriptor, DiffId, Digest};
 use crate::registry::transport::Url;
 use crate::remote::{self, GitSource};
 use crate::store::Store;
-use crate::tree::{Content, ContentDigest, Entry, Metadata, Node, OpenContent, Timestamp, TreePath, TreeView};
+use crate::tree::{
+    Content, ContentDigest, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath, TreeView,
+};
 
 /// The media type under which a file's bytes are a blob of the store.
 const MEDIA_TYPE: &str = "application/octet-stream";
@@ -59,16 +61,19 @@ impl RemoteFile {
             },
         };
         let mut tree = MemoryTree::new();
-        match ContentDigest::from_hex(self.kept.content.as_bytes()) {
-            Ok(digest) => tree.add_hashed(entry, Content::Source(Arc::new(self)), digest),
-            Err(_) => tree.add(entry, Content::Source(Arc::new(self)), None),
+        let digest = ContentDigest::from_hex(self.kept.content.as_bytes());
+        let path = entry.path.clone();
+        let content = Content::Source(SourceFile { opener: Arc::new(self), path, stamp: 0 });
+        match digest {
+            Ok(digest) => tree.add_hashed(entry, content, digest),
+            Err(_) => tree.add(entry, content, None),
         }
         tree
     }
 }
 
 impl OpenContent for RemoteFile {
-    fn open(&self) -> io::Result<File> {
+    fn open(&self, _: &TreePath, _: u64) -> io::Result<File> {
         Self::open(self)
     }
 }

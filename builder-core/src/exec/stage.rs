@@ -16,7 +16,7 @@ use crate::layer::Compression;
 use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
-use crate::tree::{Change, MergedTree};
+use crate::tree::{ChangeList, MergedTree};
 
 /// What a stage came to.
 #[derive(Debug, Clone)]
@@ -337,11 +337,11 @@ impl StageRun<'_, '_> {
     /// Stores the layer of a step that made changes without running anything.
     pub(crate) fn store_changes(
         &self,
-        mut changes: Vec<Change>,
+        mut changes: ChangeList,
         files: Option<BTreeMap<String, String>>,
     ) -> Result<Made, BuildError> {
         if let Some(epoch) = self.build.file_epoch() {
-            crate::snapshot::clamp_times(&mut changes, epoch);
+            changes = changes.iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
         }
         let compression = self.compression();
         let unpack = compression.is_none() || self.runs_later();

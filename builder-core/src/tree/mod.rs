@@ -4,9 +4,11 @@
 //! sorted so that a directory stands before everything in it and nothing else stands between them.
 
 mod accounts;
+mod change_list;
 mod entry;
 mod flatten;
 mod merged;
+mod numbers;
 mod path;
 mod record;
 mod record_entry;
@@ -14,11 +16,13 @@ mod resolve;
 mod view;
 
 pub use accounts::{AccountError, ChownOwner, User, lookup_chown, lookup_user};
-pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, Timestamp, Xattrs, sort_changes};
+pub use change_list::{ChangeList, ChangeListBuilder, Changes};
+pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, Xattrs, sort_changes};
 pub use flatten::{changes_of, flatten};
-pub use merged::{LayerFiles, MergedTree, TreeLayer, Walk};
+pub use merged::{MergedTree, TreeLayer, Walk};
+
 pub(crate) use path::compare_paths;
 pub use path::{TreePath, TreePathError};
-pub use record::{Tree, TreeEntry, TreeRecordError};
+pub use record::{Tree, TreeBuilder, TreeEntry, TreeRecordError};
 pub use resolve::{FollowLast, read_small, resolve};
 pub use view::{ContentDigest, Seen, Take, TreeError, TreeView, Wants};

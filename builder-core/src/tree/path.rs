@@ -46,6 +46,12 @@ impl TreePath {
         Ok(Self(path.to_vec()))
     }
 
+    /// Takes bytes that were a path before.
+    pub(crate) fn from_checked(path: Vec<u8>) -> Self {
+        debug_assert!(Self::new(&path).is_ok());
+        Self(path)
+    }
+
     /// Cleans a path as if the tree's root were `/`: `.` and empty components go, `..` never leaves the root.
     ///
     /// Purely lexical: symbolic links are not looked at. NUL bytes are dropped.

@@ -194,7 +194,7 @@ impl StageRun<'_, '_> {
                 if let Some(root) = view.get(&from.path).during(action)? {
                     metadata = crate::tree::Metadata { xattrs: Default::default(), ..root.metadata };
                 }
-                crate::layer::unpack_changes(&rebase(part.changes, &from.path), folder).during(action)?;
+                crate::layer::unpack_changes(&rebase(part.changes, &from.path).into(), folder).during(action)?;
             }
         }
         crate::exec::materialize::set_metadata(folder, &metadata).during(action)
