@@ -101,7 +101,8 @@ fn copy_all(source: &MemoryTree, below: &MemoryTree, words: &str) -> Result<Plac
 }
 
 fn copy(source: &[&str], below: &[&str], words: &str) -> Result<Vec<String>, CopyError> {
-    copy_all(&tree(source), &tree(below), words).map(|placement| placement.changes.iter().map(show).collect())
+    copy_all(&tree(source), &tree(below), words)
+        .map(|placement| placement.changes.iter().map(|change| show(&change)).collect())
 }
 
 #[track_caller]

@@ -26,6 +26,7 @@ mod links;
 mod memory;
 mod mode;
 mod pattern;
+mod picked;
 mod place;
 mod program;
 mod select;

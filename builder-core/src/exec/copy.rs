@@ -248,7 +248,7 @@ impl StageRun<'_, '_> {
         self.build.file_epoch().map_or(MADE_TIME, Timestamp::from_seconds)
     }
 
-    pub(crate) fn copy(&self, copy: &Copy, prepared: &PreparedCopy, step: &Step) -> Result<Made, BuildError> {
+    pub(crate) fn copy(&self, copy: &Copy, prepared: PreparedCopy, step: &Step) -> Result<Made, BuildError> {
         let below: Arc<dyn TreeView> = if copy.link { Arc::new(MemoryTree::new()) } else { Arc::new(self.below()?) };
         let owner = match &copy.chown {
             Some(spec) => Some(self.owner(&*below, spec, step)?),
@@ -272,7 +272,9 @@ impl StageRun<'_, '_> {
             self.warn_about_placing(warning, step)?;
         }
         let files = prepared.describe();
-        self.store_changes(placement.changes.into(), Some(files))
+        // What was selected takes more memory than the changes that came of it.
+        let PreparedCopy { _folders: _downloads, .. } = prepared;
+        self.store_changes(placement.changes, Some(files))
     }
 
     /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.

@@ -65,7 +65,7 @@ impl Collector<'_> {
             hasher.update(contents.as_bytes());
             digest = Some(contents);
         }
-        let description = describe(&entry, digest.as_ref());
+        let description = describe(&entry, digest.as_ref().map(Into::into));
         if digest.is_some() {
             let first = view.link_id(&path)?.and_then(|id| match links.entry(id) {
                 std::collections::btree_map::Entry::Occupied(first) => Some(first.get().clone()),

@@ -319,7 +319,7 @@ impl StageRun<'_, '_> {
     fn perform(&self, step: &Step, prepared: Prepared, id: StepId, inputs: &PreImage) -> Result<Made, BuildError> {
         match (&step.action, prepared) {
             (Action::Run(run), Prepared::Run(prepared)) => self.run(run, &prepared, id),
-            (Action::Copy(copy), Prepared::Copy(prepared)) => self.copy(copy, &prepared, step),
+            (Action::Copy(copy), Prepared::Copy(prepared)) => self.copy(copy, *prepared, step),
             (Action::MakeDirectory { path, owner }, Prepared::MakeDirectory) => self.make_directory(path, owner),
             _ => unreachable!("a step is prepared as what it is: {inputs:?}"),
         }

@@ -16,7 +16,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::numbers::{Reader, push_bytes, push_number, push_signed};
+use super::packed::{PackedReader, push_bytes, push_number, push_signed};
 use super::{
     Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath, Xattrs, compare_paths,
 };
@@ -209,7 +209,7 @@ impl ChangeList {
     #[must_use]
     pub fn find(&self, path: &TreePath) -> Option<Change> {
         let starts_behind = |block: &[u8]| {
-            let mut reader = Reader::new(block);
+            let mut reader = PackedReader::new(block);
             let _repeats_nothing = reader.number();
             compare_paths(reader.bytes(), path.as_bytes()).is_gt()
         };
@@ -223,7 +223,7 @@ impl ChangeList {
         Changes {
             list: self,
             next,
-            rest: Reader::new(&[]),
+            rest: PackedReader::new(&[]),
             path: Vec::new(),
             seconds: 0,
             left: self.count - block * BLOCK,
@@ -270,7 +270,7 @@ impl<'a> IntoIterator for &'a ChangeList {
 pub struct Changes<'a> {
     list: &'a ChangeList,
     next: std::slice::Iter<'a, Box<[u8]>>,
-    rest: Reader<'a>,
+    rest: PackedReader<'a>,
     path: Vec<u8>,
     seconds: i64,
     left: usize,
@@ -281,7 +281,7 @@ impl Iterator for Changes<'_> {
 
     fn next(&mut self) -> Option<Change> {
         if self.rest.is_empty() {
-            self.rest = Reader::new(self.next.next()?);
+            self.rest = PackedReader::new(self.next.next()?);
             (self.path, self.seconds) = (Vec::new(), 0);
         }
         self.left -= 1;

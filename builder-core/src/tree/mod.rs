@@ -8,7 +8,7 @@ mod change_list;
 mod entry;
 mod flatten;
 mod merged;
-mod numbers;
+mod packed;
 mod path;
 mod record;
 mod record_entry;
@@ -21,6 +21,7 @@ pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, SourceFile,
 pub use flatten::{changes_of, flatten};
 pub use merged::{MergedTree, TreeLayer, Walk};
 
+pub(crate) use packed::{PackedReader, push_bytes, push_number, push_signed};
 pub(crate) use path::compare_paths;
 pub use path::{TreePath, TreePathError};
 pub use record::{Tree, TreeBuilder, TreeEntry, TreeRecordError};

@@ -21,11 +21,11 @@ pub(crate) fn push_bytes(bytes: &mut Vec<u8>, value: &[u8]) {
 }
 
 /// Takes apart what was packed. It must be read as it was written.
-pub(crate) struct Reader<'a> {
+pub(crate) struct PackedReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> PackedReader<'a> {
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
@@ -85,7 +85,7 @@ mod tests {
         signed.iter().for_each(|number| push_signed(&mut bytes, *number));
         push_bytes(&mut bytes, b"some");
         bytes.extend_from_slice(&7_u64.to_le_bytes());
-        let mut reader = Reader::new(&bytes);
+        let mut reader = PackedReader::new(&bytes);
         assert_eq!(numbers.map(|_| reader.number()), numbers);
         assert_eq!(signed.map(|_| reader.signed()), signed);
         assert_eq!((reader.bytes(), reader.fixed(), reader.is_empty()), (&b"some"[..], 7, true));
