@@ -1,14 +1,13 @@
 //! One line about a file, for telling what changed since an earlier build.
 //!
 //! ```text
-//! <kind> <mode> <uid>:<gid>[ <attribute>=<digest>]…[ <mark of the content>]
+//! <kind> <mode> <uid>:<gid>[ <attribute>=<digest>]…
 //! ```
 
-use super::picked::ContentMark;
 use crate::tree::{Entry, Node};
 
-/// Describes an entry as it is compared with what it was in an earlier build.
-pub(crate) fn describe(entry: &Entry, mark: Option<ContentMark>) -> String {
+/// Describes an entry, but for its content, as it is compared with what it was in an earlier build.
+pub(crate) fn describe(entry: &Entry) -> String {
     let metadata = &entry.metadata;
     let kind = match &entry.node {
         Node::Directory { .. } => "directory".to_owned(),
@@ -22,9 +21,6 @@ pub(crate) fn describe(entry: &Entry, mark: Option<ContentMark>) -> String {
     let mut text = format!("{kind} {:04o} {}:{}", metadata.mode, metadata.uid, metadata.gid);
     for (name, value) in &metadata.xattrs {
         text.push_str(&format!(" {}={}", String::from_utf8_lossy(name), &blake3::hash(value).to_hex()[..16]));
-    }
-    if let Some(ContentMark(bytes)) = mark {
-        text.push_str(&format!(" {:032x}", u128::from_be_bytes(bytes)));
     }
     text
 }

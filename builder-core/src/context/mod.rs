@@ -56,6 +56,7 @@ pub use idle::idle_patterns;
 pub use ignore::{IgnoreRules, Verdict};
 pub use memory::MemoryTree;
 pub use mode::{ModeChange, ModeError};
+pub use picked::ContentMark;
 pub use place::{PlaceOptions, PlaceWarning, Placement, make_directory, place};
 pub use select::{Fingerprint, SelectOptions, Selection, fingerprint, select};
 pub use stat_cache::{StatCache, StatCacheError};

@@ -34,7 +34,7 @@ const PIECE: usize = 64 << 10;
 
 /// The first half of a content's digest: enough to tell whether a file is another one than in an earlier build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ContentMark(pub(crate) [u8; 16]);
+pub struct ContentMark(pub [u8; 16]);
 
 impl From<&ContentDigest> for ContentMark {
     fn from(digest: &ContentDigest) -> Self {

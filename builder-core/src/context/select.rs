@@ -1,7 +1,5 @@
 //! What a COPY or ADD takes from its source.
 
-use std::collections::BTreeMap;
-
 use super::archive::is_archive;
 use super::describe::describe;
 use super::error::CopyError;
@@ -191,23 +189,18 @@ impl Selection {
         self.fingerprint.digest()
     }
 
-    /// What each source path is, in a short text that changes when the step's result may change: for telling which
-    /// input changed since an earlier build.
-    #[must_use]
-    pub fn describe(&self) -> BTreeMap<String, String> {
-        let mut described = BTreeMap::new();
-        let mut describe = |picked: &Picked| {
-            described.insert(picked.entry.path.to_string()[1..].to_owned(), describe(&picked.entry, picked.mark));
+    /// Hands over what each source path is: its kind, mode, owner and attributes in words, and the mark of its content.
+    /// For telling which input changed since an earlier build.
+    pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) {
+        let mut give = |picked: &Picked| {
+            take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
         };
         for item in &self.items {
             match &item.kind {
-                ItemKind::File(picked) | ItemKind::Archive(picked) => describe(picked),
-                ItemKind::Directory { entry, contents } => {
-                    contents.iter(&entry.path).for_each(|picked| describe(&picked));
-                }
+                ItemKind::File(picked) | ItemKind::Archive(picked) => give(picked),
+                ItemKind::Directory { entry, contents } => contents.iter(&entry.path).for_each(|picked| give(&picked)),
             }
         }
-        described
     }
 }
 

@@ -1,6 +1,5 @@
 //! COPY, ADD and WORKDIR.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
@@ -8,9 +7,9 @@ use super::build::StageKey;
 use super::layers::Layers;
 use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
-use crate::cache::{PreImage, input};
+use crate::cache::{Files, FilesBuilder, PreImage, input};
 use crate::context::{
-    CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    ContentMark, CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
     explain_missing, fingerprint, place, select,
 };
 use crate::error::{BuildError, During, ErrorKind};
@@ -85,11 +84,12 @@ impl PreparedCopy {
 
     /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
     /// them will tell.
-    pub(crate) fn describe(&self) -> BTreeMap<String, String> {
-        if self.found.is_none() {
-            return BTreeMap::new();
+    pub(crate) fn describe(&self) -> Files {
+        let mut files = FilesBuilder::default();
+        if let (Some(_), Ok(selection)) = (&self.found, self.selection()) {
+            selection.describe(&mut |path, facts, mark| files.add(path, facts, mark.map(|ContentMark(mark)| mark)));
         }
-        self.selection().map(Selection::describe).unwrap_or_default()
+        files.finish()
     }
 }
 

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use super::encoding::AddOptions;
 use super::layers::{Layers, StackLayer};
-use crate::cache::Files;
-use crate::context::describe;
+use crate::context::{ContentMark, describe};
 use crate::error::{BuildError, During};
 use crate::oci::DiffId;
 use crate::tree::{Change, Entry, Node, TreeError, TreePath, TreeView, sort_changes};
@@ -16,12 +15,19 @@ pub(crate) struct Part {
     pub(crate) changes: Vec<Change>,
     /// The digest of everything but times.
     pub(crate) digest: String,
-    /// A line about each entry at the path and below, for telling what changed.
-    pub(crate) files: Files,
 }
 
 /// Collects a part of a tree. `None` where the path does not exist.
 pub(crate) fn part_of(view: &dyn TreeView, path: &TreePath) -> Result<Option<Part>, TreeError> {
+    described_part_of(view, path, &mut |_, _, _| {})
+}
+
+/// The same, and hands over the path, description and content of each entry at the path and below.
+pub(crate) fn described_part_of(
+    view: &dyn TreeView,
+    path: &TreePath,
+    describe: &mut Describe<'_>,
+) -> Result<Option<Part>, TreeError> {
     let Some(entry) = view.get(path)? else { return Ok(None) };
     let mut changes = Vec::new();
     for above in path.ancestors() {
@@ -30,23 +36,26 @@ pub(crate) fn part_of(view: &dyn TreeView, path: &TreePath) -> Result<Option<Par
         }
     }
     let hasher = blake3::Hasher::new();
-    let mut collector = Collector { view, changes, hasher, links: BTreeMap::new(), files: Files::new() };
+    let mut collector = Collector { view, changes, hasher, links: BTreeMap::new(), describe };
     collector.collect(entry)?;
-    let Collector { mut changes, hasher, files, .. } = collector;
+    let Collector { mut changes, hasher, .. } = collector;
     sort_changes(&mut changes);
     changes.retain(|change| !change.entry.path.is_root());
-    Ok(Some(Part { changes, digest: hasher.finalize().to_hex().to_string(), files }))
+    Ok(Some(Part { changes, digest: hasher.finalize().to_hex().to_string() }))
 }
 
-struct Collector<'a> {
+struct Collector<'a, 'd> {
     view: &'a dyn TreeView,
     changes: Vec<Change>,
     hasher: blake3::Hasher,
     links: BTreeMap<u64, TreePath>,
-    files: Files,
+    describe: &'a mut Describe<'d>,
 }
 
-impl Collector<'_> {
+/// Takes the path, the description and the mark of the content of an entry.
+type Describe<'a> = dyn FnMut(&str, &str, Option<[u8; 16]>) + 'a;
+
+impl Collector<'_, '_> {
     fn collect(&mut self, mut entry: Entry) -> Result<(), TreeError> {
         let (view, hasher, links) = (self.view, &mut self.hasher, &mut self.links);
         let path = entry.path.clone();
@@ -65,7 +74,10 @@ impl Collector<'_> {
             hasher.update(contents.as_bytes());
             digest = Some(contents);
         }
-        let description = describe(&entry, digest.as_ref().map(Into::into));
+        if !path.is_root() {
+            let mark = digest.as_ref().map(|digest| ContentMark::from(digest).0);
+            (self.describe)(&path.to_string()[1..], &describe(&entry), mark);
+        }
         if digest.is_some() {
             let first = view.link_id(&path)?.and_then(|id| match links.entry(id) {
                 std::collections::btree_map::Entry::Occupied(first) => Some(first.get().clone()),
@@ -78,9 +90,6 @@ impl Collector<'_> {
                 Some(target) => entry.node = Node::HardLink { target },
                 None => content = view.content(&path)?,
             }
-        }
-        if !path.is_root() {
-            self.files.insert(path.to_string()[1..].to_owned(), description);
         }
         self.changes.push(Change { entry, content });
         if directory {

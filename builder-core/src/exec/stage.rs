@@ -1,6 +1,5 @@
 //! One stage: its steps, one after the other. Each is looked up, else done and recorded.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::build::{Build, StageKey};
@@ -45,7 +44,7 @@ pub(crate) struct StageRun<'b, 'o> {
 pub(crate) struct Made {
     pub(crate) diff_id: DiffId,
     /// The inputs of a COPY one by one, for later explanations.
-    pub(crate) files: Option<BTreeMap<String, String>>,
+    pub(crate) files: Option<Files>,
     /// The most memory that a command's processes had, bytes; 0 where that is not known.
     pub(crate) peak_bytes: u64,
 }
@@ -216,8 +215,7 @@ impl StageRun<'_, '_> {
         let store = self.build.layers.store();
         let action = || "record the step".to_owned();
         if let Some(files) = files {
-            let bytes = serde_json::to_vec(&files).expect("names and texts are strings");
-            store.write_note("files", key.as_str(), &bytes).during(action)?;
+            store.write_note("files", key.as_str(), files.as_bytes()).during(action)?;
         }
         store.write_step(key.as_str(), &record.to_bytes()).during(action)
     }
@@ -335,11 +333,7 @@ impl StageRun<'_, '_> {
     }
 
     /// Stores the layer of a step that made changes without running anything.
-    pub(crate) fn store_changes(
-        &self,
-        mut changes: ChangeList,
-        files: Option<BTreeMap<String, String>>,
-    ) -> Result<Made, BuildError> {
+    pub(crate) fn store_changes(&self, mut changes: ChangeList, files: Option<Files>) -> Result<Made, BuildError> {
         if let Some(epoch) = self.build.file_epoch() {
             changes = changes.iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
         }

@@ -1,4 +1,4 @@
-//! Numbers and bytes packed one after another, in memory only.
+//! Numbers and bytes packed one after another.
 
 /// Appends a number in LEB128: seven bits a byte, the lowest first.
 pub(crate) fn push_number(bytes: &mut Vec<u8>, mut number: u64) {
@@ -20,7 +20,8 @@ pub(crate) fn push_bytes(bytes: &mut Vec<u8>, value: &[u8]) {
     bytes.extend_from_slice(value);
 }
 
-/// Takes apart what was packed. It must be read as it was written.
+/// Takes apart what was packed. It must be read as it was written: what other bytes give means nothing, but it is never a
+/// panic, and what is missing at the end is zero.
 pub(crate) struct PackedReader<'a> {
     rest: &'a [u8],
 }
@@ -35,19 +36,19 @@ impl<'a> PackedReader<'a> {
     }
 
     pub(crate) fn byte(&mut self) -> u8 {
-        self.take(1)[0]
+        self.take(1).first().copied().unwrap_or(0)
     }
 
     pub(crate) fn number(&mut self) -> u64 {
-        let (mut number, mut shift) = (0, 0);
-        loop {
+        let mut number = 0;
+        for shift in (0..u64::BITS).step_by(7) {
             let byte = self.byte();
             number |= u64::from(byte & 0x7f) << shift;
-            shift += 7;
             if byte & 0x80 == 0 {
-                return number;
+                break;
             }
         }
+        number
     }
 
     pub(crate) fn signed(&mut self) -> i64 {
@@ -62,11 +63,11 @@ impl<'a> PackedReader<'a> {
 
     /// A number of eight bytes.
     pub(crate) fn fixed(&mut self) -> u64 {
-        u64::from_le_bytes(self.take(8).try_into().expect("eight bytes were taken"))
+        u64::from_le_bytes(self.take(8).try_into().unwrap_or_default())
     }
 
     pub(crate) fn take(&mut self, length: usize) -> &'a [u8] {
-        let (taken, rest) = self.rest.split_at(length);
+        let (taken, rest) = self.rest.split_at(length.min(self.rest.len()));
         self.rest = rest;
         taken
     }
@@ -89,5 +90,8 @@ mod tests {
         assert_eq!(numbers.map(|_| reader.number()), numbers);
         assert_eq!(signed.map(|_| reader.signed()), signed);
         assert_eq!((reader.bytes(), reader.fixed(), reader.is_empty()), (&b"some"[..], 7, true));
+        assert_eq!((reader.number(), reader.fixed(), reader.bytes()), (0, 0, &b""[..]));
+        assert_eq!(PackedReader::new(&[0xff; 30]).number(), u64::MAX);
+        assert_eq!(PackedReader::new(&[9, 1, 2]).bytes(), [1, 2]);
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
 
 use super::{MountedSource, Wanted, absolute};
-use crate::cache::{Files, PreImage, input};
+use crate::cache::{FilesBuilder, PreImage, input};
 use crate::error::{BuildError, During};
 use crate::exec::cache_mount::identity;
-use crate::exec::materialize::{part_of, rebase, single};
+use crate::exec::materialize::{described_part_of, part_of, rebase, single};
 use crate::exec::options::{Isolation, NoCache};
 use crate::exec::run::{Keep, PreparedRun};
 use crate::exec::stage::StageRun;
@@ -24,27 +24,25 @@ use crate::tree::{FollowLast, TreeView, resolve};
 struct Shown {
     source: MountedSource,
     digest: String,
-    files: Files,
 }
 
 impl StageRun<'_, '_> {
     /// Adds mounts to a command's inputs: what they show, by content, and how.
     pub(crate) fn prepare_mounts(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
-        let (mut sources, mut files) = (Vec::new(), Files::new());
+        let (mut sources, mut files) = (Vec::new(), FilesBuilder::default());
         for (mount, from) in &run.mounts {
             let target = &mount.target;
             let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
             let (name, mut facts) = (format!("mount {} {shown}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
-                    let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
+                    let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context), &mut files)?;
                     facts = format!("{} {}", mount.source, mount.read_only);
                     inputs.add(format!("{} {target}", input::MOUNTED_FILES), shown.digest);
-                    files.extend(shown.files.into_iter().map(|(path, text)| (format!("{target}\0{path}"), text)));
                     Some(shown.source)
                 }
                 MountType::Cache => match from {
-                    Some(from) => Some(self.mounted_source(mount, from)?.source),
+                    Some(from) => Some(self.mounted_source(mount, from, &mut FilesBuilder::default())?.source),
                     None => {
                         self.build.carry.note_mount(&cache_id(run, mount, None));
                         None
@@ -69,11 +67,16 @@ impl StageRun<'_, '_> {
             inputs.add(name, facts);
             sources.push(source);
         }
-        Ok(PreparedRun { sources, files })
+        Ok(PreparedRun { sources, files: files.finish() })
     }
 
     /// The tree that `from` names, with the digest of what the mount shows of it.
-    fn mounted_source(&self, mount: &PlannedMount, from: &Source) -> Result<Shown, BuildError> {
+    fn mounted_source(
+        &self,
+        mount: &PlannedMount,
+        from: &Source,
+        files: &mut FilesBuilder,
+    ) -> Result<Shown, BuildError> {
         let action = || format!("mount `{}`", mount.source);
         let stack = match from {
             Source::Scratch => Some(Vec::new()),
@@ -91,14 +94,17 @@ impl StageRun<'_, '_> {
         if let Some(stack) = stack.as_ref().filter(|_| path.is_root()) {
             let ids: Vec<String> = stack.iter().map(|layer| layer.diff_id.to_string()).collect();
             let source = MountedSource { stack: stack.clone(), path, is_directory };
-            return Ok(Shown { source, digest: ids.join(" "), files: Files::new() });
+            return Ok(Shown { source, digest: ids.join(" ") });
         }
-        let part = part_of(&*view, &path).during(action)?.expect("its root was just seen");
+        let mut describe = |path: &str, facts: &str, mark: Option<[u8; 16]>| {
+            files.add(&format!("{}\0{path}", mount.target), facts, mark);
+        };
+        let part = described_part_of(&*view, &path, &mut describe).during(action)?.expect("its root was just seen");
         let stack = match stack {
             Some(stack) => stack,
             None => single(self.build.layers.materialize(&part)?),
         };
-        Ok(Shown { source: MountedSource { stack, path, is_directory }, digest: part.digest, files: part.files })
+        Ok(Shown { source: MountedSource { stack, path, is_directory }, digest: part.digest })
     }
 
     pub(super) fn bind(
