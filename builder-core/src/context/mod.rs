@@ -32,6 +32,7 @@ mod program;
 mod select;
 mod spool;
 mod stat_cache;
+mod stat_news;
 mod stat_table;
 mod suggest;
 mod visit;
