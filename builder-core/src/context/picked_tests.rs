@@ -56,3 +56,46 @@ fn what_was_packed_comes_out_again() {
     }
     assert_eq!((&found[8].entry.node, &found[8].entry.metadata), (&Node::Directory { opaque: false }, &metadata(92)));
 }
+
+#[test]
+fn a_file_takes_few_bytes() {
+    let contents = Contents::default();
+    let mut packed = Packed::default();
+    let opener: Arc<dyn OpenContent> = Arc::new(Nowhere);
+    let count = 10_000_u32;
+    for n in 0..count {
+        let name = format!("file_{n:06}.txt");
+        let seen = Seen {
+            name: name.as_bytes(),
+            node: &Node::File { size: 4000 },
+            metadata: &Metadata {
+                mode: 0o644,
+                modified: Timestamp { seconds: 1_700_000_000 + i64::from(n), nanoseconds: 999_999_999 - n },
+                ..Metadata::default()
+            },
+            digest: Some(blake3::hash(name.as_bytes())),
+            link: None,
+            hollow: false,
+            content: &|| {
+                let (opener, path) = (Arc::clone(&opener), TreePath::root().join(name.as_bytes()));
+                Ok(Content::Source(SourceFile { opener, path, stamp: u64::MAX - u64::from(n) }))
+            },
+        };
+        packed.add_file(&seen, &TreePath::root(), &contents).unwrap();
+    }
+    let bytes: usize = packed.pieces.iter().map(Vec::capacity).sum();
+    assert!(bytes < 70 * count as usize, "{} bytes a file", bytes / count as usize);
+    let tree = PickedTree::new(packed, contents, HashSet::new(), count as usize);
+    assert_eq!((tree.contents.openers.len(), tree.iter(&TreePath::root()).count()), (1, count as usize));
+    let last = tree.iter(&TreePath::root()).last().unwrap();
+    let Content::Source(file) = last.content else { unreachable!("it has a source") };
+    assert_eq!((file.path.to_string(), file.stamp), ("/file_009999.txt".to_owned(), u64::MAX - 9999));
+}
+
+struct Nowhere;
+
+impl OpenContent for Nowhere {
+    fn open(&self, path: &TreePath, _: u64) -> std::io::Result<std::fs::File> {
+        Err(std::io::Error::other(path.to_string()))
+    }
+}

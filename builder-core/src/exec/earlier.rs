@@ -65,7 +65,7 @@ impl Prepared {
     pub(crate) fn files(&self) -> Option<Files> {
         match self {
             Self::Copy(copy) => Some(copy.describe()),
-            Self::Run(run) => Some(run.files.clone()),
+            Self::Run(run) => Some(run.mounted.list().clone()),
             Self::MakeDirectory => None,
         }
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use super::encoding::AddOptions;
 use super::layers::{Layers, StackLayer};
-use crate::context::{ContentMark, describe};
 use crate::error::{BuildError, During};
 use crate::oci::DiffId;
 use crate::tree::{Change, Entry, Node, TreeError, TreePath, TreeView, sort_changes};
@@ -19,15 +18,6 @@ pub(crate) struct Part {
 
 /// Collects a part of a tree. `None` where the path does not exist.
 pub(crate) fn part_of(view: &dyn TreeView, path: &TreePath) -> Result<Option<Part>, TreeError> {
-    described_part_of(view, path, &mut |_, _, _| {})
-}
-
-/// The same, and hands over the path, description and content of each entry at the path and below.
-pub(crate) fn described_part_of(
-    view: &dyn TreeView,
-    path: &TreePath,
-    describe: &mut Describe<'_>,
-) -> Result<Option<Part>, TreeError> {
     let Some(entry) = view.get(path)? else { return Ok(None) };
     let mut changes = Vec::new();
     for above in path.ancestors() {
@@ -36,7 +26,7 @@ pub(crate) fn described_part_of(
         }
     }
     let hasher = blake3::Hasher::new();
-    let mut collector = Collector { view, changes, hasher, links: BTreeMap::new(), describe };
+    let mut collector = Collector { view, changes, hasher, links: BTreeMap::new() };
     collector.collect(entry)?;
     let Collector { mut changes, hasher, .. } = collector;
     sort_changes(&mut changes);
@@ -44,18 +34,14 @@ pub(crate) fn described_part_of(
     Ok(Some(Part { changes, digest: hasher.finalize().to_hex().to_string() }))
 }
 
-struct Collector<'a, 'd> {
+struct Collector<'a> {
     view: &'a dyn TreeView,
     changes: Vec<Change>,
     hasher: blake3::Hasher,
     links: BTreeMap<u64, TreePath>,
-    describe: &'a mut Describe<'d>,
 }
 
-/// Takes the path, the description and the mark of the content of an entry.
-type Describe<'a> = dyn FnMut(&str, &str, Option<[u8; 16]>) + 'a;
-
-impl Collector<'_, '_> {
+impl Collector<'_> {
     fn collect(&mut self, mut entry: Entry) -> Result<(), TreeError> {
         let (view, hasher, links) = (self.view, &mut self.hasher, &mut self.links);
         let path = entry.path.clone();
@@ -73,10 +59,6 @@ impl Collector<'_, '_> {
             let contents = view.content_digest(&path)?;
             hasher.update(contents.as_bytes());
             digest = Some(contents);
-        }
-        if !path.is_root() {
-            let mark = digest.as_ref().map(|digest| ContentMark::from(digest).0);
-            (self.describe)(&path.to_string()[1..], &describe(&entry), mark);
         }
         if digest.is_some() {
             let first = view.link_id(&path)?.and_then(|id| match links.entry(id) {
@@ -102,19 +84,23 @@ impl Collector<'_, '_> {
 }
 
 impl Layers {
-    /// Unpacks changes as a layer of their own; changes with a known digest are unpacked only once.
-    pub(crate) fn materialize(&self, part: &Part) -> Result<DiffId, BuildError> {
+    /// Unpacks changes as a layer of their own; those of a digest that is known are neither made nor unpacked again.
+    pub(crate) fn materialize(
+        &self,
+        digest: &str,
+        changes: impl FnOnce() -> Result<Vec<Change>, BuildError>,
+    ) -> Result<DiffId, BuildError> {
         let action = || "unpack files of the build context".to_owned();
         let store = self.store();
-        if let Some(bytes) = store.read_note("folder", &part.digest).during(action)?
+        if let Some(bytes) = store.read_note("folder", digest).during(action)?
             && let Ok(diff_id) = serde_json::from_slice::<DiffId>(&bytes)
             && store.sound_layer_path(diff_id).during(action)?.is_some()
         {
             return Ok(diff_id);
         }
-        let diff_id = self.add(&part.changes.clone().into(), AddOptions { unpack: true, ..AddOptions::default() })?;
+        let diff_id = self.add(&changes()?.into(), AddOptions { unpack: true, ..AddOptions::default() })?;
         let bytes = serde_json::to_vec(&diff_id).expect("a digest is a string");
-        store.write_note("folder", &part.digest, &bytes).during(action)?;
+        store.write_note("folder", digest, &bytes).during(action)?;
         Ok(diff_id)
     }
 }

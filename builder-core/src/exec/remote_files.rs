@@ -169,7 +169,7 @@ impl Fetcher<'_> {
         let commit = remote::checkout(source, &target, &options)?;
         let files = ContextDir::open(&target, None, StatCache::none())?;
         let part = part_of(&files, &TreePath::root())?.expect("a root always exists");
-        let diff_id = layers.materialize(&part)?;
+        let diff_id = layers.materialize(&part.digest, || Ok(part.changes))?;
         let bytes = serde_json::to_vec(&diff_id).expect("a digest is a string");
         self.store.write_note("git", &checkout_note(source, &commit.sha, &options), &bytes)?;
         self.store.write_note("git-name", &name, commit.sha.as_bytes())?;

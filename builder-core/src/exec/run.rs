@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::devices::DeviceEdits;
 use super::encoding::AddOptions;
 use super::execute::{Executed, execute};
-use super::mounts::MountedSource;
+use super::mounts::{MountedFiles, MountedSource};
 use super::options::Isolation;
 use super::stage::{Made, StageRun};
-use crate::cache::{Files, PreImage, input};
+use crate::cache::{PreImage, input};
 use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run};
 use crate::progress::{Event, StepId};
@@ -22,8 +22,8 @@ use crate::tree::{ChangeList, FollowLast, MergedTree, User, lookup_user, resolve
 /// A command's inputs besides the tree below.
 pub(crate) struct PreparedRun {
     pub(crate) sources: Vec<Option<MountedSource>>,
-    /// What bind mounts show, one by one: `TARGET\0PATH`.
-    pub(crate) files: Files,
+    /// What bind mounts show.
+    pub(crate) mounted: MountedFiles,
 }
 
 /// What a command gets of this machine.

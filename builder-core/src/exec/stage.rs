@@ -60,7 +60,7 @@ impl Prepared {
     /// The files that a command's bind mounts show.
     fn mounted_files(&self) -> Option<Files> {
         match self {
-            Self::Run(run) if !run.files.is_empty() => Some(run.files.clone()),
+            Self::Run(run) => Some(run.mounted.list()).filter(|files| !files.is_empty()).cloned(),
             _ => None,
         }
     }

@@ -35,10 +35,18 @@ pub struct ChangeList {
     blocks: Vec<Box<[u8]>>,
     count: usize,
     owners: Vec<Owner>,
-    folders: Vec<(Arc<dyn OpenContent>, Box<[u8]>)>,
+    folders: Vec<Folder>,
     contents: Vec<Content>,
     linked: BTreeSet<TreePath>,
     content_size: u64,
+}
+
+/// Where contents are read from.
+#[derive(Clone)]
+struct Folder {
+    opener: Arc<dyn OpenContent>,
+    /// What the paths that the opener knows begin with.
+    start: Box<[u8]>,
 }
 
 /// What many entries have in common.
@@ -159,7 +167,7 @@ impl ChangeListBuilder {
     fn folder(&mut self, opener: &Arc<dyn OpenContent>, start: &[u8]) -> usize {
         let key = (Arc::as_ptr(opener).cast::<()>() as usize, Box::from(start));
         *self.folders.entry(key).or_insert_with_key(|(_, start)| {
-            self.list.folders.push((Arc::clone(opener), start.clone()));
+            self.list.folders.push(Folder { opener: Arc::clone(opener), start: start.clone() });
             self.list.folders.len() - 1
         })
     }
@@ -202,7 +210,7 @@ impl ChangeList {
     /// All changes, in order.
     #[must_use]
     pub fn iter(&self) -> Changes<'_> {
-        self.from_block(0)
+        self.after_blocks(0)
     }
 
     /// The change of a path.
@@ -214,11 +222,11 @@ impl ChangeList {
             compare_paths(reader.bytes(), path.as_bytes()).is_gt()
         };
         let behind = self.blocks.partition_point(|block| !starts_behind(block));
-        let mut changes = self.from_block(behind.checked_sub(1)?).take(BLOCK);
+        let mut changes = self.after_blocks(behind.checked_sub(1)?).take(BLOCK);
         changes.find(|change| change.entry.path == *path)
     }
 
-    fn from_block(&self, block: usize) -> Changes<'_> {
+    fn after_blocks(&self, block: usize) -> Changes<'_> {
         let next = self.blocks[block..].iter();
         Changes {
             list: self,
@@ -328,7 +336,7 @@ impl Changes<'_> {
         if tag & IN_FOLDER == 0 {
             return Content::None;
         }
-        let (opener, start) = &self.list.folders[self.rest.number() as usize];
+        let Folder { opener, start } = &self.list.folders[self.rest.number() as usize];
         let same = self.rest.number() as usize;
         let path = [start, &self.path[self.path.len() - same..]].concat();
         let stamp = self.rest.fixed();

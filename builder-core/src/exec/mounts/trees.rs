@@ -1,15 +1,16 @@
 //! Mounts of files: binds, which show a tree, and caches, which outlive the build.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
 
 use super::{MountedSource, Wanted, absolute};
-use crate::cache::{FilesBuilder, PreImage, input};
+use crate::cache::{Files, FilesBuilder, PreImage, input};
+use crate::context::{ContentMark, SelectOptions, describe, fingerprint, select};
 use crate::error::{BuildError, During};
 use crate::exec::cache_mount::identity;
-use crate::exec::materialize::{described_part_of, part_of, rebase, single};
+use crate::exec::materialize::{part_of, rebase, single};
 use crate::exec::options::{Isolation, NoCache};
 use crate::exec::run::{Keep, PreparedRun};
 use crate::exec::stage::StageRun;
@@ -18,31 +19,72 @@ use crate::snapshot::MountKind;
 use crate::store::{CacheSharing, MountAbout};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::MountSource;
-use crate::tree::{FollowLast, TreeView, resolve};
+use crate::tree::{FollowLast, TreePath, TreeView, resolve};
 
 /// What a mount shows, and how that is told from something else.
 struct Shown {
     source: MountedSource,
     digest: String,
+    /// Where its files can be looked at one by one, unless its layers say what it is.
+    tree: Option<MountedTree>,
+}
+
+/// The part of a tree that a mount shows.
+pub(crate) struct MountedTree {
+    view: Arc<dyn TreeView>,
+    path: TreePath,
+}
+
+/// The files that a command's bind mounts show. A command that need not run lists none.
+pub(crate) struct MountedFiles {
+    /// By the mounts' targets.
+    trees: Vec<(String, MountedTree)>,
+    files: OnceLock<Files>,
+}
+
+impl MountedFiles {
+    /// What is shown, one by one: `TARGET\0PATH`. Of what can't be read any more nothing, which the command will tell.
+    pub(crate) fn list(&self) -> &Files {
+        self.files.get_or_init(|| {
+            let mut files = FilesBuilder::default();
+            for (target, MountedTree { view, path }) in &self.trees {
+                let mut add = |path: &str, facts: &str, mark: Option<ContentMark>| {
+                    files.add(&format!("{target}\0{path}"), facts, mark.map(|ContentMark(mark)| mark));
+                };
+                let above = view.get(path).ok().flatten().filter(|entry| entry.node.is_directory() && !path.is_root());
+                above.iter().for_each(|entry| add(&path.to_string()[1..], &describe(entry), None));
+                if let Ok(selection) = select(&**view, &whole(path)) {
+                    selection.describe(&mut add);
+                }
+            }
+            files.finish()
+        })
+    }
+}
+
+/// Selects a path with all that is in it.
+fn whole(path: &TreePath) -> SelectOptions {
+    SelectOptions { sources: vec![path.as_bytes().to_vec()], ..SelectOptions::default() }
 }
 
 impl StageRun<'_, '_> {
     /// Adds mounts to a command's inputs: what they show, by content, and how.
     pub(crate) fn prepare_mounts(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
-        let (mut sources, mut files) = (Vec::new(), FilesBuilder::default());
+        let (mut sources, mut trees) = (Vec::new(), Vec::new());
         for (mount, from) in &run.mounts {
             let target = &mount.target;
             let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
             let (name, mut facts) = (format!("mount {} {shown}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
-                    let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context), &mut files)?;
+                    let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
                     facts = format!("{} {}", mount.source, mount.read_only);
                     inputs.add(format!("{} {target}", input::MOUNTED_FILES), shown.digest);
+                    trees.extend(shown.tree.map(|tree| (target.clone(), tree)));
                     Some(shown.source)
                 }
                 MountType::Cache => match from {
-                    Some(from) => Some(self.mounted_source(mount, from, &mut FilesBuilder::default())?.source),
+                    Some(from) => Some(self.mounted_source(mount, from)?.source),
                     None => {
                         self.build.carry.note_mount(&cache_id(run, mount, None));
                         None
@@ -67,16 +109,11 @@ impl StageRun<'_, '_> {
             inputs.add(name, facts);
             sources.push(source);
         }
-        Ok(PreparedRun { sources, files: files.finish() })
+        Ok(PreparedRun { sources, mounted: MountedFiles { trees, files: OnceLock::new() } })
     }
 
     /// The tree that `from` names, with the digest of what the mount shows of it.
-    fn mounted_source(
-        &self,
-        mount: &PlannedMount,
-        from: &Source,
-        files: &mut FilesBuilder,
-    ) -> Result<Shown, BuildError> {
+    fn mounted_source(&self, mount: &PlannedMount, from: &Source) -> Result<Shown, BuildError> {
         let action = || format!("mount `{}`", mount.source);
         let stack = match from {
             Source::Scratch => Some(Vec::new()),
@@ -94,17 +131,31 @@ impl StageRun<'_, '_> {
         if let Some(stack) = stack.as_ref().filter(|_| path.is_root()) {
             let ids: Vec<String> = stack.iter().map(|layer| layer.diff_id.to_string()).collect();
             let source = MountedSource { stack: stack.clone(), path, is_directory };
-            return Ok(Shown { source, digest: ids.join(" ") });
+            return Ok(Shown { source, digest: ids.join(" "), tree: None });
         }
-        let mut describe = |path: &str, facts: &str, mark: Option<[u8; 16]>| {
-            files.add(&format!("{}\0{path}", mount.target), facts, mark);
+        let options = whole(&path);
+        let look = || fingerprint(&*view, &options);
+        let print = match from {
+            Source::Context => self.build.context().fingerprint(&options),
+            _ => look(),
         };
-        let part = described_part_of(&*view, &path, &mut describe).during(action)?.expect("its root was just seen");
+        let print = print.during(action)?.digest();
+        let digest = blake3::hash(format!("{path} {} {print}", describe(&entry)).as_bytes()).to_hex().to_string();
         let stack = match stack {
             Some(stack) => stack,
-            None => single(self.build.layers.materialize(&part)?),
+            None => single(self.build.layers.materialize(&digest, || {
+                let part = part_of(&*view, &path).during(action)?.expect("its root was just seen");
+                if look().during(action)?.digest() != print {
+                    return Err(BuildError::failed(
+                        action(),
+                        "its files changed while the build used them: build again when nothing writes to them",
+                    ));
+                }
+                Ok(part.changes)
+            })?),
         };
-        Ok(Shown { source: MountedSource { stack, path, is_directory }, digest: part.digest })
+        let tree = Some(MountedTree { view, path: path.clone() });
+        Ok(Shown { source: MountedSource { stack, path, is_directory }, digest, tree })
     }
 
     pub(super) fn bind(
