@@ -290,7 +290,7 @@ run it with: rbuild run [..]
         .expect("the folder can be written");
     let refused = rbuild(&folder, &["build", "."]).code(1).stdout_eq("").get_output().stderr.clone();
     let refused = String::from_utf8_lossy(&refused);
-    assert!(refused.contains("error: lint violation found for rules: StageNameCasing"), "{refused}");
+    assert!(refused.contains("error[check-failed]: lint violation found for rules: StageNameCasing"), "{refused}");
     rbuild(&folder, &["build", "--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=all", "."]).success();
 }
 

@@ -100,6 +100,16 @@ fn damaged_objects_are_made_again() {
     }
 }
 
+/// Marks of removed files are made in a way of their own, which must not look like a change of the layer later.
+#[test]
+fn a_layer_with_removed_files_is_not_taken_for_damaged() {
+    let bench = Bench::new();
+    let text = "FROM busybox\nCOPY files /files\nRUN rm -r /files/b /files/a && echo one > /one\n";
+    let context = bench.context("context", &[("Dockerfile", text), ("files/a", "a"), ("files/b/c", "c")]);
+    build(&bench, &context, &bench.path("output"));
+    bench.rbuild().args(["cache", "check"]).ran().ok();
+}
+
 #[test]
 fn damaged_lists_of_names_are_no_end() {
     let bench = Bench::new();

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::UNIX_EPOCH;
 
 use support::{Bench, Ran, RunCommand, have, ran_with_input, wait_for};
 
@@ -30,6 +31,13 @@ fn build_from(bench: &Bench, context: &str, flags: &[&str], input: &[u8]) -> Ran
     ran_with_input(&mut bench.build_command(Path::new(context), &all), input)
 }
 
+/// Fails the test unless the image says that it was made at this time, seconds since 1970.
+fn made_at(bench: &Bench, seconds: i64) {
+    let time = jiff::Timestamp::from_second(seconds).expect("a time");
+    let told = bench.rbuild().args(["inspect", "source"]).ran().ok().stdout;
+    assert!(told.contains(&format!("\"created\": \"{time}\"")), "{time} is not in {told}");
+}
+
 fn holds(bench: &Bench, text: &str) {
     assert_eq!(bench.rbuild().args(["run", "source", "cat", "/copy"]).ran().ok().stdout, text);
 }
@@ -45,6 +53,9 @@ fn archives_on_standard_input() {
         }
     }
     build_from(&bench, "-", &["-f", "sub/Dockerfile"], &archive(&project, "-z")).ok();
+    build_from(&bench, "-", &["--build-arg", "SOURCE_DATE_EPOCH=context"], &archive(&project, "--mtime=@1234567890"))
+        .ok();
+    made_at(&bench, 1_234_567_890);
     let mut torn = archive(&project, "-z");
     torn.truncate(torn.len() / 2);
     build_from(&bench, "-", &[], &torn).fails(1, &["the build context's archive", "incomplete"]);
@@ -121,6 +132,18 @@ fn repositories_of_git() {
         build_from(&bench, &format!("{url}{suffix}"), &[], b"").ok();
         holds(&bench, text);
     }
+    let committed = Command::new("git").arg("-C").arg(&project).args(["show", "-s", "--format=%ct", "v1"]).ran().ok();
+    let named = format!("source={url}#v1");
+    let stage = format!("FROM scratch AS source\nARG AT=v1\nADD {url}#$AT /\nFROM scratch\nLABEL a=b\n");
+    let alone = b"FROM scratch\nLABEL a=b\n";
+    for (context, flags, input) in [
+        (format!("{url}#v1"), vec!["--build-arg", "SOURCE_DATE_EPOCH=context"], &b""[..]),
+        ("-".to_owned(), vec!["--build-context", &named, "--build-arg", "SOURCE_DATE_EPOCH=Source"], alone),
+        ("-".to_owned(), vec!["--build-arg", "SOURCE_DATE_EPOCH=SOURCE"], stage.as_bytes()),
+    ] {
+        build_from(&bench, &context, &flags, input).ok();
+        made_at(&bench, committed.stdout.trim().parse().expect("a number"));
+    }
     build_from(&bench, &format!("{url}#v9"), &[], b"").fails(1, &["v9"]);
     build_from(&bench, &format!("git://127.0.0.1:{port}/absent.git"), &[], b"").fails(1, &["absent.git"]);
 }
@@ -146,6 +169,10 @@ fn archives_over_http() {
     holds(&bench, "text\n");
     build_from(&bench, &format!("{url}/Dockerfile.alone"), &[], b"").ok();
     holds(&bench, "alone\n");
+    let changed = served.join("project.tar.gz").metadata().and_then(|m| m.modified()).expect("it is there");
+    let changed = changed.duration_since(UNIX_EPOCH).expect("after 1970").as_secs().try_into().expect("of this age");
+    build_from(&bench, &format!("{url}/project.tar.gz"), &["--build-arg", "SOURCE_DATE_EPOCH=context"], b"").ok();
+    made_at(&bench, changed);
     build_from(&bench, &format!("{url}/absent.tar.gz"), &[], b"").fails(1, &["absent.tar.gz", "404"]);
     build_from(&bench, &format!("http://127.0.0.1:{}/x.tar", free_port()), &[], b"").fails(1, &["refused"]);
 }

@@ -1,5 +1,6 @@
 //! A build from its options to its result.
 
+mod epoch;
 mod planning;
 mod services;
 
@@ -89,6 +90,7 @@ pub(crate) struct Build<'o> {
     pub(crate) identity: String,
     pub(crate) journal: Journal,
     context: Context,
+    /// What ARG gives for `SOURCE_DATE_EPOCH`, once that is found.
     epoch_text: Option<String>,
     plans: BTreeMap<StageKey, StagePlan>,
     first_steps: BTreeMap<StageKey, usize>,
@@ -152,8 +154,8 @@ pub(super) fn planned<T>(
             finish::makes_index(options)?;
             let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), &name);
             build.carry = Arc::clone(&carry);
+            build.find_epoch(&dockerfile)?;
             let targets = build.plan(&dockerfile)?;
-            build.epoch = build.source_date_epoch()?;
             super::check::warn(&build, &dockerfile, &diagnostics)?;
             work(build, &targets)
         })

@@ -1,13 +1,11 @@
 //! Reads everything that a store holds, unpacked layers too: `rbuild cache check`.
 
-use std::path::Path;
-
 use rayon::prelude::*;
 
 use crate::error::{BuildError, During};
 use crate::oci::DiffId;
 use crate::rootfs::{Root, digest_file};
-use crate::store::{CheckReport, Problem, Store};
+use crate::store::{CheckReport, Problem, Store, UnpackedLayer};
 use crate::tree::{Node, Tree, TreeEntry};
 
 /// Checks every blob, record and unpacked file of a store against its digest, and the names of images. Changes nothing.
@@ -21,27 +19,36 @@ pub fn check_store(store: &Store) -> Result<CheckReport, BuildError> {
     report.objects += layers.len() as u64;
     let damaged = layers.par_iter().filter_map(|layer| {
         let file = match layer.is_sealed {
-            true => first_wrong_file(store, layer.diff_id, &layer.path)?,
+            true => first_wrong_file(store, layer)?,
             false => String::new(),
         };
         // One that is gone by now was removed by another process.
-        layer.path.exists().then_some(Problem::Unpacked { diff_id: layer.diff_id, file })
+        layer.unpacked.folder.exists().then_some(Problem::Unpacked { diff_id: layer.diff_id, file })
     });
     report.problems.extend(damaged.collect::<Vec<_>>());
     Ok(report)
 }
 
-/// The first file of an unpacked layer that is not what the layer's record says.
-fn first_wrong_file(store: &Store, diff_id: DiffId, folder: &Path) -> Option<String> {
+/// The first file of an unpacked layer that is not what the layer's record says. What it shares with another layer is
+/// checked once, with that one.
+fn first_wrong_file(store: &Store, layer: &UnpackedLayer) -> Option<String> {
     // Without a record the folder is not used, and a damaged record is reported by itself.
-    let bytes = store.layer(diff_id)?.tree().ok()??;
-    let tree = Tree::from_bytes(bytes).ok()?;
-    let Ok(root) = Root::open(folder) else { return Some(String::new()) };
-    let wrong = tree.iter().find(|entry| !is_right(&root, entry))?;
+    let tree = tree_of(store, layer.diff_id)?;
+    let below = layer.unpacked.over.as_ref().and_then(|(base, _)| tree_of(store, *base));
+    let roots: Result<Vec<Root>, _> = layer.unpacked.folders().map(Root::open).collect();
+    let Ok(roots) = roots else { return Some(String::new()) };
+    let is_shared =
+        |entry: &TreeEntry| below.as_ref().is_some_and(|tree| tree.get(&entry.entry.path).as_ref() == Some(entry));
+    let wrong = tree.iter().find(|entry| !is_shared(entry) && !roots.iter().any(|root| is_right(root, entry)))?;
     Some(wrong.entry.path.to_string())
 }
 
-fn is_right(root: &Root, wanted: &TreeEntry) -> bool {
+fn tree_of(store: &Store, diff_id: DiffId) -> Option<Tree> {
+    Tree::from_bytes(store.layer(diff_id)?.tree().ok()??).ok()
+}
+
+/// Whether a folder has what an entry of a layer's record says.
+pub(super) fn is_right(root: &Root, wanted: &TreeEntry) -> bool {
     let path = &wanted.entry.path;
     match &wanted.entry.node {
         Node::File { size } => root.open_file(path).is_ok_and(|file| {

@@ -13,9 +13,11 @@ use crate::context::{
     explain_missing, fingerprint, place, select,
 };
 use crate::error::{BuildError, During, ErrorKind};
+use crate::oci::DiffId;
 use crate::plan::{Add, Copy, CopySource, Source, Step};
 use crate::progress::{Event, Warning};
 use crate::remote;
+
 use crate::store::TempDir;
 use crate::tree::{FollowLast, Timestamp, TreePath, TreeView, lookup_chown, resolve};
 
@@ -30,6 +32,8 @@ pub(crate) struct PreparedCopy {
     selection: OnceLock<Selection>,
     /// What decides what is copied, and its digest, where that was known.
     known: Option<(SelectionSource, String)>,
+    /// The layer of an earlier run of the step.
+    pub(crate) earlier: Option<DiffId>,
     /// Keeps downloads until they are copied.
     _folders: Vec<TempDir>,
 }
@@ -140,7 +144,13 @@ impl StageRun<'_, '_> {
         }
         inputs.add(input::FILES, files);
         let found = known.is_none().then_some(found);
-        Ok(PreparedCopy { found, selection: OnceLock::new(), known: source.zip(known), _folders: folders })
+        Ok(PreparedCopy {
+            found,
+            selection: OnceLock::new(),
+            known: source.zip(known),
+            earlier: None,
+            _folders: folders,
+        })
     }
 
     /// Looks for the files of a COPY of which only the digest was known.
@@ -273,8 +283,8 @@ impl StageRun<'_, '_> {
         }
         let files = prepared.describe();
         // What was selected takes more memory than the changes that came of it.
-        let PreparedCopy { _folders: _downloads, .. } = prepared;
-        self.store_changes(placement.changes, Some(files))
+        let PreparedCopy { earlier, _folders: _downloads, .. } = prepared;
+        self.store_changes(placement.changes, Some(files), earlier)
     }
 
     /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.
@@ -352,7 +362,7 @@ impl StageRun<'_, '_> {
         let resolved = resolve(&below, path.as_bytes(), FollowLast::Yes).during(action)?;
         let changes =
             super::materialize::make_directories(&below, &resolved, owner, self.made_time()).during(action)?;
-        self.store_changes(changes.into(), None)
+        self.store_changes(changes.into(), None, None)
     }
 }
 
@@ -361,7 +371,7 @@ fn digest_of(found: &Found) -> String {
 }
 
 /// Adds what ADD's flags say to a git source.
-fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::GitSource, BuildError> {
+pub(super) fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::GitSource, BuildError> {
     if let Some(keep) = add.keep_git_dir {
         if source.keep_git_dir.is_some_and(|own| own != keep) {
             return Err(BuildError::usage(

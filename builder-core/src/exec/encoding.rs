@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::layers::{Layers, StackLayer, changes_of, compression_name, descriptor_of, lock};
+use super::delta::changes_of;
+use super::layers::{Layers, StackLayer, compression_name, descriptor_of, lock};
 use crate::error::{BuildError, During};
 use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer};
 use crate::oci::{Descriptor, DiffId};
@@ -33,6 +34,8 @@ pub(crate) struct AddOptions {
     pub(crate) compression: Option<Compression>,
     /// The unpacked files.
     pub(crate) unpack: bool,
+    /// A layer that may have most of them already.
+    pub(crate) earlier: Option<DiffId>,
 }
 
 impl Encoders {
@@ -59,7 +62,9 @@ impl Layers {
     /// Encodes changes that a step made.
     pub(crate) fn add(&self, changes: &ChangeList, options: AddOptions) -> Result<DiffId, BuildError> {
         let action = || "write the layer".to_owned();
-        let folder = if options.unpack { Some(self.store().unpack_dir().during(action)?) } else { None };
+        let base = options.earlier.filter(|_| options.unpack).and_then(|earlier| self.base_for(earlier, changes));
+        let folder =
+            if options.unpack && base.is_none() { Some(self.store().unpack_dir().during(action)?) } else { None };
         let unpack_into = folder.as_ref().map(|folder| folder.path());
         let encoded = match options.compression {
             Some(compression) => self.write_blob(changes, compression, unpack_into, None, action)?,
@@ -69,6 +74,9 @@ impl Layers {
         self.store().add_layer_tree(diff_id, encoded.tree.as_bytes()).during(action)?;
         if let Some(folder) = folder {
             self.store().adopt_unpacked(diff_id, folder.path()).during(action)?;
+        }
+        if let Some(base) = base {
+            self.unpack_over(&base, changes, diff_id, &encoded.tree)?;
         }
         self.keep_tree(diff_id, encoded.tree);
         Ok(diff_id)
@@ -93,8 +101,8 @@ impl Layers {
         if let Some(blob) = self.known_blob(layer.diff_id, compression)? {
             return Ok(blob);
         }
-        let folder = self.unpacked(layer.diff_id)?;
-        let changes = changes_of(&tree, &folder).during(action)?;
+        let unpacked = self.unpacked(layer.diff_id)?;
+        let changes = changes_of(&tree, &unpacked).during(action)?;
         let encoded = self.write_blob(&changes, compression, None, Some(layer.diff_id), action)?;
         Ok(descriptor_of(&encoded))
     }
@@ -129,7 +137,7 @@ impl Layers {
         let mut writer = self.store().hashed_blob_writer().during(action)?;
         let encoded = self.encode(changes, compression, unpack_into, &mut writer).during(action)?;
         if let Some(expected) = expected.filter(|expected| *expected != encoded.diff_id) {
-            self.store().discard_unpacked(expected).during(action)?;
+            self.discard_unpacked(expected).during(action)?;
             return Err(BuildError::failed(action(), StoreError::LayerLost { diff_id: expected })
                 .with_help("build again with --no-cache"));
         }

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::carry::Losses;
+use super::delta::LayerFolders;
 use super::encoding::Encoders;
 use super::options::Cancel;
 use crate::error::{BuildError, During};
@@ -19,8 +20,9 @@ use crate::layer::{self, EncodedLayer};
 use crate::oci::{Descriptor, DiffId, Digest};
 use crate::reference::Reference;
 use crate::registry::Client;
-use crate::store::{LayerBlob, Store};
-use crate::tree::{Change, ChangeList, Content, MergedTree, OpenContent, SourceFile, Tree, TreeLayer, TreePath};
+use crate::store::{LayerBlob, Store, TempDir, Unpacked};
+use crate::sys::mount::MOST_LAYERS;
+use crate::tree::{MergedTree, OpenContent, Tree, TreeLayer, TreePath};
 
 /// Where a blob can be read that the store may not have.
 #[derive(Clone)]
@@ -48,7 +50,9 @@ pub(crate) struct Layers {
     pub(super) origins: Mutex<BTreeMap<DiffId, (Descriptor, Origin)>>,
     pub(super) trees: Mutex<BTreeMap<DiffId, Arc<Tree>>>,
     /// Where layers that were asked for are unpacked: the store's lease keeps them there.
-    pub(super) folders: Mutex<BTreeMap<DiffId, PathBuf>>,
+    pub(super) folders: Mutex<BTreeMap<DiffId, Unpacked>>,
+    /// Folders of their own that layers have for this build alone.
+    pub(super) whole: Mutex<BTreeMap<DiffId, TempDir>>,
     /// Any of them ends waiting.
     pub(super) stops: Vec<Cancel>,
     /// Layers that only count as there until somebody needs them.
@@ -63,6 +67,7 @@ impl Layers {
             origins: Mutex::new(BTreeMap::new()),
             trees: Mutex::new(BTreeMap::new()),
             folders: Mutex::new(BTreeMap::new()),
+            whole: Mutex::new(BTreeMap::new()),
             stops,
             promised: Mutex::new(BTreeMap::new()),
             encoders: Encoders::new(),
@@ -108,7 +113,7 @@ impl Layers {
     /// Whether everything of a layer can be had from the store.
     pub(crate) fn is_stored(&self, diff_id: DiffId) -> bool {
         let Some(layer) = self.store.layer(diff_id) else { return false };
-        layer.fs_path().is_some() && matches!(layer.tree(), Ok(Some(_)))
+        layer.unpacked().is_some() && matches!(layer.tree(), Ok(Some(_)))
             || layer.blobs().is_ok_and(|blobs| !blobs.is_empty())
     }
 
@@ -136,28 +141,30 @@ impl Layers {
         Tree::from_bytes(bytes).ok().map(Arc::new)
     }
 
-    /// The folder that a layer is unpacked in, ready to be an overlay lower directory.
-    pub(crate) fn unpacked(&self, diff_id: DiffId) -> Result<PathBuf, BuildError> {
-        if let Some(path) = lock(&self.folders).get(&diff_id) {
-            return Ok(path.clone());
+    /// The folders that a layer is unpacked in.
+    pub(crate) fn unpacked(&self, diff_id: DiffId) -> Result<Unpacked, BuildError> {
+        if let Some(unpacked) = lock(&self.folders).get(&diff_id) {
+            return Ok(unpacked.clone());
         }
         let action = || format!("unpack the layer {diff_id}");
-        let path = match self.store.sound_layer_path(diff_id).during(action)? {
-            Some(path) => path,
+        let unpacked = match self.store.sound_layer(diff_id).during(action)? {
+            Some(unpacked) => unpacked,
             None => {
                 self.load(diff_id, true)?;
-                let unpacked = self.store.sound_layer_path(diff_id).during(action)?;
+                let unpacked = self.store.sound_layer(diff_id).during(action)?;
                 unpacked.ok_or_else(|| BuildError::failed(action(), "it is gone again"))?
             }
         };
-        lock(&self.folders).insert(diff_id, path.clone());
-        Ok(path)
+        lock(&self.folders).insert(diff_id, unpacked.clone());
+        Ok(unpacked)
     }
 
-    /// The folders of a stack, lowest first, unpacking what is not yet, several at a time.
+    /// The folders of a stack, lowest first, ready to be overlay lower directories: unpacks what is not yet, several
+    /// layers at a time.
     pub(crate) fn unpacked_stack(&self, stack: &[StackLayer]) -> Result<Vec<PathBuf>, BuildError> {
-        let known = |layer: &StackLayer| lock(&self.folders).get(&layer.diff_id).cloned();
-        known_or_in_parallel(stack, known, |layer| self.unpacked(layer.diff_id))
+        let known = |layer: &StackLayer| Some((layer.diff_id, lock(&self.folders).get(&layer.diff_id).cloned()?));
+        let unpacked = known_or_in_parallel(stack, known, |layer| Ok((layer.diff_id, self.unpacked(layer.diff_id)?)))?;
+        self.stack_folders(&unpacked, MOST_LAYERS - FOLDERS_OF_STEPS)
     }
 
     /// A view of a stack's merged tree whose files will be read.
@@ -208,25 +215,6 @@ pub(super) fn compression_name(media_type: &str) -> &'static str {
     }
 }
 
-/// The changes of a layer, from its record and its unpacked files.
-pub(crate) fn changes_of(tree: &Tree, folder: &Path) -> io::Result<ChangeList> {
-    let opener: Arc<dyn OpenContent> = Arc::new(crate::rootfs::Root::open(folder).map_err(io::Error::other)?);
-    Ok(tree
-        .iter()
-        .map(|record| {
-            let content = match record.entry.node {
-                crate::tree::Node::File { size } if size > 0 => Content::Source(SourceFile {
-                    opener: Arc::clone(&opener),
-                    path: record.entry.path.clone(),
-                    stamp: 0,
-                }),
-                _ => Content::None,
-            };
-            Change { entry: record.entry, content }
-        })
-        .collect())
-}
-
 /// Opens files of a layer, unpacking it first where that was not done yet.
 struct UnpackedFiles {
     layers: Arc<Layers>,
@@ -235,10 +223,13 @@ struct UnpackedFiles {
 
 impl OpenContent for UnpackedFiles {
     fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
-        let folder = self.layers.unpacked(self.diff_id).map_err(io::Error::other)?;
-        crate::rootfs::Root::open(&folder).and_then(|root| root.open_file(path)).map_err(io::Error::other)
+        let unpacked = self.layers.unpacked(self.diff_id).map_err(io::Error::other)?;
+        LayerFolders::open(&unpacked).and_then(|folders| folders.open_file(path)).map_err(io::Error::other)
     }
 }
+
+/// Folders that a step's mount stacks besides those of layers: that of its mount points.
+const FOLDERS_OF_STEPS: usize = 1;
 
 /// How many layers are fetched or unpacked at the same time.
 const PARALLEL_LAYERS: usize = 4;

@@ -35,7 +35,7 @@ impl Layers {
         let _lock = self.wait_for(|| self.store.try_lock_layer(diff_id), action)?;
         // Another thread or process may have done it while this one waited.
         if let Some(tree) = self.stored_tree(diff_id)
-            && (!unpack || self.store.layer(diff_id).is_some_and(|layer| layer.fs_path().is_some()))
+            && (!unpack || self.store.layer(diff_id).is_some_and(|layer| layer.unpacked().is_some()))
         {
             return Ok(tree);
         }

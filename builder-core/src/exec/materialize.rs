@@ -94,7 +94,7 @@ impl Layers {
         let store = self.store();
         if let Some(bytes) = store.read_note("folder", digest).during(action)?
             && let Ok(diff_id) = serde_json::from_slice::<DiffId>(&bytes)
-            && store.sound_layer_path(diff_id).during(action)?.is_some()
+            && store.sound_layer(diff_id).during(action)?.is_some()
         {
             return Ok(diff_id);
         }

@@ -20,6 +20,7 @@
 //! check_store reads everything that a store holds
 //! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
+//! delta      layers that lie over an earlier one
 //! finish     configuration, manifest, names, outputs, push
 //! carry      results of steps from and for other machines
 //! ```
@@ -35,6 +36,7 @@ mod chroot;
 mod command_output;
 mod context;
 mod copy;
+mod delta;
 mod devices;
 mod earlier;
 mod encoding;

@@ -172,7 +172,7 @@ pub struct BuildOptions {
     pub context: ContextInput,
     /// The Dockerfile.
     pub dockerfile: DockerfileInput,
-    /// The stage to build, by name or number; the last one where absent.
+    /// The stage to build, by name; the last one where absent.
     pub target: Option<String>,
     /// Build arguments.
     pub build_args: BTreeMap<String, String>,

@@ -4,6 +4,7 @@
 //! notes/fetched/<address>     the blob that its bytes are, its name, its time, and the server's marks of that version
 //! notes/git/<what of which commit>    the layer that holds the files
 //! notes/git-name/<repository, name>   the commit that a branch or tag stood for when it was last asked
+//! notes/git-time/<commit>     when it was made
 //! ```
 //!
 //! What a checksum or a full commit names is never asked for again while the store has it. Other files are asked for
@@ -46,6 +47,11 @@ impl RemoteFile {
     pub(crate) fn open(&self) -> io::Result<File> {
         self.store.verify_blob(&self.kept.blob).map_err(io::Error::other)?;
         File::open(self.store.blob_path(&self.kept.blob.digest))
+    }
+
+    /// When it changed by what its server said: seconds since 1970.
+    pub(crate) fn modified(&self) -> Option<i64> {
+        self.kept.modified
     }
 
     /// A tree of it alone, with mode 0600 and the time that its server gave, or another one. What it holds is known, so
@@ -144,6 +150,32 @@ impl Fetcher<'_> {
 
     /// The files of a repository, fetched into `folder` on the way unless they are kept.
     pub(crate) fn repository(&self, source: &GitSource, folder: &Path) -> Result<Arc<dyn TreeView>, Cause> {
+        self.commit(source, folder).map(|(_, view)| view)
+    }
+
+    /// When the commit was made that a source names, fetched into `folder` on the way unless it is kept: seconds since
+    /// 1970.
+    pub(crate) fn commit_time(&self, source: &GitSource, folder: &Path) -> Result<i64, Cause> {
+        let (sha, _) = self.commit(source, folder)?;
+        let kept = self.store.read_note("git-time", &sha)?;
+        if let Some(time) = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            return Ok(time);
+        }
+        if self.options.offline {
+            return Err(NotKept.into());
+        }
+        let commit = remote::checkout(source, &folder.join("again"), &self.git_options())?;
+        self.keep_time(&commit)?;
+        Ok(commit.time)
+    }
+
+    fn keep_time(&self, commit: &remote::Commit) -> Result<(), Cause> {
+        let bytes = serde_json::to_vec(&commit.time).expect("a number");
+        Ok(self.store.write_note("git-time", &commit.sha, &bytes)?)
+    }
+
+    /// The commit that a source names, and its files.
+    fn commit(&self, source: &GitSource, folder: &Path) -> Result<(String, Arc<dyn TreeView>), Cause> {
         let options = self.git_options();
         let name = reference_note(source);
         let commit = match source.pinned_commit() {
@@ -159,8 +191,8 @@ impl Fetcher<'_> {
         let layers = Arc::new(Layers::new(self.store.clone(), Vec::new()));
         let view = |diff_id| -> Result<Arc<dyn TreeView>, Cause> { Ok(Arc::new(layers.view(&single(diff_id))?)) };
         let known = |commit: &String| self.kept_checkout(source, commit, &options);
-        if let Some(diff_id) = commit.as_ref().and_then(known) {
-            return view(diff_id);
+        if let Some((sha, diff_id)) = commit.and_then(|sha| known(&sha).map(|diff_id| (sha, diff_id))) {
+            return Ok((sha, view(diff_id)?));
         }
         if self.options.offline {
             return Err(NotKept.into());
@@ -173,14 +205,15 @@ impl Fetcher<'_> {
         let bytes = serde_json::to_vec(&diff_id).expect("a digest is a string");
         self.store.write_note("git", &checkout_note(source, &commit.sha, &options), &bytes)?;
         self.store.write_note("git-name", &name, commit.sha.as_bytes())?;
-        view(diff_id)
+        self.keep_time(&commit)?;
+        Ok((commit.sha, view(diff_id)?))
     }
 
     fn kept_checkout(&self, source: &GitSource, commit: &str, options: &remote::GitOptions) -> Option<DiffId> {
         let bytes = self.store.read_note("git", &checkout_note(source, commit, options)).ok()??;
         let diff_id: DiffId = serde_json::from_slice(&bytes).ok()?;
         let layer = self.store.layer(diff_id)?;
-        (layer.fs_path().is_some() && matches!(layer.tree(), Ok(Some(_)))).then_some(diff_id)
+        (layer.unpacked().is_some() && matches!(layer.tree(), Ok(Some(_)))).then_some(diff_id)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::cache::{PreImage, input};
 use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run};
 use crate::progress::{Event, StepId};
+use crate::rootfs::{Root, remove_contents};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::{NetworkMode, Process, ResourceLimit, RootMount, SandboxSpec, SecurityMode};
 use crate::tree::{ChangeList, FollowLast, MergedTree, User, lookup_user, resolve};
@@ -163,7 +165,8 @@ impl StageRun<'_, '_> {
             folders.push(empty);
         }
         self.make_working_directory(run, below, &upper)?;
-        let overlay = Overlay { lower: folders, writable: Some(WritableLayer { upper: upper.clone(), work: scratch }) };
+        let overlay =
+            Overlay { lower: folders, writable: Some(WritableLayer { upper: upper.clone(), work: scratch.clone() }) };
         let mut spec = SandboxSpec::new(RootMount::Overlay(overlay), command.process());
         spec.mounts = mounted.mounts;
         spec.network = network;
@@ -175,6 +178,10 @@ impl StageRun<'_, '_> {
         spec.limits = self.build.options.ulimits.iter().filter_map(|(n, s, h)| limit(n, *s, *h)).collect();
         let Executed::Done { peak_bytes } = execute(self.build, id, spec)? else { return Ok(None) };
         drop(mounted.keep);
+        // All marks of removed files are names of one node that overlayfs keeps there as well: its removal changes their
+        // status, which is sealed with the layer.
+        let scratch = Root::open(&scratch).during(action)?;
+        remove_contents(scratch.as_fd()).during(action)?;
         let made = self.take_changes(below, &upper, &mounted.layer.own)?;
         Ok(Some(Made { peak_bytes, ..made }))
     }
@@ -231,7 +238,7 @@ impl StageRun<'_, '_> {
         }
         let changes = ChangeList::from(changes);
         let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
-        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack: false })?;
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, ..AddOptions::default() })?;
         drop(changes);
         self.build.layers.store().adopt_unpacked(diff_id, upper).during(action)?;
         Ok(Made { diff_id, files: None, peak_bytes: 0 })

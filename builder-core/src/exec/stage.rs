@@ -150,6 +150,9 @@ impl StageRun<'_, '_> {
         let written = written(step);
         let EarlierRun { miss, against, record: last } = self.earlier_run(number, &inputs, &written, &prepared);
         (note.miss, note.against) = (Some(miss.clone()), against);
+        if let Prepared::Copy(prepared) = &mut prepared {
+            prepared.earlier = last.as_ref().map(|record| record.diff_id);
+        }
         self.check_expected(id, &note)?;
         let memory = memory_of(step, last.as_ref());
         build.settle_in_background();
@@ -333,13 +336,20 @@ impl StageRun<'_, '_> {
     }
 
     /// Stores the layer of a step that made changes without running anything.
-    pub(crate) fn store_changes(&self, mut changes: ChangeList, files: Option<Files>) -> Result<Made, BuildError> {
+    ///
+    /// The layer `earlier` may have most of the files already.
+    pub(crate) fn store_changes(
+        &self,
+        mut changes: ChangeList,
+        files: Option<Files>,
+        earlier: Option<DiffId>,
+    ) -> Result<Made, BuildError> {
         if let Some(epoch) = self.build.file_epoch() {
             changes = changes.iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
         }
         let compression = self.compression();
         let unpack = compression.is_none() || self.runs_later();
-        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack })?;
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack, earlier })?;
         Ok(Made { diff_id, files, peak_bytes: 0 })
     }
 

@@ -205,7 +205,7 @@ pub(super) fn estimate(changes: &ChangeList) -> u64 {
 }
 
 /// An entry as a reader of the layer would find it: times are whole seconds, and marks have no metadata.
-pub(super) fn recorded(mut entry: Entry) -> Entry {
+pub(crate) fn recorded(mut entry: Entry) -> Entry {
     entry.metadata.modified.nanoseconds = 0;
     entry.metadata.xattrs.retain(|name, _| is_kept(name));
     if matches!(entry.node, Node::Whiteout | Node::HardLink { .. }) {

@@ -53,6 +53,15 @@ impl Platform {
         Self::new("linux", std::env::consts::ARCH, "")
     }
 
+    /// Its text with the version of the operating system, as `TARGETPLATFORM` has it.
+    pub(crate) fn with_os_version(&self) -> String {
+        let text = self.to_string();
+        match text.strip_prefix(&self.os).filter(|_| !self.os_version.is_empty()) {
+            Some(rest) => format!("{}({}){rest}", self.os, self.os_version),
+            None => text,
+        }
+    }
+
     /// Whether programs for `self` run on this machine without an emulator. Most 64-bit processors run the programs of
     /// their 32-bit ancestors.
     #[must_use]
@@ -99,13 +108,27 @@ fn normalise_architecture(architecture: &str, variant: &str) -> (String, String)
 impl FromStr for Platform {
     type Err = PlatformError;
 
-    /// Reads `os/arch[/variant]`, or one of the two alone; what is missing comes from this machine.
+    /// Reads `os/arch[/variant]`, or one of the two alone; what is missing comes from this machine. The system may have
+    /// its version and features behind it: `os(version+feature)`.
     fn from_str(text: &str) -> Result<Self, PlatformError> {
         let error = |reason| PlatformError { text: text.chars().take(100).collect(), reason };
-        let parts: Vec<&str> = text.split('/').collect();
+        let mut parts: Vec<&str> = text.split('/').collect();
+        let (system, rest) = parts[0].split_once('(').map_or((parts[0], None), |(os, rest)| (os, Some(rest)));
+        parts[0] = system;
         let valid = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
         if !parts.iter().all(valid) {
             return Err(error("want OS/ARCH or OS/ARCH/VARIANT of letters, digits, `_`, `-` and `.`"));
+        }
+        let (mut os_version, mut os_features) = (String::new(), Vec::new());
+        if let Some(rest) = rest {
+            let mut words = rest.strip_suffix(')').ok_or_else(|| error("want OS(VERSION)/ARCH"))?.split('+');
+            words.next().unwrap_or_default().clone_into(&mut os_version);
+            os_features.extend(words.map(str::to_owned));
+            if !(os_version.is_empty() || valid(&os_version.as_str()))
+                || !os_features.iter().all(|f| valid(&f.as_str()))
+            {
+                return Err(error("want OS(VERSION)/ARCH"));
+            }
         }
         let is_os = |p: &str| {
             [
@@ -136,14 +159,15 @@ impl FromStr for Platform {
             ]
             .contains(&arch.as_str())
         };
-        match parts[..] {
-            [os] if is_os(os) => Ok(Self::new(os, std::env::consts::ARCH, "")),
-            [arch] if is_arch(arch) => Ok(Self::new("linux", arch, "")),
-            [_] => Err(error("unknown operating system or architecture")),
-            [os, arch] => Ok(Self::new(os, arch, "")),
-            [os, arch, variant] => Ok(Self::new(os, arch, variant)),
-            _ => Err(error("want OS/ARCH or OS/ARCH/VARIANT")),
-        }
+        let platform = match parts[..] {
+            [os] if is_os(os) => Self::new(os, std::env::consts::ARCH, ""),
+            [arch] if is_arch(arch) => Self::new("linux", arch, ""),
+            [_] => return Err(error("unknown operating system or architecture")),
+            [os, arch] => Self::new(os, arch, ""),
+            [os, arch, variant] => Self::new(os, arch, variant),
+            _ => return Err(error("want OS/ARCH or OS/ARCH/VARIANT")),
+        };
+        Ok(Self { os_version, os_features, ..platform })
     }
 }
 
@@ -169,7 +193,14 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().map(|p| p.to_string()), Ok(want.to_owned()));
         }
-        for text in ["", "linux/", "a/b/c/d", "foo", "lin ux/amd64"] {
+        let windows: Platform = "windows(10.0.17763+win32k)/amd64".parse().expect("it has a version and a feature");
+        assert_eq!((&*windows.os_version, &windows.os_features[..]), ("10.0.17763", &["win32k".to_owned()][..]));
+        assert_eq!(
+            (windows.to_string(), windows.with_os_version()),
+            ("windows/amd64".to_owned(), "windows(10.0.17763)/amd64".to_owned())
+        );
+        for text in ["", "linux/", "a/b/c/d", "foo", "lin ux/amd64", "linux(/amd64", "linux(1!)/amd64", "linux/amd(1)"]
+        {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
     }

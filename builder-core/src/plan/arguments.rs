@@ -10,6 +10,9 @@ use super::graph::PlanOptions;
 use super::variables::{PROXY_ARGS, Variables};
 use crate::oci::Platform;
 
+/// The argument that names the time of what is made.
+pub(crate) const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// The arguments that every FROM knows, such as `TARGETPLATFORM`, those that the user overrides included.
 pub(crate) fn predefined_args(dockerfile: &Dockerfile, options: &PlanOptions) -> BTreeMap<String, String> {
     predefined_variables(dockerfile, options).iter().cloned().collect()
@@ -21,7 +24,7 @@ fn predefined_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Varia
     let target = options.target.clone().filter(|target| !target.is_empty()).or_else(last_stage);
     let target_stage = target.unwrap_or_else(|| "default".to_owned());
     let mut platform = |prefix: &str, p: &Platform| {
-        globals.set(&format!("{prefix}PLATFORM"), &p.to_string());
+        globals.set(&format!("{prefix}PLATFORM"), &p.with_os_version());
         globals.set(&format!("{prefix}OS"), &p.os);
         globals.set(&format!("{prefix}OSVERSION"), &p.os_version);
         globals.set(&format!("{prefix}ARCH"), &p.architecture);
@@ -57,7 +60,18 @@ pub(super) fn global_variables(dockerfile: &Dockerfile, options: &PlanOptions) -
             globals.set(name, &value);
         }
     }
+    if let Some(found) = options.source_date_epoch.as_ref().filter(|_| globals.value(SOURCE_DATE_EPOCH).is_some()) {
+        globals.set(SOURCE_DATE_EPOCH, found);
+    }
     Ok(globals)
+}
+
+/// `SOURCE_DATE_EPOCH` as a build argument or a global ARG has it.
+pub(crate) fn source_date_epoch(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Option<String>, PlanError> {
+    if let Some(given) = options.build_args.get(SOURCE_DATE_EPOCH) {
+        return Ok(Some(given.clone()));
+    }
+    Ok(global_variables(dockerfile, options)?.value(SOURCE_DATE_EPOCH).map(str::to_owned))
 }
 
 /// Build arguments that no ARG of the whole file declares and that nothing knows by itself.
@@ -74,7 +88,7 @@ pub(super) fn unused_args(dockerfile: &Dockerfile, options: &PlanOptions) -> Vec
     let known = |name: &str| {
         PROXY_ARGS.contains(&name)
             || name.starts_with("BUILDKIT_")
-            || name == "SOURCE_DATE_EPOCH"
+            || name == SOURCE_DATE_EPOCH
             || ["TARGET", "BUILD"].iter().any(|p| {
                 name.strip_prefix(p)
                     .is_some_and(|rest| ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"].contains(&rest))

@@ -166,6 +166,7 @@ mod tests {
             named_contexts: BTreeSet::new(),
             labels: BTreeMap::new(),
             network: NetworkChoice::Default,
+            source_date_epoch: None,
         };
         let Outcome::Plan(plan) = plan(&dockerfile, &options, &BTreeMap::new()).unwrap() else {
             panic!("a stage from scratch needs nothing")

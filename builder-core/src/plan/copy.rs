@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rbuild_dockerfile::chmod::ChmodSpec;
-use rbuild_dockerfile::instruction::{Add as AddInstruction, Copy as CopyInstruction};
+use rbuild_dockerfile::instruction::{Add as AddInstruction, Copy as CopyInstruction, is_remote_source};
 use rbuild_dockerfile::word::expand_heredoc;
 use rbuild_dockerfile::{Heredoc, Word, history};
 
@@ -35,7 +35,7 @@ impl Walk<'_> {
         let mut sources = Vec::new();
         for word in &copy.sources {
             let path = self.expanded(word)?;
-            if is_remote(&path) {
+            if is_remote_source(&path) {
                 let message = format!("source can't be a URL for COPY: `{path}`");
                 return Err(PlanError::new(code::COPY_URL, message, word.span).with_help("use ADD"));
             }
@@ -56,7 +56,7 @@ impl Walk<'_> {
         let mut sources = Vec::new();
         for word in &add.sources {
             let path = self.expanded(word)?;
-            sources.push(if is_remote(&path) { CopySource::Remote(path) } else { CopySource::Path(path) });
+            sources.push(if is_remote_source(&path) { CopySource::Remote(path) } else { CopySource::Path(path) });
         }
         let wrong = |message: &str| {
             let span = add.checksum.as_ref().map_or(add.destination.span, |w| w.span);
@@ -139,20 +139,4 @@ struct Flags<'a> {
     chown: Option<&'a Word>,
     chmod: Option<&'a Word>,
     exclude: &'a [Word],
-}
-
-/// Whether ADD fetches a source instead of reading it from the context.
-fn is_remote(source: &str) -> bool {
-    let lower = source.to_ascii_lowercase();
-    ["http://", "https://", "git://", "ssh://"].iter().any(|scheme| lower.starts_with(scheme))
-        || is_git_over_ssh(source)
-}
-
-/// Whether a source is of git's short form `user@host:path`.
-fn is_git_over_ssh(source: &str) -> bool {
-    let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    source
-        .split_once('@')
-        .and_then(|(user, rest)| Some((user, rest.split_once(':')?)))
-        .is_some_and(|(user, (host, path))| word(user) && word(host) && !path.is_empty())
 }

@@ -20,7 +20,7 @@ use crate::oci::{ImageConfig, Platform};
 pub struct PlanOptions {
     /// Build arguments.
     pub build_args: BTreeMap<String, String>,
-    /// The stage to build, by name or number; the last one where absent.
+    /// The stage to build, by name; the last one where absent.
     pub target: Option<String>,
     /// The platform to build for.
     pub platform: Platform,
@@ -34,6 +34,8 @@ pub struct PlanOptions {
     pub labels: BTreeMap<String, String>,
     /// The network of RUN steps that don't choose one.
     pub network: NetworkChoice,
+    /// What ARG gives for `SOURCE_DATE_EPOCH` in place of the name that the build argument or global ARG has.
+    pub source_date_epoch: Option<String>,
 }
 
 /// Who chose the platform that is built for.
@@ -52,8 +54,6 @@ pub struct Plan {
     pub stages: Vec<StagePlan>,
     /// The one whose image is wanted.
     pub target: StageIndex,
-    /// `SOURCE_DATE_EPOCH` as a build argument or a global ARG has it.
-    pub source_date_epoch: Option<String>,
     /// Build arguments that nothing declares.
     pub unused_args: Vec<String>,
 }
@@ -79,8 +79,6 @@ pub fn plan(
 ) -> Result<Outcome, PlanError> {
     let globals = global_variables(dockerfile, options)?;
     let target = find_target(dockerfile, options)?;
-    let given = options.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
-    let source_date_epoch = given.or_else(|| globals.value("SOURCE_DATE_EPOCH")).map(str::to_owned);
     let mut planner = Planner {
         dockerfile,
         options,
@@ -112,7 +110,7 @@ pub fn plan(
         }
     }
     let unused_args = unused_args(dockerfile, options);
-    Ok(Outcome::Plan(Plan { stages, target, source_date_epoch, unused_args }))
+    Ok(Outcome::Plan(Plan { stages, target, unused_args }))
 }
 
 /// Whether upper and lower case differ in a stage's name.

@@ -21,7 +21,7 @@ mod step;
 mod target;
 mod variables;
 
-pub(crate) use arguments::predefined_args;
+pub(crate) use arguments::{SOURCE_DATE_EPOCH, predefined_args, source_date_epoch};
 pub use error::PlanError;
 pub use graph::{Needed, Outcome, Plan, PlanOptions, PlatformChoice, plan};
 pub(crate) use source::external_source;

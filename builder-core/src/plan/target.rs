@@ -24,7 +24,7 @@ pub(super) fn set_platform(config: &mut ImageConfig, platform: &Platform) {
     }
 }
 
-/// Finds the stage that was asked for: by name, or by number; the last one where none was.
+/// Finds the stage that was asked for, by its name; the last one where none was.
 pub(super) fn find_target(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<StageIndex, PlanError> {
     let stages = &dockerfile.stages;
     let Some(last) = stages.len().checked_sub(1) else {
@@ -37,21 +37,25 @@ pub(super) fn find_target(dockerfile: &Dockerfile, options: &PlanOptions) -> Res
     if let Some(index) = stages.iter().rposition(|s| s.name.as_deref() == Some(&name)) {
         return Ok(StageIndex(index));
     }
-    if let Some(index) = target.parse::<usize>().ok().filter(|index| *index < stages.len()) {
-        return Ok(StageIndex(index));
-    }
     let error = PlanError::general(code::UNKNOWN_TARGET, format!("target stage `{target}` could not be found"));
+    // COMPAT(buildkit): only `--from` knows stages by their numbers.
+    if let Some(stage) = target.parse::<usize>().ok().and_then(|number| stages.get(number)) {
+        return Err(error.with_help(match &stage.name {
+            Some(name) => format!("a target is found by its name: this one is `{name}`"),
+            None => format!("a target is found by its name: write `FROM {} AS name`", stage.base.text),
+        }));
+    }
     Err(match rbuild_dockerfile::nearest(&name, stages.iter().filter_map(|s| s.name.as_deref())) {
         Some(similar) => error.with_help(format!("did you mean `{similar}`?")),
-        None => error.with_help("the stages are: ".to_owned() + &stage_names(stages)),
+        None => error.with_help(named_stages(stages)),
     })
 }
 
-fn stage_names(stages: &[Stage]) -> String {
-    stages
-        .iter()
-        .enumerate()
-        .map(|(i, s)| s.name.as_ref().map_or_else(|| i.to_string(), |n| format!("`{n}`")))
-        .collect::<Vec<_>>()
-        .join(", ")
+fn named_stages(stages: &[Stage]) -> String {
+    let names: Vec<String> =
+        stages.iter().filter_map(|stage| stage.name.as_ref()).map(|name| format!("`{name}`")).collect();
+    match names.is_empty() {
+        true => "no stage has a name: write `FROM … AS name`, or leave --target out".to_owned(),
+        false => format!("the stages are: {}", names.join(", ")),
+    }
 }

@@ -6,8 +6,10 @@
 //! limit                                      the most bytes that the store may hold, where one was set
 //! names                                      the index as rbuild wrote it last, to mend it from
 //! layers/<diff-id-hex>/tree                  the layer's entries, as a checksummed record
-//! layers/<diff-id-hex>/fs/                   the layer unpacked, ready to be an overlay lower directory
-//! layers/<diff-id-hex>/unpacked              its seal: which boot of the machine unpacked it, and what its files' status is
+//! layers/<diff-id-hex>/fs/                   the layer unpacked, ready to be an overlay lower directory: all files, or
+//!                                            those that another layer has not, over whose folder this one goes
+//! layers/<diff-id-hex>/unpacked              its seal: over which layer it goes if it does, which boot of the machine
+//!                                            unpacked it, and what its files' status is
 //! layers/<diff-id-hex>/blobs.json            the layer's known compressed forms
 //! layers/<diff-id-hex>/chunks-<compression>  which chunks one of them consists of
 //! steps/<key>                                step records
@@ -54,6 +56,7 @@ mod seal;
 mod sweep;
 mod tags;
 mod temp;
+mod unpacked;
 mod usage;
 mod verify;
 
@@ -75,10 +78,10 @@ pub use limit::Overfull;
 pub use lock::Lock;
 pub use mounts::{CacheMount, CacheSharing, MountAbout, StoredMount};
 pub use prune::{PruneOptions, Pruned};
-pub use seal::UnpackedLayer;
 pub use tags::StoredImage;
 pub(crate) use tags::{IMAGE_NAME, REF_NAME};
 pub use temp::TempDir;
+pub use unpacked::{Unpacked, UnpackedLayer};
 pub use usage::Usage;
 pub use verify::{VerifiedReader, VerifyError};
 

@@ -39,7 +39,7 @@ fn child() {
         assert_eq!(store.read_blob(&descriptor, 100_000).unwrap(), bytes);
         let layer = DiffId(descriptor.digest);
         let guard = store.lock_layer(layer).unwrap();
-        if store.layer(layer).and_then(|layer| layer.fs_path()).is_none() {
+        if store.layer(layer).and_then(|layer| layer.unpacked()).is_none() {
             let dir = store.unpack_dir().unwrap();
             std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
             std::fs::write(dir.path().join("a/b/file"), &bytes).unwrap();
@@ -106,8 +106,8 @@ fn a_killed_process_leaves_a_sound_store() {
         assert_eq!(next.check().unwrap().problems, []);
         for name in file::list(&next.path("layers")).unwrap() {
             let layer = next.layer(DiffId(format!("sha256:{name}").parse().unwrap())).unwrap();
-            if let Some(fs) = layer.fs_path() {
-                assert_eq!(std::fs::metadata(fs.join("a/b/file")).unwrap().len(), 20_000);
+            if let Some(unpacked) = layer.unpacked() {
+                assert_eq!(std::fs::metadata(unpacked.folder.join("a/b/file")).unwrap().len(), 20_000);
             }
         }
     }

@@ -3,7 +3,8 @@
 //! What is alive is found anew each time. Images of the index are alive; so are records (of steps, notes), each with
 //! the time of its last use. They name digests as text, and so do manifests, configurations and lists of a layer's
 //! blobs: everything that they name is alive as long as they are. Taking any such text for a reference errs only
-//! towards keeping, and needs no knowledge of what the texts mean. What a running process claims is alive as well.
+//! towards keeping, and needs no knowledge of what the texts mean. A layer also keeps the one that its files lie over.
+//! What a running process claims is alive as well.
 //!
 //! Here is decided what goes; `sweep.rs` removes it.
 
@@ -245,6 +246,7 @@ impl Store {
             if is_new(digest) {
                 open.extend(digests_in(&read_document(&self.blob_path(&digest))));
                 open.extend(digests_in(&read_document(&self.path("layers").join(digest.hex()).join("blobs.json"))));
+                open.extend(self.lies_over(&digest));
             }
         }
     }

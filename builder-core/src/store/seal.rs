@@ -4,6 +4,7 @@
 //! one of them changes:
 //!
 //! ```text
+//! "over " <diff ID> "\n"                 only where the folder goes over the one of that layer
 //! "boot " <boot id> or "settled" "\n"     which boot of the machine unpacked it, or that it is on disk for good
 //! "place " <inode of the folder> "\n"       a copy of the store has other ones: what it says does not hold there
 //! "bytes " <disk space> "\n"
@@ -29,7 +30,6 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags};
 
 use super::record::read_record;
-use super::{Store, StoreError};
 use crate::oci::DiffId;
 
 /// The modification time of blobs: seconds since 1970.
@@ -38,6 +38,9 @@ const BLOB_TIME: i64 = 1;
 /// What the mark of an unpacked layer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seal {
+    /// The layer over whose folder this one goes. The line comes first: a version of rbuild that does not know it must
+    /// take the mark for a damaged one.
+    pub(super) over: Option<DiffId>,
     /// Whether it is on disk for good, or the boot that unpacked it.
     pub(super) boot: Option<String>,
     /// The inode of the folder.
@@ -57,13 +60,14 @@ impl Seal {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { boot: Some(boot), place: fs::symlink_metadata(folder)?.ino(), bytes, stamp })
+        Ok(Self { over: None, boot: Some(boot), place: fs::symlink_metadata(folder)?.ino(), bytes, stamp })
     }
 
     pub(super) fn to_text(&self) -> String {
         let boot = self.boot.as_ref().map_or_else(|| "settled".to_owned(), |boot| format!("boot {}", boot.trim()));
         let stamp = self.stamp.map_or_else(String::new, |stamp| stamp.to_hex().to_string());
-        format!("{boot}\nplace {}\nbytes {}\nstamp {stamp}\n", self.place, self.bytes)
+        let over = self.over.map_or_else(String::new, |base| format!("over {base}\n"));
+        format!("{over}{boot}\nplace {}\nbytes {}\nstamp {stamp}\n", self.place, self.bytes)
     }
 
     /// Reads a mark; `None` where there is none or only a damaged one.
@@ -74,7 +78,9 @@ impl Seal {
     /// Understands a mark's text.
     pub(super) fn parse(text: Vec<u8>) -> Option<Self> {
         let text = String::from_utf8(text).ok()?;
-        let mut lines = text.lines();
+        let mut lines = text.lines().peekable();
+        let over = lines.next_if(|line| line.starts_with("over ")).map(|line| line["over ".len()..].parse());
+        let over = over.transpose().ok()?.map(DiffId);
         let boot = match lines.next()? {
             "settled" => None,
             line => Some(line.strip_prefix("boot ")?.to_owned()),
@@ -85,42 +91,7 @@ impl Seal {
             "" => None,
             hex => Some(blake3::Hash::from_hex(hex).ok()?),
         };
-        Some(Self { boot, place, bytes, stamp })
-    }
-}
-
-impl Store {
-    /// Where a layer is unpacked, as far as the status of its files says that nobody changed them since. Looks at
-    /// every file, once for each handle. A damaged one counts as not unpacked from now on.
-    ///
-    /// # Errors
-    /// When the mark of a damaged one can't be removed.
-    pub fn sound_layer_path(&self, diff_id: DiffId) -> Result<Option<PathBuf>, StoreError> {
-        let Some(path) = self.layer(diff_id).and_then(|layer| layer.fs_path()) else { return Ok(None) };
-        if self.is_known_sound(diff_id) {
-            return Ok(Some(path));
-        }
-        let mark = path.with_file_name("unpacked");
-        let Some(seal) = Seal::read(&mark) else { return Ok(None) };
-        if seal.stamp.is_none_or(|stamp| look(&path).is_ok_and(|(found, _)| found == stamp)) {
-            self.remember_sound(diff_id);
-            return Ok(Some(path));
-        }
-        super::file::remove(&mark)?;
-        self.note_damage(format!("files of the unpacked layer {diff_id} were changed or are gone"));
-        Ok(None)
-    }
-}
-
-impl Store {
-    /// Makes an unpacked layer count as not unpacked, because its files are not what they should be.
-    ///
-    /// # Errors
-    /// When its mark can't be removed.
-    pub fn discard_unpacked(&self, diff_id: DiffId) -> Result<(), StoreError> {
-        self.note_damage(format!("files of the unpacked layer {diff_id} were damaged"));
-        let mark = self.path("layers").join(diff_id.0.hex()).join("unpacked");
-        super::file::remove(&mark).map(|_| ())
+        Some(Self { over, boot, place, bytes, stamp })
     }
 }
 
@@ -147,37 +118,8 @@ struct Looked {
     shared: Vec<(u64, u64)>,
 }
 
-/// An unpacked layer, as a look at the status of its files found it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnpackedLayer {
-    /// The layer.
-    pub diff_id: DiffId,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Whether nothing was changed since it was unpacked, as far as the status of its files says.
-    pub is_sealed: bool,
-}
-
-impl Store {
-    /// All unpacked layers. Changes nothing.
-    ///
-    /// # Errors
-    /// When the layers can't be listed.
-    pub fn unpacked_layers(&self) -> Result<Vec<UnpackedLayer>, StoreError> {
-        let names = self.layer_names()?;
-        let unpacked = names.par_iter().filter_map(|name| {
-            let diff_id = DiffId(format!("sha256:{name}").parse().ok()?);
-            let path = self.layer(diff_id)?.fs_path()?;
-            let stamp = Seal::read(&path.with_file_name("unpacked"))?.stamp;
-            let is_sealed = stamp.is_none_or(|stamp| look(&path).is_ok_and(|(found, _)| found == stamp));
-            Some(UnpackedLayer { diff_id, path, is_sealed })
-        });
-        Ok(unpacked.collect())
-    }
-}
-
 /// Looks at every entry of a tree; gives the digest of all, and the disk space that they take.
-fn look(folder: &Path) -> io::Result<(blake3::Hash, u64)> {
+pub(super) fn look(folder: &Path) -> io::Result<(blake3::Hash, u64)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(folder, flags, Mode::empty())?;
     let mut bytes = rustix::fs::fstat(&root).map(|status| u64::try_from(status.st_blocks).unwrap_or(0) * 512)?;
@@ -240,6 +182,7 @@ fn look_into(root: &OwnedFd, path: &Path) -> io::Result<Looked> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use super::super::Store;
     use super::super::tests::scratch;
     use super::*;
     use crate::oci::Digest;
@@ -248,8 +191,9 @@ mod tests {
     fn marks_are_read_as_written() {
         let (_dir, store) = scratch();
         for seal in [
-            Seal { boot: None, place: 3, bytes: 7, stamp: Some(blake3::hash(b"x")) },
-            Seal { boot: Some("abc".to_owned()), place: 4, bytes: 0, stamp: None },
+            Seal { over: None, boot: None, place: 3, bytes: 7, stamp: Some(blake3::hash(b"x")) },
+            Seal { over: None, boot: Some("abc".to_owned()), place: 4, bytes: 0, stamp: None },
+            Seal { over: Some(DiffId(Digest::of(b"a"))), boot: None, place: 5, bytes: 1, stamp: None },
         ] {
             store.write_record(&store.path("mark"), seal.to_text().as_bytes()).unwrap();
             assert_eq!(Seal::read(&store.path("mark")), Some(seal));
@@ -286,16 +230,16 @@ mod tests {
             };
             let path = make(&store);
             let other = Store::open(store.root()).unwrap();
-            assert_eq!(other.sound_layer_path(id).unwrap().as_ref(), Some(&path));
+            assert_eq!(other.sound_layer(id).unwrap().map(|found| found.folder).as_ref(), Some(&path));
             change(&path);
             let other = Store::open(store.root()).unwrap();
-            assert_eq!(other.sound_layer_path(id).unwrap(), None, "{name}");
+            assert_eq!(other.sound_layer(id).unwrap(), None, "{name}");
             let told = other.take_damage();
             assert_eq!(told, [format!("files of the unpacked layer {id} were changed or are gone")], "{name}");
             make(&other);
             assert_eq!(fs::read_to_string(path.join("a/file")).unwrap(), "two", "{name}");
             let other = Store::open(store.root()).unwrap();
-            assert!(other.sound_layer_path(id).unwrap().is_some(), "{name}");
+            assert!(other.sound_layer(id).unwrap().is_some(), "{name}");
         }
     }
 
@@ -312,7 +256,7 @@ mod tests {
         fs::rename(&path, path.with_file_name("gone")).unwrap();
         fs::rename(&copy, &path).unwrap();
         let other = Store::open(store.root()).unwrap();
-        assert_eq!(other.sound_layer_path(id).unwrap(), None);
+        assert_eq!(other.sound_layer(id).unwrap(), None);
         assert_eq!(other.take_damage(), Vec::<String>::new());
     }
 

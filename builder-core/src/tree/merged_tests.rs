@@ -17,7 +17,7 @@ impl OpenContent for Files {
     }
 }
 
-type Item = (TreeEntry, Vec<u8>);
+pub(in super::super) type Item = (TreeEntry, Vec<u8>);
 
 fn item(path: &str, node: Node, bytes: &[u8]) -> Item {
     let digest = matches!(node, Node::File { .. }).then(|| blake3::hash(bytes));
@@ -37,15 +37,15 @@ pub(in super::super) fn symlink(path: &str, target: &str) -> Item {
     item(path, Node::Symlink { target: target.as_bytes().to_vec() }, b"")
 }
 
-fn opaque(path: &str) -> Item {
+pub(in super::super) fn opaque(path: &str) -> Item {
     item(path, Node::Directory { opaque: true }, b"")
 }
 
-fn whiteout(path: &str) -> Item {
+pub(in super::super) fn whiteout(path: &str) -> Item {
     item(path, Node::Whiteout, b"")
 }
 
-fn hard_link(path: &str, target: &str) -> Item {
+pub(in super::super) fn hard_link(path: &str, target: &str) -> Item {
     item(path, Node::HardLink { target: TreePath::clean(target.as_bytes()) }, b"")
 }
 

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod change_list;
+mod delta;
 mod entry;
 mod flatten;
 mod merged;
@@ -17,6 +18,7 @@ mod view;
 
 pub use accounts::{AccountError, ChownOwner, User, lookup_chown, lookup_user};
 pub use change_list::{ChangeList, ChangeListBuilder, Changes};
+pub use delta::Delta;
 pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, Xattrs, sort_changes};
 pub use flatten::{changes_of, flatten};
 pub use merged::{MergedTree, TreeLayer, Walk};

@@ -149,3 +149,19 @@ fn operands(request: &mut Request<'_>) -> Option<Operands> {
     }
     Some(Operands { sources, heredocs, destination })
 }
+
+/// Whether ADD fetches a source, after expansion, instead of reading it from the context.
+pub fn is_remote_source(source: &str) -> bool {
+    let lower = source.to_ascii_lowercase();
+    ["http://", "https://", "git://", "ssh://"].iter().any(|scheme| lower.starts_with(scheme))
+        || is_git_over_ssh(source)
+}
+
+/// Whether a source is of git's short form `user@host:path`.
+fn is_git_over_ssh(source: &str) -> bool {
+    let word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    source
+        .split_once('@')
+        .and_then(|(user, rest)| Some((user, rest.split_once(':')?)))
+        .is_some_and(|(user, (host, path))| word(user) && word(host) && !path.is_empty())
+}

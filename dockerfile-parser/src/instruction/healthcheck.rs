@@ -59,6 +59,12 @@ const FLAGS: FlagTable = &[
 /// The shortest duration that is not zero.
 const SHORTEST: i64 = 1_000_000;
 
+/// Whether a text is a JSON list of nothing.
+fn is_empty_list(text: &str) -> bool {
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.trim().is_empty())
+}
+
 pub(super) fn parse(request: &mut Request<'_>) -> Option<Healthcheck> {
     let args = request.parts.args;
     if args.is_empty() {
@@ -71,7 +77,7 @@ pub(super) fn parse(request: &mut Request<'_>) -> Option<Healthcheck> {
     let rest = args.from(end).trim();
     match kind.as_str() {
         // COMPAT(buildkit): flags of HEALTHCHECK NONE are neither known nor refused.
-        "NONE" if rest.is_empty() => Some(Healthcheck::None),
+        "NONE" if rest.is_empty() || is_empty_list(rest.text()) => Some(Healthcheck::None),
         "NONE" => {
             request.error_at("healthcheck-none", "HEALTHCHECK NONE takes no arguments".to_owned(), rest.span());
             None

@@ -15,7 +15,7 @@ mod plain;
 mod run;
 
 pub use command::{Cmd, CommandLine, Entrypoint, Shell};
-pub use copy::{Add, Copy};
+pub use copy::{Add, Copy, is_remote_source};
 pub use expose::Expose;
 pub use from::{From, is_stage_name};
 pub use healthcheck::{Healthcheck, HealthcheckCommand};

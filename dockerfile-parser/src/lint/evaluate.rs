@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::platform::parse_platform;
 use super::play::State;
 use super::{BaseFacts, BaseRequest, BuildError, LintContext};
 use crate::dockerfile::{Dockerfile, Node};
@@ -111,6 +112,10 @@ pub(super) fn evaluate<'a>(file: &'a Dockerfile, context: &LintContext<'_>) -> E
             return evaluation;
         }
     }
+    evaluation.error = walk.wrong_name(&evaluation.stages);
+    if evaluation.error.is_some() {
+        return evaluation;
+    }
     let mut states: Vec<State> = Vec::new();
     for index in 0..evaluation.stages.len() {
         let (state, error) = walk.steps(&mut evaluation.stages[index], &states);
@@ -193,10 +198,13 @@ impl<'a> Walk<'a, '_> {
         }
         if let Some(written) = &facts.stage.platform {
             let platform = self.expand_global(&written.text, &mut facts.undeclared)?;
-            let empty = platform.text.is_empty();
+            let (empty, valid) = (platform.text.is_empty(), parse_platform(&platform.text).is_some());
             facts.platform = Some(platform);
             if empty {
                 return Err(format!("empty platform value from expression {}", written.text));
+            }
+            if !valid {
+                return Err(format!("failed to parse platform {}", written.text));
             }
         }
         Ok(())
@@ -288,7 +296,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// The stage of a number or name; of equal names the last one.
-    fn find(&self, reference: &str) -> Option<usize> {
+    pub(super) fn find(&self, reference: &str) -> Option<usize> {
         crate::stage::find_stage(&self.file.stages, reference, self.file.stages.len()).map(|stage| stage.index)
     }
 }
@@ -298,7 +306,7 @@ fn names(arg: &Arg) -> impl Iterator<Item = &str> {
 }
 
 /// Stages and images that an instruction takes files from; variables in a mount's `from` are not allowed.
-fn references(instruction: &Instruction) -> Vec<String> {
+pub(super) fn references(instruction: &Instruction) -> Vec<String> {
     match instruction {
         Instruction::Copy(copy) => copy.from.iter().map(|from| from.text.clone()).collect(),
         Instruction::Run(run) => run

@@ -8,6 +8,7 @@
 //! Rules are turned off by `# check=skip=…` at the top for the file, and right above an instruction for that one.
 
 mod evaluate;
+mod faults;
 mod files;
 mod image_name;
 mod options;

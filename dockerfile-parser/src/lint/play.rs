@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::BuildError;
 use super::evaluate::{StageFacts, Step, Unset, Walk, error_at};
+use super::faults::{refuse_addresses, refuse_checksum, refuse_chmod};
 use crate::dockerfile::Node;
 use crate::heredoc::Heredoc;
 use crate::instruction::{Arg, Instruction, parse_trigger};
@@ -26,6 +27,8 @@ pub(super) struct State {
     shell: Vec<String>,
     workdir_set: bool,
     triggers: Vec<String>,
+    /// The number of the stage.
+    stage: usize,
 }
 
 impl<'a> Walk<'a, '_> {
@@ -45,6 +48,7 @@ impl<'a> Walk<'a, '_> {
                 state
             }
         };
+        state.stage = facts.stage.index;
         state.env.entry("PATH".to_owned()).or_insert_with(|| self.context.default_path.to_owned());
         state
     }
@@ -117,21 +121,28 @@ impl<'a> Walk<'a, '_> {
                 }
             }
             Instruction::Copy(copy) => {
-                let flags = [&copy.chown, &copy.chmod];
-                words.flags(&flags)?;
+                words.flag(copy.chown.as_ref())?;
+                let chmod = words.flag(copy.chmod.as_ref())?;
                 let (values, destination) = words.operands(&copy.sources, &copy.heredocs, &copy.destination)?;
                 (step.values, step.destination) = (values, destination);
+                self.refuse_later_stage(instruction, state.stage)?;
+                refuse_chmod(&chmod)?;
+                refuse_addresses(&step.values)?;
             }
             Instruction::Add(add) => {
-                let flags = [&add.chown, &add.chmod, &add.checksum];
-                words.flags(&flags)?;
+                words.flag(add.chown.as_ref())?;
+                let chmod = words.flag(add.chmod.as_ref())?;
+                let checksum = words.flag(add.checksum.as_ref())?;
                 let (values, destination) = words.operands(&add.sources, &add.heredocs, &add.destination)?;
                 (step.values, step.destination) = (values, destination);
+                refuse_chmod(&chmod)?;
+                refuse_checksum(&checksum, &step.values, step.values.len() + add.heredocs.len())?;
             }
             Instruction::Run(run) => {
                 for mount in &run.mounts {
                     words.mount(&mount.text)?;
                 }
+                self.refuse_later_stage(instruction, state.stage)?;
             }
             Instruction::Expose(expose) => {
                 for port in &expose.ports {
@@ -151,7 +162,9 @@ impl<'a> Walk<'a, '_> {
             Instruction::User(user) => drop(words.one(&user.user.text)?),
             Instruction::Volume(volume) => {
                 for path in &volume.paths {
-                    words.one(&path.text)?;
+                    if words.one(&path.text)?.is_empty() {
+                        return Err("VOLUME specified can not be an empty string".to_owned());
+                    }
                 }
             }
             Instruction::Stopsignal(stop) => {
@@ -236,11 +249,9 @@ impl Words<'_> {
         self.expand(text).map_err(|error| error.to_string())
     }
 
-    fn flags(&mut self, flags: &[&Option<Word>]) -> Result<(), String> {
-        for flag in flags.iter().filter_map(|flag| flag.as_ref()) {
-            self.one(&flag.text)?;
-        }
-        Ok(())
+    /// The value of a flag; one that is not there counts as empty.
+    fn flag(&mut self, flag: Option<&Word>) -> Result<String, String> {
+        flag.map_or_else(|| Ok(String::new()), |flag| self.one(&flag.text))
     }
 
     fn operands(

@@ -88,6 +88,38 @@ fn copied_files_that_are_ignored() {
 }
 
 #[test]
+fn faults_that_end_a_build_are_told() {
+    for (text, message) in [
+        ("FROM --platform=linux/ a:1 AS x\n", "failed to parse platform linux/"),
+        ("FROM Upper\n", "failed to parse stage name \"Upper\""),
+        ("FROM scratch\nCOPY --from=2 / /\n", "invalid stage index 2"),
+        ("FROM scratch\nCOPY --from=a:b:c / /\n", "failed to parse stage name \"a:b:c\""),
+        ("FROM scratch AS a\nCOPY --from=b / /\nFROM a AS b\n", "cannot copy from stage \"b\""),
+        ("FROM scratch AS a\nRUN --mount=from=b,target=/x y\nFROM a AS b\n", "cannot copy from stage \"b\""),
+        ("FROM scratch\nCOPY --chmod=9 a /\n", "invalid chmod parameter"),
+        ("FROM scratch\nCOPY http://a.b/c /\n", "source can't be a URL for COPY"),
+        ("FROM scratch\nADD --checksum=x a /\n", "checksum requires HTTP(S) or Git sources"),
+        ("FROM scratch\nADD --checksum=x http://a.b/c d /\n", "multiple sources"),
+        ("FROM scratch\nVOLUME $x\n", "empty string"),
+    ] {
+        let (file, diagnostics) = parse(text);
+        let arguments = BTreeMap::new();
+        let context = LintContext { all_stages: true, ..LintContext::new(&arguments) };
+        let error = lint(&file, &diagnostics, &context).error;
+        assert!(error.as_ref().is_some_and(|error| error.message.contains(message)), "{text}: {error:?}");
+    }
+    for text in [
+        "FROM scratch AS a\nFROM scratch\nCOPY --from=0 / /\nCOPY --from=A / /\nCOPY --from=scratch / /\n",
+        "FROM scratch\nARG none=\nCOPY --chmod=$none --chown=$none a /\nADD --checksum=$none a /\n",
+        "FROM scratch\nADD --checksum=sha256:0 http://a.b/c /\n",
+    ] {
+        let (file, diagnostics) = parse(text);
+        let error = lint(&file, &diagnostics, &LintContext::new(&BTreeMap::new())).error;
+        assert!(error.is_none(), "{text}: {error:?}");
+    }
+}
+
+#[test]
 fn base_images_of_another_platform() {
     let base =
         |_: &BaseRequest<'_>| Some(BaseFacts { platform: Some("linux/arm64/v8".to_owned()), ..BaseFacts::default() });

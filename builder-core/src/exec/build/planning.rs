@@ -8,7 +8,9 @@ use super::{Build, StageKey};
 use crate::error::{BuildError, FailedStep};
 use crate::exec::options::ExpectCached;
 use crate::oci::Platform;
-use crate::plan::{self, Action, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, PlatformChoice, Run, Source};
+use crate::plan::{
+    self, Action, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, PlatformChoice, Run, SOURCE_DATE_EPOCH, Source,
+};
 use crate::progress::{Event, StepInfo, Warning};
 
 /// The build argument that names the Dockerfile's language in place of its `# syntax=` line.
@@ -50,8 +52,12 @@ impl From<PlanError> for BuildError {
 impl Build<'_> {
     /// What planning is told for a platform.
     pub(crate) fn plan_options(&self, platform: &Platform) -> PlanOptions {
+        let mut build_args = self.options.build_args.clone();
+        if let (Some(given), Some(found)) = (build_args.get_mut(SOURCE_DATE_EPOCH), &self.epoch_text) {
+            given.clone_from(found);
+        }
         PlanOptions {
-            build_args: self.options.build_args.clone(),
+            build_args,
             target: self.options.target.clone(),
             platform: platform.clone(),
             platform_choice: match self.options.platforms.is_empty() {
@@ -62,6 +68,7 @@ impl Build<'_> {
             named_contexts: self.options.named_contexts.keys().cloned().collect(),
             labels: self.options.labels.clone(),
             network: self.options.network,
+            source_date_epoch: self.epoch_text.clone(),
         }
     }
 
@@ -72,7 +79,6 @@ impl Build<'_> {
         for number in 0..self.platforms.len() {
             let plan = self.plan_platform(dockerfile, &self.platforms[number].clone())?;
             targets.push(StageKey { platform: number, stage: plan.target });
-            self.epoch_text.clone_from(&plan.source_date_epoch);
             let args: BTreeSet<String> = plan.unused_args.iter().cloned().collect();
             unused = Some(unused.map_or(args.clone(), |before| before.intersection(&args).cloned().collect()));
             for stage in plan.stages {
@@ -102,22 +108,6 @@ impl Build<'_> {
             }
             self.check_cancelled()?;
         }
-    }
-
-    /// The time that SOURCE_DATE_EPOCH names: the caller's, or that of the build argument or global ARG.
-    pub(super) fn source_date_epoch(&self) -> Result<Option<i64>, BuildError> {
-        if self.options.epoch.is_some() {
-            return Ok(self.options.epoch);
-        }
-        let Some(text) = self.epoch_text.as_deref().map(str::trim).filter(|text| !text.is_empty()) else {
-            return Ok(None);
-        };
-        text.parse().map(Some).map_err(|_| {
-            BuildError::usage(
-                format!("SOURCE_DATE_EPOCH is `{text}`, which is no time"),
-                "give it as a number of seconds since 1970-01-01 00:00 UTC",
-            )
-        })
     }
 
     /// Notes which stages' layers become part of an image.
@@ -198,12 +188,40 @@ impl Build<'_> {
     }
 }
 
-/// An image that can't be had may be a stage's name, mistyped.
+/// An image that can't be had may be a stage's name, mistyped, or that of no stage.
 fn near_stage(error: BuildError, dockerfile: &Dockerfile) -> BuildError {
-    let named = error.span().and_then(|place| dockerfile.source().get(place)).unwrap_or_default().to_lowercase();
+    let Some(place) = error.span().filter(|_| error.help().is_empty()) else { return error };
+    let named = dockerfile.source().get(place.clone()).unwrap_or_default().to_lowercase();
     let stages = dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref());
-    match rbuild_dockerfile::nearest(&named, stages) {
-        Some(stage) if error.help().is_empty() => error.with_help(format!("did you mean the stage `{stage}`?")),
-        _ => error,
+    if let Some(stage) = rbuild_dockerfile::nearest(&named, stages) {
+        return error.with_help(format!("did you mean the stage `{stage}`?"));
+    }
+    // FROM takes images, but --from mostly stages.
+    let is_base = dockerfile.stages.iter().any(|stage| stage.base.span.range() == place);
+    match is_base || named.contains(['/', ':', '@']) {
+        true => error,
+        false => error.with_help("no stage and no --build-context has this name, so it was taken for an image's"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_cannot_be_had_may_be_a_stage() {
+        let help = |name: &str| {
+            let text = format!("FROM busybox AS builder\nFROM scratch\nCOPY --from={name} /a /a\n");
+            let at = text.find(&format!("={name}")).expect("it is in the text") + 1;
+            let error = BuildError::failed("load", "missing").at(at..at + name.len());
+            near_stage(error, &rbuild_dockerfile::parse(&text).0).help().to_owned()
+        };
+        assert_eq!(help("bulider"), "did you mean the stage `builder`?");
+        assert!(help("assets").starts_with("no stage and no --build-context has this name"));
+        assert_eq!(help("ghcr.io/some/image:1"), "");
+
+        let text = "FROM nowhere AS builder\n";
+        let error = BuildError::failed("load", "missing").at(5..12);
+        assert_eq!(near_stage(error, &rbuild_dockerfile::parse(text).0).help(), "");
     }
 }

@@ -75,6 +75,7 @@ impl Plan {
         for (name, node) in devices.nodes {
             self.attach_new(node, &[b"dev/", name.as_bytes()].concat())?;
         }
+        self.add_memory_files(&spec.mounts)?;
         let mut targets: Vec<TreePath> = Vec::new();
         for mount in spec.mounts {
             let target = mount.target.clone();
@@ -146,18 +147,7 @@ impl Plan {
                 })?;
                 self.slot(Some(tmpfs))?
             }
-            MountSource::SecretFile { bytes, mode, uid, gid } => {
-                let options = TmpfsOptions {
-                    size_bytes: Some(bytes.len() as u64 + 4096),
-                    mode: 0o700,
-                    no_swap: true,
-                    restrictions: Restrictions::PLAIN,
-                };
-                let tmpfs = mount::tmpfs(options).map_err(failed)?;
-                let name = c"secret".to_owned();
-                write_files(&tmpfs, &[TmpfsFile { name, mode, uid, gid, bytes }]).map_err(failed)?;
-                self.clone_of(tmpfs, b"secret", limits)?
-            }
+            MountSource::SecretFile { .. } => self.next_memory_file(limits)?,
             MountSource::Overlay { overlay, path } => {
                 let limits = limits.with_read_only(mount.read_only || overlay.writable.is_none());
                 let whole = mount::overlay(&overlay, limits).map_err(failed)?;
@@ -169,10 +159,51 @@ impl Plan {
 
     /// Adds a mount of one path of a mount.
     fn clone_of(&mut self, mount: OwnedFd, path: &[u8], limits: Restrictions) -> Result<usize, SandboxError> {
-        let (from, to) = (self.slot(Some(mount))?, self.slot(None)?);
-        let path = c_string("a path", path)?;
-        self.before.extend([Before::Aside { slot: from }, Before::Clone { from, path, to, flags: limits.flags() }]);
+        let from = self.aside(mount)?;
+        self.clone_from(from, c_string("a path", path)?, limits)
+    }
+
+    fn aside(&mut self, mount: OwnedFd) -> Result<usize, SandboxError> {
+        let slot = self.slot(Some(mount))?;
+        self.before.push(Before::Aside { slot });
+        Ok(slot)
+    }
+
+    fn clone_from(&mut self, from: usize, path: CString, limits: Restrictions) -> Result<usize, SandboxError> {
+        let to = self.slot(None)?;
+        self.before.push(Before::Clone { from, path, to, flags: limits.flags() });
         Ok(to)
+    }
+
+    /// Writes the contents of all files in memory. They are in one file system, because making and taking down each has
+    /// its price; a mount shows one file of it and has no way to the others.
+    fn add_memory_files(&mut self, mounts: &[Mount]) -> Result<(), SandboxError> {
+        let mut files: Vec<(&TreePath, TmpfsFile)> = Vec::new();
+        for mount in mounts {
+            if let MountSource::SecretFile { bytes, mode, uid, gid } = &mount.source {
+                let (name, bytes) = (memory_file_name(files.len()), bytes.clone());
+                files.push((&mount.target, TmpfsFile { name, mode: *mode, uid: *uid, gid: *gid, bytes }));
+            }
+        }
+        let Some((first, _)) = files.first() else { return Ok(()) };
+        let made = |target: &TreePath, source| SandboxError::Mount { target: target.to_string(), source };
+        // Each file takes whole pages.
+        let size_bytes = files.iter().map(|(_, file)| file.bytes.len() as u64 + PAGE).sum();
+        let restrictions = Restrictions::PLAIN;
+        let options = TmpfsOptions { size_bytes: Some(size_bytes), mode: 0o700, no_swap: true, restrictions };
+        let tmpfs = mount::tmpfs(options).map_err(|source| made(first, source))?;
+        for (target, file) in &files {
+            write_files(&tmpfs, std::slice::from_ref(file)).map_err(|source| made(target, source))?;
+        }
+        self.memory_files = Some((self.aside(tmpfs)?, 0));
+        Ok(())
+    }
+
+    /// Adds a mount of the next file in memory.
+    fn next_memory_file(&mut self, limits: Restrictions) -> Result<usize, SandboxError> {
+        let (from, number) = self.memory_files.take().expect("all files were written before the mounts are added");
+        self.memory_files = Some((from, number + 1));
+        self.clone_from(from, memory_file_name(number), limits)
     }
 
     fn set_masks(&mut self) -> Result<(), SandboxError> {
@@ -191,6 +222,13 @@ impl Plan {
         self.read_only = READ_ONLY.iter().map(|path| c_string("a path", path.as_bytes())).collect::<Result<_, _>>()?;
         Ok(())
     }
+}
+
+/// The most that a page of memory has on the processors that steps run on, bytes.
+const PAGE: u64 = 64 << 10;
+
+fn memory_file_name(number: usize) -> CString {
+    CString::new(number.to_string()).expect("digits hold no NUL byte")
 }
 
 /// The names of a path below a folder, each with the folder it is in.

@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) attach: Vec<Attach>,
     pub(super) masked: Vec<CString>,
     pub(super) read_only: Vec<CString>,
+    /// The slot of the file system with all files in memory, and how many of them have a mount already.
+    pub(super) memory_files: Option<(usize, usize)>,
     /// A slot with an empty read-only folder.
     pub(super) empty: usize,
     pub(super) read_only_root: bool,

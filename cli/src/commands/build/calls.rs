@@ -116,7 +116,7 @@ pub(super) fn outline(file: &Dockerfile, options: &BuildOptions, as_json: bool) 
 fn target<'a>(file: &'a Dockerfile, name: Option<&str>) -> Result<&'a Stage, Failure> {
     let found = match name {
         None => file.stages.last(),
-        Some(name) => find_stage(&file.stages, name, file.stages.len()),
+        Some(name) => file.stages.iter().rfind(|stage| stage.name.as_deref() == Some(&name.to_lowercase())),
     };
     found.ok_or_else(|| {
         let name = name.unwrap_or_default();
