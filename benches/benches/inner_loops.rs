@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rbuild_core::layer::{ChunkMemory, Compression, EncodeOptions, encode, encode_with};
-use rbuild_core::tree::{Change, Content, Entry, Metadata, Node, Tree, TreePath};
+use rbuild_core::tree::{Change, ChangeList, Content, Entry, Metadata, Node, Tree, TreePath};
 
 /// Bytes that compress about as well as source code does.
 fn text(bytes: usize) -> Arc<[u8]> {
@@ -17,7 +17,7 @@ fn text(bytes: usize) -> Arc<[u8]> {
         .collect()
 }
 
-fn files(count: usize, bytes: usize) -> Vec<Change> {
+fn files(count: usize, bytes: usize) -> ChangeList {
     let content = text(bytes);
     (0..count)
         .map(|number| Change {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules that each module may use; a change here is a change of the architecture.
 const EDGES: &[(&str, &[&str])] = &[
-    ("cache", &["oci", "progress"]),
+    ("cache", &["oci", "progress", "tree"]),
     ("context", &["tree"]),
     ("error", &["progress"]),
     (

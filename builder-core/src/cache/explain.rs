@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{self, Files};
+use super::compare::compare;
+use super::files::Files;
 use super::{PreImage, input};
 use crate::progress::{FileChange, Miss, MissCause, VariableKind};
 
@@ -178,16 +179,8 @@ fn heredoc(name: &str, before: &str, now: &str) -> MissCause {
 }
 
 fn explain_files(before: &StepFacts<'_>, now: &StepFacts<'_>, mount: Option<&str>) -> Vec<MissCause> {
-    let of = |facts: &StepFacts<'_>| -> Option<Files> {
-        let prefix = mount.map(|target| format!("{target}\0"));
-        let strip = |path: &String| match &prefix {
-            Some(prefix) => path.strip_prefix(prefix.as_str()).map(str::to_owned),
-            None => Some(path.clone()).filter(|path| !path.contains('\0')),
-        };
-        Some(facts.files?.iter().filter_map(|(path, text)| Some((strip(path)?, text.clone()))).collect())
-    };
-    let causes = match (of(before), of(now)) {
-        (Some(before), Some(now)) => files::compare(&before, &now, mount),
+    let causes = match (before.files, now.files) {
+        (Some(before), Some(now)) => compare(before, now, mount),
         _ => Vec::new(),
     };
     if !causes.is_empty() {

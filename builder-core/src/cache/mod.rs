@@ -6,6 +6,7 @@
 
 mod align;
 mod bundle;
+mod compare;
 mod explain;
 mod files;
 pub(crate) mod input;
@@ -16,7 +17,7 @@ mod record;
 pub use align::align;
 pub use bundle::{Bundle, BundleError, CarriedSelection, CarriedStep};
 pub use explain::{StepFacts, Written, explain_miss};
-pub use files::Files;
+pub use files::{Files, FilesBuilder};
 pub use journal::{BuildEnd, BuildRecord, BuiltStep, LastRun};
 pub use key::{PreImage, StepKey};
 pub use record::StepRecord;

@@ -70,7 +70,7 @@ fn add(bytes: Vec<u8>, below: &[&str], destination: &str, owner: Option<(u32, u3
             temporary_folder: folder.path(),
         },
     )?;
-    Ok(placement.changes.iter().map(show).collect())
+    Ok(placement.changes.iter().map(|change| show(&change)).collect())
 }
 
 #[track_caller]
@@ -274,7 +274,10 @@ fn large_members_go_to_temporary_files() {
         temporary_folder: folder.path(),
     };
     let placement = place(&selection, &MemoryTree::new(), &options).unwrap();
-    assert_eq!(spool::hash_content(&placement.changes[0].content).unwrap(), blake3::hash(big.as_bytes()));
+    assert_eq!(
+        spool::hash_content(&placement.changes.iter().next().unwrap().content).unwrap(),
+        blake3::hash(big.as_bytes())
+    );
     assert_eq!(count(), 1);
     drop(placement);
     assert_eq!(count(), 0);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::CopyError;
 use super::links::{self, Last};
-use crate::tree::{Change, Content, Entry, Metadata, Node, Timestamp, TreeError, TreePath, TreeView};
+use crate::tree::{
+    Change, ChangeListBuilder, Content, Entry, Metadata, Node, Timestamp, TreeError, TreePath, TreeView,
+};
 
 /// Names of one regular file have the same number.
 pub(super) type LinkGroup = u64;
@@ -39,6 +41,29 @@ pub(super) struct Implied {
     pub(super) modified: Timestamp,
 }
 
+/// What the tree below has in a directory and in those in it, asked for in the order of paths.
+pub(super) struct Existing<'a> {
+    pub(super) below: &'a dyn TreeView,
+    /// Of the directory and of those down to the last one, whether the tree below has nothing in them.
+    pub(super) fresh: Vec<bool>,
+}
+
+impl Existing<'_> {
+    /// What is at a path that is so many names below the directory.
+    pub(super) fn get(&mut self, path: &TreePath, depth: usize) -> Result<Option<(Node, Metadata)>, TreeError> {
+        self.fresh.truncate(depth);
+        if self.fresh.last().is_some_and(|fresh| *fresh) {
+            return Ok(None);
+        }
+        Ok(self.below.get(path)?.map(|entry| (entry.node, entry.metadata)))
+    }
+
+    /// Goes on in the directory that was asked for last.
+    pub(super) fn enter(&mut self, fresh: bool) {
+        self.fresh.push(fresh);
+    }
+}
+
 impl<'a> Canvas<'a> {
     pub(super) fn new(below: &'a dyn TreeView) -> Self {
         Self { below, placed: BTreeMap::new(), removed: Vec::new(), groups: 0, group_metadata: BTreeMap::new() }
@@ -47,6 +72,19 @@ impl<'a> Canvas<'a> {
     pub(super) fn new_group(&mut self) -> LinkGroup {
         self.groups += 1;
         self.groups
+    }
+
+    /// The tree below.
+    pub(super) const fn below(&self) -> &'a dyn TreeView {
+        self.below
+    }
+
+    /// Whether the tree below has nothing in what is a directory now.
+    pub(super) fn is_fresh(&self, directory: &TreePath) -> Result<bool, TreeError> {
+        Ok(match self.placed.get(directory) {
+            Some(placed) => placed.fresh,
+            None => self.get(directory)?.is_none(),
+        })
     }
 
     /// What is at a path now.
@@ -71,12 +109,9 @@ impl<'a> Canvas<'a> {
             // A layer says nothing of the root itself.
             return Ok(());
         }
-        check_name(path)?;
-        let fresh = match self.placed.get(path) {
-            Some(placed) => placed.fresh,
-            None => self.get(path)?.is_none(),
-        };
         let node = Node::Directory { opaque: false };
+        check_placed(path, &node)?;
+        let fresh = self.is_fresh(path)?;
         self.placed.insert(path.clone(), Placed { node, metadata, content: Content::None, group: None, fresh });
         Ok(())
     }
@@ -90,10 +125,7 @@ impl<'a> Canvas<'a> {
         content: Content,
         group: Option<LinkGroup>,
     ) -> Result<(), CopyError> {
-        check_name(path)?;
-        if matches!(node, Node::CharDevice { major: 0, minor: 0 }) {
-            return Err(CopyError::ReservedDevice { path: path.to_string() });
-        }
+        check_placed(path, &node)?;
         self.placed.insert(path.clone(), Placed { node, metadata, content, group, fresh: false });
         Ok(())
     }
@@ -176,14 +208,19 @@ impl<'a> Canvas<'a> {
         }
     }
 
-    /// The changes that turn the tree below into this one. The directories above every change are among them, because
-    /// some readers unpack a layer without the layers below.
-    pub(super) fn into_changes(mut self) -> Result<Vec<Change>, TreeError> {
+    /// Adds the changes that turn the tree below into this one. The directories above every change are among them,
+    /// because some readers unpack a layer without the layers below; `further` is one that more changes come in.
+    pub(super) fn into_changes(
+        mut self,
+        further: Option<&TreePath>,
+        list: &mut ChangeListBuilder,
+    ) -> Result<(), TreeError> {
         self.apply_group_metadata();
         let mut above = BTreeSet::new();
-        for path in self.placed.keys() {
+        let parents = self.placed.keys().filter_map(TreePath::parent).chain(further.cloned());
+        for parent in parents {
             // A parent that was placed sees to those above it.
-            let mut parent = path.parent().filter(|parent| !parent.is_root());
+            let mut parent = Some(parent).filter(|parent| !parent.is_root());
             while let Some(directory) = parent.take().filter(|directory| !self.placed.contains_key(directory)) {
                 let next = directory.parent().filter(|parent| !parent.is_root());
                 if above.insert(directory) {
@@ -213,7 +250,8 @@ impl<'a> Canvas<'a> {
             changes.push(Change { entry: Entry { path, node, metadata: placed.metadata }, content: placed.content });
         }
         changes.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
-        Ok(changes)
+        changes.into_iter().for_each(|change| list.push(change));
+        Ok(())
     }
 
     fn is_removed(&self, path: &TreePath) -> bool {
@@ -221,8 +259,11 @@ impl<'a> Canvas<'a> {
     }
 }
 
-/// Refuses names that a layer can't hold.
-fn check_name(path: &TreePath) -> Result<(), CopyError> {
+/// Refuses what a layer can't hold.
+pub(super) fn check_placed(path: &TreePath, node: &Node) -> Result<(), CopyError> {
+    if matches!(node, Node::CharDevice { major: 0, minor: 0 }) {
+        return Err(CopyError::ReservedDevice { path: path.to_string() });
+    }
     if path.file_name().is_some_and(|name| name.starts_with(b".wh.")) {
         return Err(CopyError::ReservedName { path: path.to_string() });
     }

@@ -101,7 +101,8 @@ fn copy_all(source: &MemoryTree, below: &MemoryTree, words: &str) -> Result<Plac
 }
 
 fn copy(source: &[&str], below: &[&str], words: &str) -> Result<Vec<String>, CopyError> {
-    copy_all(&tree(source), &tree(below), words).map(|placement| placement.changes.iter().map(show).collect())
+    copy_all(&tree(source), &tree(below), words)
+        .map(|placement| placement.changes.iter().map(|change| show(&change)).collect())
 }
 
 #[track_caller]
@@ -367,7 +368,45 @@ fn digests_tell_what_matters() {
     }
     assert_ne!(digest(&["hard t/a 1 A", "hard t/b 1 A"], "t"), digest(&["file t/a A", "file t/b A"], "t"));
     assert_ne!(digest(&["file a A"], "a"), digest(&["file b A"], "b"));
-    let described = select(&tree(&["file t/a A", "link t/l x"]), &options("t")).unwrap().describe();
-    assert_eq!(described["t/l"], "link to x 0777 0:0");
-    assert!(described["t/a"].starts_with("file 0644 0:0 "));
+    let mut described = Vec::new();
+    let selection = select(&tree(&["file t/a A", "link t/l x"]), &options("t")).unwrap();
+    selection.describe(&mut |path, facts, mark| described.push((path.to_owned(), facts.to_owned(), mark)));
+    let mark = Some((&blake3::hash(b"A")).into());
+    let want = [("t/a", "file 0644 0:0", mark), ("t/l", "link to x 0777 0:0", None)];
+    assert_eq!(described, want.map(|(path, facts, mark)| (path.to_owned(), facts.to_owned(), mark)));
+}
+
+#[test]
+fn a_folder_alone_is_placed_as_one_among_others_is() {
+    let source = [
+        "file t/a/f A 0600 1:2",
+        "dir t/a/empty 0700",
+        "hard t/a/h 1 H",
+        "hard t/b/h 1 H",
+        "link t/l a",
+        "fifo t/p",
+        "file t/x/y/z Z",
+        "file t.c C",
+    ];
+    let below: [&[&str]; 8] = [
+        &[],
+        &["dir d 0711 3:4"],
+        &["dir d/a 0711", "file d/a/f old", "file d/a/g old"],
+        &["link d e", "dir e/x 0700", "file e/l old"],
+        &["file d/x old"],
+        &["dir d/a/f"],
+        &["file d old"],
+        &["link d/x a"],
+    ];
+    for below in below {
+        for flags in ["", "--chmod=0640 ", "--chown=5:6 ", "--link ", "--exclude=**/h ", "--parents "] {
+            for destination in ["/d", "/d/", "/d/deep/er/"] {
+                let copied = |sources: &str| {
+                    let words = format!("{flags}{sources} {destination}");
+                    copy(&source, below, &words).map_err(|error| error.to_string())
+                };
+                assert_eq!(copied("t"), copied("t t"), "{below:?} {flags}{destination}");
+            }
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! One line about a file, for telling what changed since an earlier build.
 //!
 //! ```text
-//! <kind> <mode> <uid>:<gid>[ <attribute>=<digest>]…[ <digest of the content>]
+//! <kind> <mode> <uid>:<gid>[ <attribute>=<digest>]…
 //! ```
 
-use crate::tree::{ContentDigest, Entry, Node};
+use crate::tree::{Entry, Node};
 
-/// Describes an entry as it is compared with what it was in an earlier build.
-pub(crate) fn describe(entry: &Entry, digest: Option<&ContentDigest>) -> String {
+/// Describes an entry, but for its content, as it is compared with what it was in an earlier build.
+pub(crate) fn describe(entry: &Entry) -> String {
     let metadata = &entry.metadata;
     let kind = match &entry.node {
         Node::Directory { .. } => "directory".to_owned(),
@@ -21,10 +21,6 @@ pub(crate) fn describe(entry: &Entry, digest: Option<&ContentDigest>) -> String 
     let mut text = format!("{kind} {:04o} {}:{}", metadata.mode, metadata.uid, metadata.gid);
     for (name, value) in &metadata.xattrs {
         text.push_str(&format!(" {}={}", String::from_utf8_lossy(name), &blake3::hash(value).to_hex()[..16]));
-    }
-    if let Some(digest) = digest {
-        text.push(' ');
-        text.push_str(&digest.to_hex()[..32]);
     }
     text
 }

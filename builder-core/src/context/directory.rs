@@ -15,12 +15,13 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::ContextError;
-use super::folder::{ContextFile, Folder, hash_unchanged, read_capability};
+use super::folder::{Folder, hash_unchanged, read_capability};
 use super::ignore::{IgnoreRules, Verdict};
 use super::pattern::DirectoryMatch;
 use super::stat_cache::{FileStatus, Known, StatCache, StatCacheError, known};
 use crate::tree::{
-    Content, ContentDigest, Entry, Metadata, Node, OpenContent, Take, TreeError, TreePath, TreeView, Wants, Xattrs,
+    Content, ContentDigest, Entry, Metadata, Node, OpenContent, SourceFile, Take, TreeError, TreePath, TreeView, Wants,
+    Xattrs,
 };
 
 /// A folder whose files can be copied, without those that its ignore rules leave out.
@@ -97,7 +98,7 @@ impl ContextDir {
         let file = match rustix::fs::openat2(&self.folder.root, path.as_path(), flags, Mode::empty(), resolve) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(Errno::NOSYS | Errno::PERM) => match self.folder.open(&path, flags | OFlags::NOFOLLOW) {
+            Err(Errno::NOSYS | Errno::PERM) => match self.folder.open_at(&path, flags | OFlags::NOFOLLOW) {
                 Ok(fd) => File::from(fd),
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
                 Err(source) => return Err(error(source.into())),
@@ -220,6 +221,12 @@ impl ContextDir {
         Ok(Listed { entry: Entry { path, node, metadata }, status, link_count, digest: OnceLock::new() })
     }
 
+    /// A file that can be opened as long as it has this status.
+    pub(super) fn source_file(&self, path: TreePath, status: &FileStatus) -> SourceFile {
+        let opener: Arc<dyn OpenContent> = Arc::<Folder>::clone(&self.folder);
+        SourceFile { opener, path, stamp: status.stamp() }
+    }
+
     /// The number of a file that has several names.
     pub(super) fn link_of(&self, inode: (u64, u64)) -> u64 {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
@@ -259,8 +266,8 @@ impl ContextDir {
         let digest = match self.cache.look_up(path.as_bytes(), &status) {
             Some(known) => known.digest,
             None => {
-                let file = ContextFile { folder: Arc::clone(&self.folder), path: path.clone(), status };
-                let digest = file.open().and_then(|file| hash_unchanged(file, &status));
+                let digest =
+                    self.source_file(path.clone(), &status).open().and_then(|file| hash_unchanged(file, &status));
                 let digest = digest.map_err(|error| self.folder.error("read", path, error))?;
                 self.cache.record(path.as_bytes(), &status, Known { digest, plain: false });
                 digest
@@ -289,9 +296,7 @@ impl TreeView for ContextDir {
     fn content(&self, path: &TreePath) -> Result<Content, TreeError> {
         let status =
             self.find(path, |listed| listed.filter(|listed| listed.has_content()).map(|listed| listed.status))?;
-        Ok(status.map_or(Content::None, |status| {
-            Content::Source(Arc::new(ContextFile { folder: Arc::clone(&self.folder), path: path.clone(), status }))
-        }))
+        Ok(status.map_or(Content::None, |status| Content::Source(self.source_file(path.clone(), &status))))
     }
 
     fn content_digest(&self, path: &TreePath) -> Result<ContentDigest, TreeError> {

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -29,19 +28,12 @@ pub(super) struct Folder {
     pub(super) path: PathBuf,
 }
 
-/// A file of the folder that can be opened later, as long as it has not changed.
-pub(super) struct ContextFile {
-    pub(super) folder: Arc<Folder>,
-    pub(super) path: TreePath,
-    pub(super) status: FileStatus,
-}
-
-impl OpenContent for ContextFile {
-    fn open(&self) -> io::Result<File> {
-        let file = File::from(self.folder.open(&self.path, READ)?);
-        if !has_status(&file, &self.status)? {
-            let path = self.folder.shown(&self.path);
-            return Err(io::Error::other(format!("`{path}` changed while the build used it")));
+impl OpenContent for Folder {
+    /// Opens a file that has not changed since its status had this stamp.
+    fn open(&self, path: &TreePath, stamp: u64) -> io::Result<File> {
+        let file = File::from(self.open_at(path, READ)?);
+        if FileStatus::of(&rustix::fs::fstat(&file)?).stamp() != stamp {
+            return Err(io::Error::other(format!("`{}` changed while the build used it", self.shown(path))));
         }
         Ok(file)
     }
@@ -87,11 +79,11 @@ impl FileStatus {
 
 impl Folder {
     pub(super) fn open_directory(&self, path: &TreePath) -> Result<OwnedFd, Errno> {
-        self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+        self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
     }
 
     /// Opens something below the folder without following any link.
-    pub(super) fn open(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(super) fn open_at(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&self.root, path.as_path(), flags, Mode::empty(), resolve) {
             // Some container sandboxes refuse the call.

@@ -1,16 +1,16 @@
 //! Putting a selection into a stage's tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use super::canvas::{Canvas, Implied};
+use super::canvas::{Canvas, Existing, Implied, check_placed};
 use super::error::CopyError;
 use super::extract::{self, ExtractOptions};
 use super::links::Last;
 use super::memory::MemoryTree;
 use super::mode::ModeChange;
 use super::select::{Item, ItemKind, Picked, Selection};
-use crate::tree::{Change, Entry, Metadata, Node, Timestamp, TreePath, TreeView};
+use crate::tree::{Change, ChangeList, ChangeListBuilder, Entry, Metadata, Node, Timestamp, TreePath, TreeView};
 
 /// How a selection is placed.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +34,8 @@ pub struct PlaceOptions<'a> {
 /// The result of placing a selection.
 #[derive(Debug)]
 pub struct Placement {
-    /// What the layer holds, sorted by path.
-    pub changes: Vec<Change>,
+    /// What the layer holds.
+    pub changes: ChangeList,
     /// What the user should know.
     pub warnings: Vec<PlaceWarning>,
 }
@@ -72,11 +72,13 @@ pub fn place(selection: &Selection, below: &dyn TreeView, options: &PlaceOptions
         options,
         files: BTreeMap::new(),
         warnings: Vec::new(),
+        alone: selection.items.len() == 1,
+        rest: None,
     };
     for item in &selection.items {
         placer.place_item(item)?;
     }
-    Ok(Placement { changes: placer.canvas.into_changes()?, warnings: placer.warnings })
+    placer.finish()
 }
 
 /// Makes a directory and those above it where they are missing (mode 0755), as WORKDIR does. Links are followed. There
@@ -89,11 +91,13 @@ pub fn make_directory(
     path: &[u8],
     owner: (u32, u32),
     modified: Timestamp,
-) -> Result<Vec<Change>, CopyError> {
+) -> Result<ChangeList, CopyError> {
     let mut canvas = Canvas::new(below);
     let path = canvas.resolve(&TreePath::root(), &TreePath::clean(path), Last::Followed)?;
     canvas.make_directories(&path, Implied { mode: 0o755, owner, modified })?;
-    Ok(canvas.into_changes()?)
+    let mut changes = ChangeListBuilder::default();
+    canvas.into_changes(None, &mut changes)?;
+    Ok(changes.finish())
 }
 
 /// A destination as it was meant.
@@ -117,10 +121,63 @@ struct Placer<'a> {
     /// The files that single sources became, with these sources.
     files: BTreeMap<TreePath, TreePath>,
     warnings: Vec<PlaceWarning>,
+    /// Whether there is a single source.
+    alone: bool,
+    /// A directory's contents that go where nothing else does, and where that is: they need not be gathered first.
+    rest: Option<(TreePath, &'a Item)>,
 }
 
-impl Placer<'_> {
-    fn place_item(&mut self, item: &Item) -> Result<(), CopyError> {
+impl<'a> Placer<'a> {
+    /// The changes of all that was placed.
+    fn finish(mut self) -> Result<Placement, CopyError> {
+        let mut changes = ChangeListBuilder::default();
+        if let Some((target, Item { kind: ItemKind::Directory { entry, contents }, .. })) = self.rest.take() {
+            let directory = Existing { below: self.canvas.below(), fresh: vec![self.canvas.is_fresh(&target)?] };
+            let canvas = std::mem::replace(&mut self.canvas, Canvas::new(directory.below));
+            canvas.into_changes(Some(&target).filter(|_| !contents.is_empty()), &mut changes)?;
+            self.add_contents(&target, contents.iter(&entry.path), directory, &mut changes)?;
+        } else {
+            self.canvas.into_changes(None, &mut changes)?;
+        }
+        Ok(Placement { changes: changes.finish(), warnings: self.warnings })
+    }
+
+    /// Adds the contents of a directory, in order, where nothing else was placed.
+    fn add_contents(
+        &self,
+        target: &TreePath,
+        contents: impl Iterator<Item = Picked>,
+        mut existing: Existing<'_>,
+        changes: &mut ChangeListBuilder,
+    ) -> Result<(), CopyError> {
+        let mut first_names: HashMap<u64, TreePath> = HashMap::new();
+        for picked in contents {
+            let path = target.join_path(&picked.relative);
+            let old = existing.get(&path, picked.relative.components().count())?;
+            let node = picked.entry.node.clone();
+            check_placed(&path, &node)?;
+            if node.is_directory() {
+                existing.enter(old.is_none());
+                let metadata = self.directory_metadata(&path, &picked, old)?;
+                changes.push(Change::new(Entry { path, node, metadata }));
+                continue;
+            }
+            check_replaced(&path, old.as_ref())?;
+            if let Some(target) = picked.link.and_then(|link| first_names.get(&link)) {
+                let node = Node::HardLink { target: target.clone() };
+                changes.push(Change::new(Entry { path, node, metadata: Metadata::default() }));
+                continue;
+            }
+            if let Some(link) = picked.link {
+                first_names.insert(link, path.clone());
+            }
+            let metadata = self.metadata(&picked.entry);
+            changes.push(Change { entry: Entry { path, node, metadata }, content: picked.content });
+        }
+        Ok(())
+    }
+
+    fn place_item(&mut self, item: &'a Item) -> Result<(), CopyError> {
         let (is_file, time) = match &item.kind {
             ItemKind::Archive(picked) => return self.extract(item, picked),
             ItemKind::File(_) => (true, self.options.implied_time),
@@ -145,7 +202,7 @@ impl Placer<'_> {
                 self.place_file(&target, picked, None)?;
                 self.note_file(target, item, renamed);
             }
-            ItemKind::Directory { contents, .. } => {
+            ItemKind::Directory { entry, contents } => {
                 if existing.is_none() {
                     let implied = Implied { modified: time, ..self.implied() };
                     let parent = target.parent().unwrap_or_default();
@@ -154,31 +211,42 @@ impl Placer<'_> {
                 } else if !is_directory {
                     return Err(CopyError::NotADirectory { path: target.to_string() });
                 }
-                self.place_contents(&target, contents)?;
+                if self.alone {
+                    self.rest = Some((target, item));
+                } else {
+                    self.place_contents(&target, contents.iter(&entry.path))?;
+                }
             }
             ItemKind::Archive(_) => debug_assert!(!is_file, "archives were handled above"),
         }
         Ok(())
     }
 
-    fn place_contents(&mut self, target: &TreePath, contents: &[Picked]) -> Result<(), CopyError> {
+    fn place_contents(&mut self, target: &TreePath, contents: impl Iterator<Item = Picked>) -> Result<(), CopyError> {
         let mut groups = BTreeMap::new();
         for picked in contents {
             let path = target.join_path(&picked.relative);
             if picked.entry.node.is_directory() {
-                self.place_directory(&path, picked)?;
+                let metadata = self.directory_metadata(&path, &picked, self.canvas.get(&path)?)?;
+                self.canvas.set_directory(&path, metadata)?;
             } else {
                 let group = picked.link.map(|link| *groups.entry(link).or_insert_with(|| self.canvas.new_group()));
-                self.place_file(&path, picked, group)?;
+                self.place_file(&path, &picked, group)?;
                 self.files.remove(&path);
             }
         }
         Ok(())
     }
 
-    fn place_directory(&mut self, path: &TreePath, picked: &Picked) -> Result<(), CopyError> {
+    /// The metadata of a directory that is placed where `old` is.
+    fn directory_metadata(
+        &self,
+        path: &TreePath,
+        picked: &Picked,
+        old: Option<(Node, Metadata)>,
+    ) -> Result<Metadata, CopyError> {
         let mut metadata = self.metadata(&picked.entry);
-        match self.canvas.get(path)? {
+        match old {
             None => {}
             Some((Node::Directory { .. }, mut old)) if picked.only_on_the_way => {
                 // COMPAT(buildkit): of such a directory only the mode is taken over, and that without `--chmod`.
@@ -192,13 +260,11 @@ impl Placer<'_> {
             }
             Some(_) => return Err(CopyError::NotADirectory { path: path.to_string() }),
         }
-        self.canvas.set_directory(path, metadata)
+        Ok(metadata)
     }
 
     fn place_file(&mut self, path: &TreePath, picked: &Picked, group: Option<u64>) -> Result<(), CopyError> {
-        if self.canvas.get(path)?.is_some_and(|(node, _)| node.is_directory()) {
-            return Err(CopyError::IsADirectory { path: path.to_string() });
-        }
+        check_replaced(path, self.canvas.get(path)?.as_ref())?;
         let metadata = self.metadata(&picked.entry);
         self.canvas.set(path, picked.entry.node.clone(), metadata, picked.content.clone(), group)
     }
@@ -248,5 +314,13 @@ impl Placer<'_> {
             metadata.mode = change.apply(metadata.mode, entry.node.is_directory());
         }
         metadata
+    }
+}
+
+/// Refuses a directory where something that is none is to be.
+fn check_replaced(path: &TreePath, old: Option<&(Node, Metadata)>) -> Result<(), CopyError> {
+    match old {
+        Some((Node::Directory { .. }, _)) => Err(CopyError::IsADirectory { path: path.to_string() }),
+        _ => Ok(()),
     }
 }

@@ -1,13 +1,12 @@
 //! What a COPY or ADD takes from its source.
 
-use std::collections::BTreeMap;
-
 use super::archive::is_archive;
 use super::describe::describe;
 use super::error::CopyError;
 use super::glob::{Glob, has_wildcards};
 use super::links::{self, Last};
 use super::pattern::PatternList;
+use super::picked::{ContentMark, PickedTree};
 use super::walk::{Collect, Filter, content_size, digest_of, walk};
 use crate::tree::{Content, ContentDigest, Entry, Node, TreeError, TreePath, TreeView};
 
@@ -27,7 +26,7 @@ pub struct SelectOptions {
 }
 
 /// What is copied. It stays valid when the tree that it came from goes.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Selection {
     pub(super) items: Vec<Item>,
     fingerprint: Fingerprint,
@@ -44,14 +43,14 @@ pub struct Fingerprint {
 }
 
 /// One source, or one match of a source with wildcards.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Item {
     /// Where it is in the source tree, as it was named.
     pub(super) path: TreePath,
     pub(super) kind: ItemKind,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum ItemKind {
     /// Anything but a directory.
     File(Picked),
@@ -62,7 +61,7 @@ pub(super) enum ItemKind {
         /// The directory itself.
         entry: Entry,
         /// What is in it.
-        contents: Vec<Picked>,
+        contents: PickedTree,
     },
 }
 
@@ -74,7 +73,8 @@ pub(super) struct Picked {
     /// The entry at its source path.
     pub(super) entry: Entry,
     pub(super) content: Content,
-    pub(super) digest: Option<ContentDigest>,
+    /// The mark of a regular file's content.
+    pub(super) mark: Option<ContentMark>,
     /// The same for all names of one file within the item.
     pub(super) link: Option<u64>,
     /// Whether it is a directory that leads to what is wanted and is not wanted itself.
@@ -189,19 +189,24 @@ impl Selection {
         self.fingerprint.digest()
     }
 
-    /// What each source path is, in a short text that changes when the step's result may change: for telling which
-    /// input changed since an earlier build.
-    #[must_use]
-    pub fn describe(&self) -> BTreeMap<String, String> {
-        let picked = self.items.iter().flat_map(|item| match &item.kind {
-            ItemKind::File(picked) | ItemKind::Archive(picked) => std::slice::from_ref(picked),
-            ItemKind::Directory { contents, .. } => contents,
-        });
-        picked
-            .map(|picked| {
-                (picked.entry.path.to_string()[1..].to_owned(), describe(&picked.entry, picked.digest.as_ref()))
-            })
-            .collect()
+    /// Hands over what each source path is: its kind, mode, owner and attributes in words, and the mark of its content.
+    /// For telling which input changed since an earlier build.
+    pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) {
+        let mut give = |picked: &Picked| {
+            take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
+        };
+        for item in &self.items {
+            match &item.kind {
+                ItemKind::File(picked) | ItemKind::Archive(picked) => give(picked),
+                ItemKind::Directory { entry, contents } => contents.iter(&entry.path).for_each(|picked| give(&picked)),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Selection").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
     }
 }
 
@@ -297,10 +302,12 @@ impl Picking<'_> {
             fingerprint.add(b"directory", b"", &found.digest);
             fingerprint.count += found.count;
             fingerprint.size += found.size;
-            ItemKind::Directory { entry, contents: found.picked }
+            let shared = found.shared_links();
+            let contents = PickedTree::new(found.picked, found.contents, shared, found.count);
+            ItemKind::Directory { entry, contents }
         } else {
             // COMPAT(buildkit): `--exclude` never leaves out a file that is itself the source.
-            let picked = self.read(entry)?;
+            let (picked, digest) = self.read(entry)?;
             let unpacked = self.unpack && matches!(picked.entry.node, Node::File { .. });
             let unpacked = unpacked
                 && is_archive(&picked.content).map_err(|error| TreeError::Io {
@@ -311,7 +318,7 @@ impl Picking<'_> {
             fingerprint.count += 1;
             fingerprint.size += content_size(&picked.entry.node);
             let name = if unpacked { b"" } else { path.file_name().unwrap_or_default() };
-            let digest = digest_of(&picked);
+            let digest = digest_of(&picked.entry, digest);
             fingerprint.add(if unpacked { b"archive" } else { b"file" }, name, digest.as_bytes());
             if unpacked { ItemKind::Archive(picked) } else { ItemKind::File(picked) }
         };
@@ -322,13 +329,14 @@ impl Picking<'_> {
     }
 
     /// Reads a single file.
-    fn read(&self, entry: Entry) -> Result<Picked, TreeError> {
+    fn read(&self, entry: Entry) -> Result<(Picked, Option<ContentDigest>), TreeError> {
         let (mut content, mut digest, mut link) = (Content::None, None, None);
         if let Node::File { .. } = entry.node {
             content = self.source.content(&entry.path)?;
             digest = Some(self.source.content_digest(&entry.path)?);
             link = self.source.link_id(&entry.path)?;
         }
-        Ok(Picked { relative: TreePath::root(), entry, content, digest, link, only_on_the_way: false })
+        let mark = digest.as_ref().map(ContentMark::from);
+        Ok((Picked { relative: TreePath::root(), entry, content, mark, link, only_on_the_way: false }, digest))
     }
 }

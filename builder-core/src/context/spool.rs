@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::tree::{Content, ContentDigest, OpenContent};
+use crate::tree::{Content, ContentDigest, OpenContent, SourceFile, TreePath};
 
 /// A file of up to this many bytes may be kept in memory.
 const SMALL: u64 = 256 * 1024;
@@ -24,7 +24,7 @@ struct Spooled {
 }
 
 impl OpenContent for Spooled {
-    fn open(&self) -> io::Result<File> {
+    fn open(&self, _: &TreePath, _: u64) -> io::Result<File> {
         File::open(&self.file)
     }
 }
@@ -62,7 +62,11 @@ impl<'a> Spool<'a> {
             left -= count as u64;
         }
         file.rewind().map_err(SpoolError::Write)?;
-        Ok(Content::Source(Arc::new(Spooled { file: file.into_temp_path() })))
+        Ok(Content::Source(SourceFile {
+            opener: Arc::new(Spooled { file: file.into_temp_path() }),
+            path: TreePath::root(),
+            stamp: 0,
+        }))
     }
 }
 

@@ -11,11 +11,12 @@
 //!
 //! The facts of a directory's files are looked up and replaced together; [`super::stat_table`] is how they lie on disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::stat_news::News;
 use super::stat_table::{Cursor, Fact, StatTable, TableWriter, push_entry, runs};
 use crate::tree::{ContentDigest, Timestamp};
 
@@ -56,6 +57,15 @@ pub(super) struct FileStatus {
     pub(super) mode: u32,
 }
 
+impl FileStatus {
+    /// A number by which the status is told from others of the same file.
+    pub(super) fn stamp(&self) -> u64 {
+        let unknown = Known { digest: blake3::Hash::from_bytes([0; 32]), plain: false };
+        let digest = blake3::hash(&encode(self, unknown)[..STATUS_SIZE]);
+        u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("a digest has more bytes"))
+    }
+}
+
 /// What is known of a file in a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
@@ -71,16 +81,6 @@ pub struct StatCache {
     opened: Timestamp,
     table: Option<StatTable>,
     news: Mutex<News>,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    /// The entries of directories that were read whole and were not as the table has them.
-    directories: BTreeMap<Vec<u8>, Arc<[u8]>>,
-    /// Files that were read one by one, by directory.
-    files: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Fact>>,
-    /// Directories of the table that were of use.
-    visited: BTreeSet<Vec<u8>>,
 }
 
 impl StatCache {
@@ -104,7 +104,7 @@ impl StatCache {
     pub fn save(&self) -> Result<(), StatCacheError> {
         let Some(file) = &self.file else { return Ok(()) };
         let news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        if news.directories.is_empty() && news.files.is_empty() {
+        if news.is_empty() {
             return Ok(());
         }
         self.write(file, &news).map_err(|source| StatCacheError { path: file.clone(), source })
@@ -113,8 +113,8 @@ impl StatCache {
     /// Starts to look up all files of a directory.
     pub(super) fn directory(&self, path: &[u8]) -> DirectoryFacts<'_> {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let cursor = match (news.directories.get(path), &self.table) {
-            (Some(entries), _) => Cursor::of(Arc::clone(entries)),
+        let cursor = match (news.entries(path), &self.table) {
+            (Some(entries), _) => Cursor::of(entries),
             (None, Some(table)) => {
                 news.visited.insert(path.to_vec());
                 table.directory(path)
@@ -154,10 +154,8 @@ impl StatCache {
 
     /// Merges the table with the news.
     fn write(&self, file: &Path, news: &News) -> io::Result<()> {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut writer = TableWriter::new(folder)?;
-        let fresh: BTreeSet<&[u8]> = news.directories.keys().chain(news.files.keys()).map(Vec::as_slice).collect();
-        let mut fresh = fresh.into_iter().peekable();
+        let mut writer = TableWriter::new(folder_of(file))?;
+        let mut fresh = news.fresh().into_iter().peekable();
         let mut last_fresh: Option<&[u8]> = None;
         for block in (0..self.table.as_ref().map_or(0, StatTable::len)).filter_map(|n| self.table.as_ref()?.block(n)) {
             for run in runs(&block) {
@@ -180,10 +178,10 @@ impl StatCache {
     /// Writes a directory that there are news of.
     fn write_fresh(&self, writer: &mut TableWriter, news: &News, directory: &[u8]) -> io::Result<()> {
         let Some(files) = news.files.get(directory) else {
-            return writer.push(directory, 0, news.directories.get(directory).map_or(&[], |entries| &**entries));
+            return writer.push(directory, 0, &news.entries(directory).unwrap_or_default());
         };
-        let mut cursor = match (news.directories.get(directory), &self.table) {
-            (Some(entries), _) => Cursor::of(Arc::clone(entries)),
+        let mut cursor = match (news.entries(directory), &self.table) {
+            (Some(entries), _) => Cursor::of(entries),
             (None, Some(table)) => table.directory(directory),
             (None, None) => Cursor::of(Arc::default()),
         };
@@ -245,7 +243,7 @@ impl DirectoryFacts<'_> {
             return;
         }
         let mut news = self.cache.news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.directories.insert(self.path, self.entries.into());
+        news.insert(self.path, self.entries, self.cache.file.as_deref().map(folder_of));
     }
 }
 
@@ -278,6 +276,11 @@ fn encode(status: &FileStatus, known: Known) -> Fact {
     put(&[if known.plain { PLAIN } else { 0 }]);
     put(known.digest.as_bytes());
     fact
+}
+
+/// The folder that a file is in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Splits a path into its directory and its name.

@@ -85,7 +85,7 @@ fn directories_of_every_size_come_back_whole() {
             let found = visit(&cache, directory, &names(count), &status(5));
             assert_eq!(found, if round == 0 { 0 } else { count }, "{directory} {round}");
         }
-        assert_eq!(cache.news.lock().unwrap().directories.len(), if round == 0 { 6 } else { 0 });
+        assert_eq!(cache.news.lock().unwrap().fresh().len(), if round == 0 { 6 } else { 0 });
         cache.save().unwrap();
     }
     assert!(StatTable::open(&file).unwrap().len() > 5);

@@ -5,7 +5,6 @@
 //! batch are shared out among threads.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
@@ -13,7 +12,7 @@ use rustix::fs::{AtFlags, FileType, RawDir, Stat};
 use rustix::io::Errno;
 
 use super::directory::{ContextDir, may_have_capability, node_of};
-use super::folder::{ContextFile, hash_file, read_capability};
+use super::folder::{hash_file, read_capability};
 use super::pattern::DirectoryMatch;
 use super::stat_cache::{DirectoryFacts, FileStatus, Known, known};
 use crate::tree::{Content, ContentDigest, Metadata, Node, Seen, Take, TreeError, TreePath, Wants, Xattrs};
@@ -238,8 +237,7 @@ impl Visit<'_> {
             if !entry.has_content() {
                 return Ok(Content::None);
             }
-            let (folder, path) = (Arc::clone(&self.context.folder), self.path.join(name));
-            Ok(Content::Source(Arc::new(ContextFile { folder, path, status })))
+            Ok(Content::Source(self.context.source_file(self.path.join(name), &status)))
         };
         take(Seen {
             name,

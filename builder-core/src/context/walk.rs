@@ -3,12 +3,12 @@
 //! Directories are walked in parallel. A directory's digest is made of its entries' and of those of the directories in
 //! it, so a walk for the digest alone holds one directory per thread and no list of files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
 use super::pattern::{DirectoryMatch, PatternList};
-use super::select::Picked;
+use super::picked::{Contents, Packed};
 use crate::tree::{Content, ContentDigest, Entry, Metadata, Node, Seen, TreeError, TreePath, TreeView};
 
 /// As many bytes are gathered before they are hashed.
@@ -45,8 +45,10 @@ pub(super) enum Collect {
 pub(super) struct Found {
     /// All that decides the result but for times.
     pub(super) digest: [u8; 32],
-    /// The entries, where they were asked for, each directory before what is in it.
-    pub(super) picked: Vec<Picked>,
+    /// The entries, where they were asked for.
+    pub(super) picked: Packed,
+    /// Where their contents are read from; of all that was walked.
+    pub(super) contents: Contents,
     pub(super) count: usize,
     pub(super) size: u64,
     /// Names of files that have several, in order.
@@ -58,8 +60,6 @@ struct Below {
     relative: TreePath,
     metadata: Metadata,
     state: State,
-    /// How many of the entries found come before it.
-    position: usize,
     wanted: bool,
     enter: bool,
     hollow: bool,
@@ -69,6 +69,8 @@ struct Below {
 struct Level {
     path: TreePath,
     found: Found,
+    /// The entries before each directory in it, and those after the last.
+    own: Vec<Packed>,
     below: Vec<Below>,
     inner: Vec<Found>,
 }
@@ -83,6 +85,7 @@ struct Walk<'a> {
     source: &'a dyn TreeView,
     filter: &'a Filter<'a>,
     collect: Collect,
+    contents: Contents,
 }
 
 /// Finds all wanted entries below a directory.
@@ -92,9 +95,11 @@ pub(super) fn walk(
     filter: &Filter<'_>,
     collect: Collect,
 ) -> Result<Found, TreeError> {
-    let walk = Walk { source, filter, collect };
+    let walk = Walk { source, filter, collect, contents: Contents::default() };
     let mut found = walk.directory(walk.level(directory.clone(), &TreePath::root(), &State::default())?, 0)?;
-    keep_shared(&mut found);
+    found.contents = walk.contents;
+    let shared = found.shared_links();
+    found.links.retain(|(_, link)| shared.contains(link));
     // Which names are one file decides the result too.
     let mut firsts: HashMap<u64, usize> = HashMap::new();
     let mut record = found.digest.to_vec();
@@ -106,14 +111,12 @@ pub(super) fn walk(
     Ok(found)
 }
 
-/// Forgets links of files that have one name only among what was found.
-fn keep_shared(found: &mut Found) {
-    let mut names: HashMap<u64, usize> = HashMap::new();
-    found.links.iter().for_each(|(_, link)| *names.entry(*link).or_default() += 1);
-    let is_shared = |link: &u64| names.get(link).is_some_and(|count| *count > 1);
-    found.links.retain(|(_, link)| is_shared(link));
-    for picked in &mut found.picked {
-        picked.link = picked.link.filter(is_shared);
+impl Found {
+    /// The links of files that have several names among what was found.
+    pub(super) fn shared_links(&self) -> HashSet<u64> {
+        let mut names: HashMap<u64, usize> = HashMap::new();
+        self.links.iter().for_each(|(_, link)| *names.entry(*link).or_default() += 1);
+        names.into_iter().filter(|(_, count)| *count > 1).map(|(link, _)| link).collect()
     }
 }
 
@@ -159,33 +162,32 @@ impl Walk<'_> {
 
     /// Puts a directory's own entries together with what was found in the directories in it.
     fn combine(&self, level: Level) -> Result<Found, TreeError> {
-        let Level { path, mut found, below, inner } = level;
+        let Level { path, mut found, own, below, inner } = level;
+        let mut own = own.into_iter();
+        found.picked = own.next().unwrap_or_default();
         if below.is_empty() {
             return Ok(found);
         }
         let mut record = vec![COMBINED];
         record.extend_from_slice(&found.digest);
         let own_size = record.len();
-        let mut own = std::mem::take(&mut found.picked).into_iter();
-        let mut taken = 0;
-        for (below, inner) in below.into_iter().zip(inner) {
+        for ((below, inner), after) in below.into_iter().zip(inner).zip(own) {
             if inner.count == 0 && !self.stays(&path, &below)? {
+                found.picked.append(after);
                 continue;
             }
-            found.picked.extend(own.by_ref().take(below.position - taken));
-            taken = below.position;
-            push_facts(&mut record, below.relative.file_name().unwrap_or_default(), &below.metadata);
+            let name = below.relative.file_name().unwrap_or_default();
+            push_facts(&mut record, name, &below.metadata);
             record.push(u8::from(below.wanted));
             record.extend_from_slice(&inner.digest);
             found.count += 1 + inner.count;
             found.size += inner.size;
             found.links.extend(inner.links);
             if self.collect == Collect::Entries {
-                found.picked.push(below.pick(&path));
-                found.picked.extend(inner.picked);
+                found.picked.add_directory(name, &below.metadata, !below.wanted, inner.picked);
             }
+            found.picked.append(after);
         }
-        found.picked.extend(own);
         // Directories of which nothing is wanted must not show: the digest is as if they were not there.
         if record.len() > own_size {
             found.digest = blake3::hash(&record).into();
@@ -205,11 +207,15 @@ impl Walk<'_> {
     /// Goes through the entries of a directory: all but the directories in it are done with.
     fn level(&self, path: TreePath, relative: &TreePath, state: &State) -> Result<Level, TreeError> {
         let (mut found, mut below) = (Found::default(), Vec::new());
+        let mut own = vec![Packed::default()];
         let mut hasher = Box::new(blake3::Hasher::new());
         let mut record = vec![ENTRIES];
         self.source.visit(&path, &|name| self.wants(relative, name, state), &mut |seen| {
             if seen.node.is_directory() {
-                below.extend(self.below(relative, &seen, state, found.picked.len()));
+                if let Some(directory) = self.below(relative, &seen, state) {
+                    below.push(directory);
+                    own.push(Packed::default());
+                }
                 return Ok(());
             }
             push_file(&mut record, &seen);
@@ -223,13 +229,14 @@ impl Walk<'_> {
                 found.links.push((relative.join(seen.name), link));
             }
             if self.collect == Collect::Entries {
-                found.picked.push(pick(&path, relative, &seen)?);
+                let last = own.last_mut().expect("there is one behind every directory");
+                last.add_file(&seen, &path, &self.contents)?;
             }
             Ok(())
         })?;
         hasher.update(&record);
         found.digest = hasher.finalize().into();
-        Ok(Level { path, found, below, inner: Vec::new() })
+        Ok(Level { path, found, own, below, inner: Vec::new() })
     }
 
     /// Whether something that is no directory is wanted.
@@ -245,7 +252,7 @@ impl Walk<'_> {
     }
 
     /// Decides a directory; `None` where nothing of it is wanted.
-    fn below(&self, directory: &TreePath, seen: &Seen<'_>, state: &State, position: usize) -> Option<Below> {
+    fn below(&self, directory: &TreePath, seen: &Seen<'_>, state: &State) -> Option<Below> {
         let relative = directory.join(seen.name);
         let path = relative.as_bytes();
         let mut own = State::default();
@@ -265,7 +272,7 @@ impl Walk<'_> {
             own.exclude = matched;
         }
         let (metadata, hollow) = (seen.metadata.clone(), seen.hollow);
-        (wanted || enter).then_some(Below { relative, metadata, state: own, position, wanted, enter, hollow })
+        (wanted || enter).then_some(Below { relative, metadata, state: own, wanted, enter, hollow })
     }
 }
 
@@ -273,42 +280,18 @@ impl Below {
     fn path_in(&self, parent: &TreePath) -> TreePath {
         parent.join(self.relative.file_name().unwrap_or_default())
     }
-
-    fn pick(self, parent: &TreePath) -> Picked {
-        let entry =
-            Entry { path: self.path_in(parent), node: Node::Directory { opaque: false }, metadata: self.metadata };
-        Picked {
-            relative: self.relative,
-            entry,
-            content: Content::None,
-            digest: None,
-            link: None,
-            only_on_the_way: !self.wanted,
-        }
-    }
-}
-
-fn pick(parent: &TreePath, relative: &TreePath, seen: &Seen<'_>) -> Result<Picked, TreeError> {
-    Ok(Picked {
-        relative: relative.join(seen.name),
-        entry: Entry { path: parent.join(seen.name), node: seen.node.clone(), metadata: seen.metadata.clone() },
-        content: (seen.content)()?,
-        digest: seen.digest,
-        link: seen.link,
-        only_on_the_way: false,
-    })
 }
 
 /// The digest of a single entry.
-pub(super) fn digest_of(picked: &Picked) -> ContentDigest {
+pub(super) fn digest_of(entry: &Entry, digest: Option<ContentDigest>) -> ContentDigest {
     let mut record = Vec::new();
     push_file(
         &mut record,
         &Seen {
             name: b"",
-            node: &picked.entry.node,
-            metadata: &picked.entry.metadata,
-            digest: picked.digest,
+            node: &entry.node,
+            metadata: &entry.metadata,
+            digest,
             link: None,
             hollow: false,
             content: &|| Ok(Content::None),

@@ -100,7 +100,10 @@ fn in_memory(folder: &Path, paths: &[String]) -> MemoryTree {
 }
 
 fn names(selection: &Selection) -> Vec<String> {
-    selection.describe().into_keys().collect()
+    let mut names = Vec::new();
+    selection.describe(&mut |path, _, _| names.push(path.to_owned()));
+    names.sort();
+    names
 }
 
 fn is_excluded(list: &PatternList, path: &str) -> bool {

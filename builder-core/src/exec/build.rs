@@ -409,7 +409,7 @@ impl<'o> Build<'o> {
                     let part = super::materialize::part_of(&*view, &crate::tree::TreePath::root())
                         .during(|| "read the folder that the stage starts from".to_owned())?
                         .expect("a root always exists");
-                    let stack = super::materialize::single(self.layers.materialize(&part)?);
+                    let stack = super::materialize::single(self.layers.materialize(&part.digest, || Ok(part.changes))?);
                     Ok((stack, ImageConfig::empty(&plan.platform)))
                 }
             },

@@ -1,7 +1,6 @@
 //! Cache mounts as archives: `rbuild cache mount export` and `import`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use crate::layer::{self, Compression, LayerError, Limits};
 use crate::oci::media_type;
 use crate::rootfs::Root;
 use crate::store::{CacheMount, MountAbout, Store};
-use crate::tree::{Change, Content, Entry, Node, OpenContent, TreeError, TreePath, sort_changes};
+use crate::tree::{Change, Content, Entry, Node, OpenContent, SourceFile, TreeError, TreePath, sort_changes};
 
 /// Begins the hash that names a cache: by namespace, id, and owner, group and mode as they were asked for.
 pub(crate) fn identity(namespace: &str, id: &str, owner: (Option<u32>, Option<u32>, Option<u32>)) -> blake3::Hasher {
@@ -36,7 +35,7 @@ pub fn export_cache_mount(store: &Store, hash: &str, out: &mut dyn Write) -> Res
     let held = hold(store, hash)?;
     let changes = contents(held.path()).during(action)?;
     let mut out = io::BufWriter::with_capacity(1 << 20, out);
-    layer::encode(&changes, Compression::Uncompressed, &mut out).during(action)?;
+    layer::encode(&changes.into(), Compression::Uncompressed, &mut out).during(action)?;
     out.flush().during(action)
 }
 
@@ -94,23 +93,12 @@ fn copy_owner(from: &Path, to: &Path) -> io::Result<()> {
     super::materialize::set_metadata(to, &entry.metadata)
 }
 
-struct CachedFile {
-    root: Arc<Root>,
-    path: TreePath,
-}
-
-impl OpenContent for CachedFile {
-    fn open(&self) -> io::Result<File> {
-        self.root.open_file(&self.path).map_err(io::Error::other)
-    }
-}
-
 /// Everything in a cache's folder, sorted; further names of a file are links to its first.
 ///
 /// # Errors
 /// When something can't be read.
 pub(crate) fn contents(folder: &Path) -> Result<Vec<Change>, TreeError> {
-    let root = Arc::new(Root::open(folder)?);
+    let root = Root::open(folder)?;
     let mut changes = Vec::new();
     let mut folders = vec![TreePath::root()];
     while let Some(folder) = folders.pop() {
@@ -123,13 +111,19 @@ pub(crate) fn contents(folder: &Path) -> Result<Vec<Change>, TreeError> {
     }
     changes.sort_by(|a, b| a.1.path.cmp(&b.1.path));
     let mut firsts = BTreeMap::new();
+    let opener: Arc<dyn OpenContent> = Arc::new(root);
     let mut all: Vec<Change> =
-        changes.into_iter().map(|(link, entry)| change(&root, link, entry, &mut firsts)).collect();
+        changes.into_iter().map(|(link, entry)| change(&opener, link, entry, &mut firsts)).collect();
     sort_changes(&mut all);
     Ok(all)
 }
 
-fn change(root: &Arc<Root>, link: Option<u64>, mut entry: Entry, firsts: &mut BTreeMap<u64, TreePath>) -> Change {
+fn change(
+    opener: &Arc<dyn OpenContent>,
+    link: Option<u64>,
+    mut entry: Entry,
+    firsts: &mut BTreeMap<u64, TreePath>,
+) -> Change {
     let Node::File { size } = entry.node else { return Change::new(entry) };
     if let Some(link) = link {
         if let Some(target) = firsts.get(&link) {
@@ -138,8 +132,8 @@ fn change(root: &Arc<Root>, link: Option<u64>, mut entry: Entry, firsts: &mut BT
         }
         firsts.insert(link, entry.path.clone());
     }
-    let source = CachedFile { root: Arc::clone(root), path: entry.path.clone() };
-    let content = if size == 0 { Content::None } else { Content::Source(Arc::new(source)) };
+    let source = SourceFile { opener: Arc::clone(opener), path: entry.path.clone(), stamp: 0 };
+    let content = if size == 0 { Content::None } else { Content::Source(source) };
     Change { entry, content }
 }
 

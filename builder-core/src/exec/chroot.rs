@@ -73,7 +73,7 @@ pub(crate) fn run(stage: &StageRun<'_, '_>, command: &Command<'_>, mut mounted: 
     };
     let changes = copy.changes(below, &mounted.layer.own).during(|| "read what the command changed".to_owned())?;
     drop(mounted.keep);
-    Ok(Made { peak_bytes, ..stage.store_changes(changes, None, None)? })
+    Ok(Made { peak_bytes, ..stage.store_changes(changes.into(), None, None)? })
 }
 
 /// Makes the working directory where an earlier step removed it; it then belongs to the layer.

@@ -1,6 +1,5 @@
 //! COPY, ADD and WORKDIR.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
@@ -8,9 +7,9 @@ use super::build::StageKey;
 use super::layers::Layers;
 use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
-use crate::cache::{PreImage, input};
+use crate::cache::{Files, FilesBuilder, PreImage, input};
 use crate::context::{
-    CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    ContentMark, CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
     explain_missing, fingerprint, place, select,
 };
 use crate::error::{BuildError, During, ErrorKind};
@@ -89,11 +88,12 @@ impl PreparedCopy {
 
     /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
     /// them will tell.
-    pub(crate) fn describe(&self) -> BTreeMap<String, String> {
-        if self.found.is_none() {
-            return BTreeMap::new();
+    pub(crate) fn describe(&self) -> Files {
+        let mut files = FilesBuilder::default();
+        if let (Some(_), Ok(selection)) = (&self.found, self.selection()) {
+            selection.describe(&mut |path, facts, mark| files.add(path, facts, mark.map(|ContentMark(mark)| mark)));
         }
-        self.selection().map(Selection::describe).unwrap_or_default()
+        files.finish()
     }
 }
 
@@ -258,7 +258,7 @@ impl StageRun<'_, '_> {
         self.build.file_epoch().map_or(MADE_TIME, Timestamp::from_seconds)
     }
 
-    pub(crate) fn copy(&self, copy: &Copy, prepared: &PreparedCopy, step: &Step) -> Result<Made, BuildError> {
+    pub(crate) fn copy(&self, copy: &Copy, prepared: PreparedCopy, step: &Step) -> Result<Made, BuildError> {
         let below: Arc<dyn TreeView> = if copy.link { Arc::new(MemoryTree::new()) } else { Arc::new(self.below()?) };
         let owner = match &copy.chown {
             Some(spec) => Some(self.owner(&*below, spec, step)?),
@@ -282,7 +282,9 @@ impl StageRun<'_, '_> {
             self.warn_about_placing(warning, step)?;
         }
         let files = prepared.describe();
-        self.store_changes(placement.changes, Some(files), prepared.earlier)
+        // What was selected takes more memory than the changes that came of it.
+        let PreparedCopy { earlier, _folders: _downloads, .. } = prepared;
+        self.store_changes(placement.changes, Some(files), earlier)
     }
 
     /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.
@@ -360,7 +362,7 @@ impl StageRun<'_, '_> {
         let resolved = resolve(&below, path.as_bytes(), FollowLast::Yes).during(action)?;
         let changes =
             super::materialize::make_directories(&below, &resolved, owner, self.made_time()).during(action)?;
-        self.store_changes(changes, None, None)
+        self.store_changes(changes.into(), None, None)
     }
 }
 

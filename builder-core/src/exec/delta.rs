@@ -15,7 +15,9 @@ use crate::layer::{recorded, unpack_changes};
 use crate::oci::DiffId;
 use crate::rootfs::Root;
 use crate::store::Unpacked;
-use crate::tree::{Change, Content, Delta, Node, OpenContent, Tree, TreeEntry, TreeError, TreePath};
+use crate::tree::{
+    Change, ChangeList, Content, Delta, Node, OpenContent, SourceFile, Tree, TreeEntry, TreeError, TreePath,
+};
 
 /// A layer that is unpacked whole, over whose files others can be unpacked.
 pub(super) struct Base {
@@ -25,14 +27,14 @@ pub(super) struct Base {
 
 impl Layers {
     /// The layer over whose files changes are worth unpacking: an earlier layer, or the one that it lies over itself.
-    pub(super) fn base_for(&self, earlier: DiffId, changes: &[Change]) -> Option<Base> {
+    pub(super) fn base_for(&self, earlier: DiffId, changes: &ChangeList) -> Option<Base> {
         // What can't be read is no base.
         let unpacked = self.store().sound_layer(earlier).ok()??;
         let diff_id = unpacked.over.map_or(earlier, |(base, _)| base);
         let known = lock(&self.trees).get(&diff_id).cloned();
         let tree = known.or_else(|| self.stored_tree(diff_id))?;
         // Contents are known only when they were read; mostly what changed has another time or size.
-        let entries = changes.iter().map(|change| TreeEntry { entry: recorded(&change.entry), digest: None });
+        let entries = changes.iter().map(|change| TreeEntry { entry: recorded(change.entry), digest: None });
         Delta::over(&tree, entries).filter(Delta::is_small)?;
         Some(Base { diff_id, tree })
     }
@@ -41,7 +43,7 @@ impl Layers {
     pub(super) fn unpack_over(
         &self,
         base: &Base,
-        changes: &[Change],
+        changes: &ChangeList,
         diff_id: DiffId,
         tree: &Tree,
     ) -> Result<(), BuildError> {
@@ -52,12 +54,8 @@ impl Layers {
         }
         let delta = Delta::over(&base.tree, tree.iter()).filter(Delta::is_small);
         let is_held = |number: usize| delta.as_ref().is_none_or(|delta| delta.holds()[number]);
-        let held: Vec<Change> = changes
-            .iter()
-            .enumerate()
-            .filter(|(number, _)| is_held(*number))
-            .map(|(_, change)| change.clone())
-            .collect();
+        let held: ChangeList =
+            changes.iter().enumerate().filter(|(number, _)| is_held(*number)).map(|(_, change)| change).collect();
         let folder = store.unpack_dir().during(action)?;
         unpack_changes(&held, folder.path()).during(action)?;
         // The files were read a second time.
@@ -138,14 +136,13 @@ impl LayerFolders {
 }
 
 /// The changes of a layer, from its record and its unpacked files.
-pub(super) fn changes_of(tree: &Tree, unpacked: &Unpacked) -> io::Result<Vec<Change>> {
-    let folders = Arc::new(LayerFolders::open(unpacked).map_err(io::Error::other)?);
+pub(super) fn changes_of(tree: &Tree, unpacked: &Unpacked) -> io::Result<ChangeList> {
+    let opener: Arc<dyn OpenContent> = Arc::new(LayerFolders::open(unpacked).map_err(io::Error::other)?);
     let changes = tree.iter().map(|record| {
         let content = match record.entry.node {
-            Node::File { size } if size > 0 => Content::Source(Arc::new(UnpackedFile {
-                folders: Arc::clone(&folders),
-                path: record.entry.path.clone(),
-            })),
+            Node::File { size } if size > 0 => {
+                Content::Source(SourceFile { opener: Arc::clone(&opener), path: record.entry.path.clone(), stamp: 0 })
+            }
             _ => Content::None,
         };
         Change { entry: record.entry, content }
@@ -153,14 +150,9 @@ pub(super) fn changes_of(tree: &Tree, unpacked: &Unpacked) -> io::Result<Vec<Cha
     Ok(changes.collect())
 }
 
-struct UnpackedFile {
-    folders: Arc<LayerFolders>,
-    path: TreePath,
-}
-
-impl OpenContent for UnpackedFile {
-    fn open(&self) -> io::Result<File> {
-        self.folders.open_file(&self.path).map_err(io::Error::other)
+impl OpenContent for LayerFolders {
+    fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
+        self.open_file(path).map_err(io::Error::other)
     }
 }
 

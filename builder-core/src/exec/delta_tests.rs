@@ -31,7 +31,7 @@ fn ten_files(text: &str) -> Vec<Change> {
 }
 
 fn add(layers: &Layers, changes: &[Change], earlier: Option<DiffId>) -> DiffId {
-    layers.add(changes, AddOptions { compression: None, unpack: true, earlier }).unwrap()
+    layers.add(&changes.into(), AddOptions { compression: None, unpack: true, earlier }).unwrap()
 }
 
 /// What is in a layer's own folder, by name.
@@ -104,7 +104,7 @@ fn a_removed_file_needs_a_whole_folder() {
 struct Restless(std::sync::atomic::AtomicU8);
 
 impl OpenContent for Restless {
-    fn open(&self) -> io::Result<File> {
+    fn open(&self, _: &TreePath, _: u64) -> io::Result<File> {
         use std::io::{Seek, Write};
         let mut file = tempfile::tempfile()?;
         file.write_all(&[self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed); 100])?;
@@ -119,8 +119,10 @@ fn a_file_that_changes_while_it_is_copied_is_an_error() {
     let first = add(&layers, &ten_files("one"), None);
     let mut changes = ten_files("one");
     changes[4] = change("d/3", Node::File { size: 100 }, "");
-    changes[4].content = Content::Source(Arc::new(Restless(0.into())));
-    let error = layers.add(&changes, AddOptions { compression: None, unpack: true, earlier: Some(first) }).unwrap_err();
+    changes[4].content =
+        Content::Source(SourceFile { opener: Arc::new(Restless(0.into())), path: TreePath::root(), stamp: 0 });
+    let error =
+        layers.add(&changes.into(), AddOptions { compression: None, unpack: true, earlier: Some(first) }).unwrap_err();
     let source = std::error::Error::source(&error).map(ToString::to_string);
     assert!(format!("{error} {source:?}").contains("changed while it was read"), "{error} {source:?}");
 }
@@ -147,7 +149,7 @@ fn a_layer_over_another_is_compressed_like_any() {
     let layer = super::super::layers::StackLayer { diff_id: second, base_blob: None };
     let blob = layers.blob(&layer, compression).unwrap();
     let mut bytes = Vec::new();
-    assert_eq!(crate::layer::encode(&ten_files("other"), compression, &mut bytes).unwrap().digest, blob.digest);
+    assert_eq!(crate::layer::encode(&ten_files("other").into(), compression, &mut bytes).unwrap().digest, blob.digest);
 }
 
 #[test]

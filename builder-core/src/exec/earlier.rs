@@ -65,7 +65,7 @@ impl Prepared {
     pub(crate) fn files(&self) -> Option<Files> {
         match self {
             Self::Copy(copy) => Some(copy.describe()),
-            Self::Run(run) => Some(run.files.clone()),
+            Self::Run(run) => Some(run.mounted.list().clone()),
             Self::MakeDirectory => None,
         }
     }
@@ -80,7 +80,7 @@ pub(crate) fn explain(store: &Store, before: &StepRecord, now: StepFacts<'_>) ->
 
 /// The files that a step on record took.
 pub(crate) fn recorded_files(store: &Store, key: &str) -> Option<Files> {
-    serde_json::from_slice(&store.read_note("files", key).ok()??).ok()
+    Files::from_bytes(store.read_note("files", key).ok()??)
 }
 
 /// What a step with that key gave.

@@ -15,7 +15,7 @@ use crate::error::{BuildError, During};
 use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer};
 use crate::oci::{Descriptor, DiffId};
 use crate::store::StoreError;
-use crate::tree::Change;
+use crate::tree::ChangeList;
 
 /// How many large layers are encoded at the same time.
 const MOST_ENCODERS: usize = 2;
@@ -60,7 +60,7 @@ impl Encoders {
 
 impl Layers {
     /// Encodes changes that a step made.
-    pub(crate) fn add(&self, changes: &[Change], options: AddOptions) -> Result<DiffId, BuildError> {
+    pub(crate) fn add(&self, changes: &ChangeList, options: AddOptions) -> Result<DiffId, BuildError> {
         let action = || "write the layer".to_owned();
         let base = options.earlier.filter(|_| options.unpack).and_then(|earlier| self.base_for(earlier, changes));
         let folder =
@@ -128,7 +128,7 @@ impl Layers {
     /// Encodes changes into a blob of the store. It counts only if the layer is the expected one.
     fn write_blob(
         &self,
-        changes: &[Change],
+        changes: &ChangeList,
         compression: Compression,
         unpack_into: Option<&Path>,
         expected: Option<DiffId>,
@@ -151,7 +151,7 @@ impl Layers {
 
     fn encode(
         &self,
-        changes: &[Change],
+        changes: &ChangeList,
         compression: Compression,
         unpack_into: Option<&Path>,
         out: &mut dyn io::Write,

@@ -22,7 +22,7 @@ use crate::reference::Reference;
 use crate::registry::Client;
 use crate::store::{LayerBlob, Store, TempDir, Unpacked};
 use crate::sys::mount::MOST_LAYERS;
-use crate::tree::{LayerFiles, MergedTree, Tree, TreeLayer, TreePath};
+use crate::tree::{MergedTree, OpenContent, Tree, TreeLayer, TreePath};
 
 /// Where a blob can be read that the store may not have.
 #[derive(Clone)]
@@ -221,8 +221,8 @@ struct UnpackedFiles {
     diff_id: DiffId,
 }
 
-impl LayerFiles for UnpackedFiles {
-    fn open(&self, path: &TreePath) -> io::Result<File> {
+impl OpenContent for UnpackedFiles {
+    fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
         let unpacked = self.layers.unpacked(self.diff_id).map_err(io::Error::other)?;
         LayerFolders::open(&unpacked).and_then(|folders| folders.open_file(path)).map_err(io::Error::other)
     }

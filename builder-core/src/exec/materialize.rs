@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 
 use super::encoding::AddOptions;
 use super::layers::{Layers, StackLayer};
-use crate::cache::Files;
-use crate::context::describe;
 use crate::error::{BuildError, During};
 use crate::oci::DiffId;
 use crate::tree::{Change, Entry, Node, TreeError, TreePath, TreeView, sort_changes};
@@ -16,8 +14,6 @@ pub(crate) struct Part {
     pub(crate) changes: Vec<Change>,
     /// The digest of everything but times.
     pub(crate) digest: String,
-    /// A line about each entry at the path and below, for telling what changed.
-    pub(crate) files: Files,
 }
 
 /// Collects a part of a tree. `None` where the path does not exist.
@@ -30,12 +26,12 @@ pub(crate) fn part_of(view: &dyn TreeView, path: &TreePath) -> Result<Option<Par
         }
     }
     let hasher = blake3::Hasher::new();
-    let mut collector = Collector { view, changes, hasher, links: BTreeMap::new(), files: Files::new() };
+    let mut collector = Collector { view, changes, hasher, links: BTreeMap::new() };
     collector.collect(entry)?;
-    let Collector { mut changes, hasher, files, .. } = collector;
+    let Collector { mut changes, hasher, .. } = collector;
     sort_changes(&mut changes);
     changes.retain(|change| !change.entry.path.is_root());
-    Ok(Some(Part { changes, digest: hasher.finalize().to_hex().to_string(), files }))
+    Ok(Some(Part { changes, digest: hasher.finalize().to_hex().to_string() }))
 }
 
 struct Collector<'a> {
@@ -43,7 +39,6 @@ struct Collector<'a> {
     changes: Vec<Change>,
     hasher: blake3::Hasher,
     links: BTreeMap<u64, TreePath>,
-    files: Files,
 }
 
 impl Collector<'_> {
@@ -65,7 +60,6 @@ impl Collector<'_> {
             hasher.update(contents.as_bytes());
             digest = Some(contents);
         }
-        let description = describe(&entry, digest.as_ref());
         if digest.is_some() {
             let first = view.link_id(&path)?.and_then(|id| match links.entry(id) {
                 std::collections::btree_map::Entry::Occupied(first) => Some(first.get().clone()),
@@ -79,9 +73,6 @@ impl Collector<'_> {
                 None => content = view.content(&path)?,
             }
         }
-        if !path.is_root() {
-            self.files.insert(path.to_string()[1..].to_owned(), description);
-        }
         self.changes.push(Change { entry, content });
         if directory {
             for child in view.read_dir(&path)? {
@@ -93,19 +84,23 @@ impl Collector<'_> {
 }
 
 impl Layers {
-    /// Unpacks changes as a layer of their own; changes with a known digest are unpacked only once.
-    pub(crate) fn materialize(&self, part: &Part) -> Result<DiffId, BuildError> {
+    /// Unpacks changes as a layer of their own; those of a digest that is known are neither made nor unpacked again.
+    pub(crate) fn materialize(
+        &self,
+        digest: &str,
+        changes: impl FnOnce() -> Result<Vec<Change>, BuildError>,
+    ) -> Result<DiffId, BuildError> {
         let action = || "unpack files of the build context".to_owned();
         let store = self.store();
-        if let Some(bytes) = store.read_note("folder", &part.digest).during(action)?
+        if let Some(bytes) = store.read_note("folder", digest).during(action)?
             && let Ok(diff_id) = serde_json::from_slice::<DiffId>(&bytes)
             && store.sound_layer(diff_id).during(action)?.is_some()
         {
             return Ok(diff_id);
         }
-        let diff_id = self.add(&part.changes, AddOptions { unpack: true, ..AddOptions::default() })?;
+        let diff_id = self.add(&changes()?.into(), AddOptions { unpack: true, ..AddOptions::default() })?;
         let bytes = serde_json::to_vec(&diff_id).expect("a digest is a string");
-        store.write_note("folder", &part.digest, &bytes).during(action)?;
+        store.write_note("folder", digest, &bytes).during(action)?;
         Ok(diff_id)
     }
 }

@@ -26,6 +26,7 @@ mod trees;
 
 use devices::device_mounts;
 pub(crate) use points::MountPointFolders;
+pub(crate) use trees::MountedFiles;
 
 /// The files of name resolution that every step has.
 const NAME_RESOLUTION: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];

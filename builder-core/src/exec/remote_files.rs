@@ -27,7 +27,9 @@ use crate::oci::{Descriptor, DiffId, Digest};
 use crate::registry::transport::Url;
 use crate::remote::{self, GitSource};
 use crate::store::Store;
-use crate::tree::{Content, ContentDigest, Entry, Metadata, Node, OpenContent, Timestamp, TreePath, TreeView};
+use crate::tree::{
+    Content, ContentDigest, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath, TreeView,
+};
 
 /// The media type under which a file's bytes are a blob of the store.
 const MEDIA_TYPE: &str = "application/octet-stream";
@@ -65,16 +67,19 @@ impl RemoteFile {
             },
         };
         let mut tree = MemoryTree::new();
-        match ContentDigest::from_hex(self.kept.content.as_bytes()) {
-            Ok(digest) => tree.add_hashed(entry, Content::Source(Arc::new(self)), digest),
-            Err(_) => tree.add(entry, Content::Source(Arc::new(self)), None),
+        let digest = ContentDigest::from_hex(self.kept.content.as_bytes());
+        let path = entry.path.clone();
+        let content = Content::Source(SourceFile { opener: Arc::new(self), path, stamp: 0 });
+        match digest {
+            Ok(digest) => tree.add_hashed(entry, content, digest),
+            Err(_) => tree.add(entry, content, None),
         }
         tree
     }
 }
 
 impl OpenContent for RemoteFile {
-    fn open(&self) -> io::Result<File> {
+    fn open(&self, _: &TreePath, _: u64) -> io::Result<File> {
         Self::open(self)
     }
 }
@@ -196,7 +201,7 @@ impl Fetcher<'_> {
         let commit = remote::checkout(source, &target, &options)?;
         let files = ContextDir::open(&target, None, StatCache::none())?;
         let part = part_of(&files, &TreePath::root())?.expect("a root always exists");
-        let diff_id = layers.materialize(&part)?;
+        let diff_id = layers.materialize(&part.digest, || Ok(part.changes))?;
         let bytes = serde_json::to_vec(&diff_id).expect("a digest is a string");
         self.store.write_note("git", &checkout_note(source, &commit.sha, &options), &bytes)?;
         self.store.write_note("git-name", &name, commit.sha.as_bytes())?;

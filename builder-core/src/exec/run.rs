@@ -9,23 +9,23 @@ use std::sync::Arc;
 use super::devices::DeviceEdits;
 use super::encoding::AddOptions;
 use super::execute::{Executed, execute};
-use super::mounts::MountedSource;
+use super::mounts::{MountedFiles, MountedSource};
 use super::options::Isolation;
 use super::stage::{Made, StageRun};
-use crate::cache::{Files, PreImage, input};
+use crate::cache::{PreImage, input};
 use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run};
 use crate::progress::{Event, StepId};
 use crate::rootfs::{Root, remove_contents};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::{NetworkMode, Process, ResourceLimit, RootMount, SandboxSpec, SecurityMode};
-use crate::tree::{Change, FollowLast, MergedTree, User, lookup_user, resolve};
+use crate::tree::{ChangeList, FollowLast, MergedTree, User, lookup_user, resolve};
 
 /// A command's inputs besides the tree below.
 pub(crate) struct PreparedRun {
     pub(crate) sources: Vec<Option<MountedSource>>,
-    /// What bind mounts show, one by one: `TARGET\0PATH`.
-    pub(crate) files: Files,
+    /// What bind mounts show.
+    pub(crate) mounted: MountedFiles,
 }
 
 /// What a command gets of this machine.
@@ -188,7 +188,7 @@ impl StageRun<'_, '_> {
 
     /// Whether a command's changes are compressed while their diff ID is computed, and not while the next step runs:
     /// where there is no next step, and where it is no work.
-    fn is_compressed_at_once(&self, changes: &[Change]) -> bool {
+    fn is_compressed_at_once(&self, changes: &ChangeList) -> bool {
         self.is_last() || !crate::layer::is_large(changes)
     }
 
@@ -217,7 +217,7 @@ impl StageRun<'_, '_> {
         );
         let changes = super::materialize::make_directories(below, &path, (0, 0), time).during(action)?;
         if !changes.is_empty() {
-            crate::layer::unpack_changes(&changes, upper).during(action)?;
+            crate::layer::unpack_changes(&changes.into(), upper).during(action)?;
         }
         Ok(())
     }
@@ -233,9 +233,10 @@ impl StageRun<'_, '_> {
         let mut changes = crate::snapshot::upper_changes(upper, below, own).during(action)?;
         if let Some(epoch) = self.build.file_epoch() {
             let before: Vec<_> = changes.iter().map(|c| c.entry.metadata.modified).collect();
-            crate::snapshot::clamp_times(&mut changes, epoch);
+            changes = changes.into_iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
             super::materialize::set_times(upper, &changes, &before).during(action)?;
         }
+        let changes = ChangeList::from(changes);
         let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
         let diff_id = self.build.layers.add(&changes, AddOptions { compression, ..AddOptions::default() })?;
         drop(changes);

@@ -145,7 +145,7 @@ pub fn run_image(
     std::fs::create_dir(&scratch).during(action)?;
     let directory = resolve(&below, working_dir.as_bytes(), FollowLast::Yes).during(action)?;
     let made = super::materialize::make_directories(&below, &directory, (0, 0), Default::default()).during(action)?;
-    crate::layer::unpack_changes(&made, &upper).during(action)?;
+    crate::layer::unpack_changes(&made.into(), &upper).during(action)?;
     let network = match options.network {
         NetworkChoice::Default => {
             PrivateNetwork::start(&std::env::join_paths(&options.program_path).unwrap_or_default()).ok()
@@ -245,7 +245,7 @@ fn mounts(
     if !placed.changes.is_empty() {
         let folder = work.join("mount-points");
         std::fs::create_dir(&folder).during(action)?;
-        crate::layer::unpack_changes(&placed.changes, &folder).during(action)?;
+        crate::layer::unpack_changes(&placed.changes.into(), &folder).during(action)?;
         lower.insert(0, folder);
     }
     Ok(wanted

@@ -1,6 +1,5 @@
 //! One stage: its steps, one after the other. Each is looked up, else done and recorded.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::build::{Build, StageKey};
@@ -16,7 +15,7 @@ use crate::layer::Compression;
 use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Event, StepEnd, StepId};
-use crate::tree::{Change, MergedTree};
+use crate::tree::{ChangeList, MergedTree};
 
 /// What a stage came to.
 #[derive(Debug, Clone)]
@@ -45,7 +44,7 @@ pub(crate) struct StageRun<'b, 'o> {
 pub(crate) struct Made {
     pub(crate) diff_id: DiffId,
     /// The inputs of a COPY one by one, for later explanations.
-    pub(crate) files: Option<BTreeMap<String, String>>,
+    pub(crate) files: Option<Files>,
     /// The most memory that a command's processes had, bytes; 0 where that is not known.
     pub(crate) peak_bytes: u64,
 }
@@ -61,7 +60,7 @@ impl Prepared {
     /// The files that a command's bind mounts show.
     fn mounted_files(&self) -> Option<Files> {
         match self {
-            Self::Run(run) if !run.files.is_empty() => Some(run.files.clone()),
+            Self::Run(run) => Some(run.mounted.list()).filter(|files| !files.is_empty()).cloned(),
             _ => None,
         }
     }
@@ -219,8 +218,7 @@ impl StageRun<'_, '_> {
         let store = self.build.layers.store();
         let action = || "record the step".to_owned();
         if let Some(files) = files {
-            let bytes = serde_json::to_vec(&files).expect("names and texts are strings");
-            store.write_note("files", key.as_str(), &bytes).during(action)?;
+            store.write_note("files", key.as_str(), files.as_bytes()).during(action)?;
         }
         store.write_step(key.as_str(), &record.to_bytes()).during(action)
     }
@@ -322,7 +320,7 @@ impl StageRun<'_, '_> {
     fn perform(&self, step: &Step, prepared: Prepared, id: StepId, inputs: &PreImage) -> Result<Made, BuildError> {
         match (&step.action, prepared) {
             (Action::Run(run), Prepared::Run(prepared)) => self.run(run, &prepared, id),
-            (Action::Copy(copy), Prepared::Copy(prepared)) => self.copy(copy, &prepared, step),
+            (Action::Copy(copy), Prepared::Copy(prepared)) => self.copy(copy, *prepared, step),
             (Action::MakeDirectory { path, owner }, Prepared::MakeDirectory) => self.make_directory(path, owner),
             _ => unreachable!("a step is prepared as what it is: {inputs:?}"),
         }
@@ -342,12 +340,12 @@ impl StageRun<'_, '_> {
     /// The layer `earlier` may have most of the files already.
     pub(crate) fn store_changes(
         &self,
-        mut changes: Vec<Change>,
-        files: Option<BTreeMap<String, String>>,
+        mut changes: ChangeList,
+        files: Option<Files>,
         earlier: Option<DiffId>,
     ) -> Result<Made, BuildError> {
         if let Some(epoch) = self.build.file_epoch() {
-            crate::snapshot::clamp_times(&mut changes, epoch);
+            changes = changes.iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
         }
         let compression = self.compression();
         let unpack = compression.is_none() || self.runs_later();

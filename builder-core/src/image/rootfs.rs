@@ -15,7 +15,7 @@ use super::{ImageError, OutputFile};
 pub fn write_rootfs_tar(tree: &MergedTree, out: &mut dyn Write) -> Result<(), ImageError> {
     let changes = flatten(tree)?;
     let mut out = io::BufWriter::with_capacity(1 << 20, out);
-    encode(&changes, Compression::Uncompressed, &mut out).map_err(|source| ImageError::Encode { source })?;
+    encode(&changes.into(), Compression::Uncompressed, &mut out).map_err(|source| ImageError::Encode { source })?;
     out.flush().map_err(|source| ImageError::Write { what: "archive", source })
 }
 
@@ -38,13 +38,13 @@ mod tests {
 
     use super::*;
     use crate::image::{LocalOptions, export_local};
-    use crate::tree::{Change, Content, Entry, LayerFiles, Metadata, Node, TreeLayer, TreePath};
+    use crate::tree::{Change, Content, Entry, Metadata, Node, OpenContent, TreeLayer, TreePath};
 
     /// A layer's files in a folder.
     struct Folder(PathBuf);
 
-    impl LayerFiles for Folder {
-        fn open(&self, path: &TreePath) -> io::Result<File> {
+    impl OpenContent for Folder {
+        fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
             File::open(self.0.join(path.as_path()))
         }
     }
@@ -61,7 +61,7 @@ mod tests {
             }
             changes.push(Change { entry: Entry { path, node: node.clone(), metadata }, content });
         }
-        let tree = encode(&changes, Compression::Uncompressed, &mut io::sink()).unwrap().tree;
+        let tree = encode(&changes.into(), Compression::Uncompressed, &mut io::sink()).unwrap().tree;
         TreeLayer { tree: Arc::new(tree), files: Arc::new(Folder(folder)) }
     }
 

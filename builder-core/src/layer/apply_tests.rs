@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::layer::{Compression, encode, unpack_changes};
 use crate::tree::{
-    Change, Content, Entry, LayerFiles, MergedTree, Timestamp, TreeLayer, TreePath, TreeView, Xattrs, flatten,
+    Change, Content, Entry, MergedTree, OpenContent, Timestamp, TreeLayer, TreePath, TreeView, Xattrs, flatten,
     sort_changes,
 };
 
@@ -75,8 +75,8 @@ fn difference(old: &Files, new: &Files) -> Vec<Change> {
 
 struct Unpacked(tempfile::TempDir);
 
-impl LayerFiles for Unpacked {
-    fn open(&self, path: &TreePath) -> io::Result<File> {
+impl OpenContent for Unpacked {
+    fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
         File::open(self.0.path().join(path.as_path()))
     }
 }
@@ -84,7 +84,7 @@ impl LayerFiles for Unpacked {
 /// A layer as it is after a journey: encoded, read and unpacked.
 fn layer(changes: &[Change]) -> TreeLayer {
     let mut blob = Vec::new();
-    let encoded = encode(changes, Compression::default(), &mut blob).unwrap();
+    let encoded = encode(&changes.into(), Compression::default(), &mut blob).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (want, limits) = (Some(encoded.diff_id), Limits::default());
     let read = read_layer(blob.as_slice(), encoded.media_type, want, Some(folder.path()), &limits).unwrap();
@@ -170,7 +170,7 @@ proptest! {
         let others: Vec<_> = changes.iter().filter(|change| !change.entry.node.is_directory()).map(|c| c.entry.path.clone()).collect();
         changes.retain(|change| !change.entry.path.ancestors().any(|ancestor| others.contains(&ancestor)));
         let mut blob = Vec::new();
-        let encoded = encode(&changes, Compression::Zstd { level: 1 }, &mut blob).unwrap();
+        let encoded = encode(&changes.as_slice().into(), Compression::Zstd { level: 1 }, &mut blob).unwrap();
         let read = read_layer(blob.as_slice(), encoded.media_type, None, None, &Limits::default()).unwrap();
         prop_assert_eq!(&read.tree, &encoded.tree);
         prop_assert_eq!(read.tree.iter().map(|found| found.entry).collect::<Vec<_>>(), changes.into_iter().map(|change| change.entry).collect::<Vec<_>>());
@@ -189,7 +189,7 @@ fn changes_unpack_to_what_their_layer_unpacks_to() {
     let old = Files::from([(TreePath::clean(b"d"), (Node::Directory { opaque: false }, 0o700, Vec::new()))]);
     let changes = difference(&Files::new(), &old);
     let folder = tempfile::tempdir().unwrap();
-    unpack_changes(&changes, folder.path()).unwrap();
+    unpack_changes(&changes.as_slice().into(), folder.path()).unwrap();
     let modes = |root: &Path| {
         use std::os::unix::fs::MetadataExt;
         ["", "d"].map(|path| std::fs::metadata(root.join(path)).unwrap().mode() & 0o7777)

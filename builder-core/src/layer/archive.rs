@@ -1,12 +1,14 @@
 //! The layout of a tar stream: which headers and which contents each chunk has. No file is read for it.
 
+use std::sync::Arc;
+
 use tar::EntryType;
 
 use super::border::{BIG_FILE, ends_before};
 use super::header::{LARGEST_DEVICE, Member, padding, write_end, write_header};
 use super::pax::is_kept;
 use super::{LayerError, OPAQUE_MARK, WHITEOUT_PREFIX};
-use crate::tree::{Change, Entry, Metadata, Node, TreePath};
+use crate::tree::{Change, ChangeList, Changes, Entry, Metadata, Node, TreePath};
 
 /// What a chunk of the archive is made of, in order.
 #[derive(Default)]
@@ -14,6 +16,8 @@ pub(super) struct Chunk {
     /// The bytes of all headers.
     pub(super) headers: Vec<u8>,
     pub(super) pieces: Vec<Piece>,
+    /// The files whose contents are in the chunk, in order.
+    pub(super) files: Vec<Arc<ChunkFile>>,
     /// The size of the chunk in bytes.
     pub(super) size: usize,
 }
@@ -26,11 +30,19 @@ pub(super) enum Piece {
     Content(ContentPiece),
 }
 
+/// A file that has contents in a chunk.
+pub(super) struct ChunkFile {
+    /// Which of the changes it is.
+    pub(super) number: usize,
+    pub(super) change: Change,
+    pub(super) size: u64,
+}
+
 /// Bytes of a file, and the zeros that fill its last block.
 #[derive(Clone, Copy)]
 pub(super) struct ContentPiece {
-    /// The index of the change that the file is in.
-    pub(super) change: usize,
+    /// The index of the file among those of the chunk.
+    pub(super) file: usize,
     /// Where the bytes begin in the file.
     pub(super) offset: u64,
     pub(super) length: usize,
@@ -55,25 +67,33 @@ impl Chunk {
         }
     }
 
-    fn push_content(&mut self, piece: ContentPiece) {
-        self.size += piece.length + if piece.last { padding(piece.length as u64) } else { 0 };
-        self.pieces.push(Piece::Content(piece));
+    fn push_content(&mut self, file: Arc<ChunkFile>, offset: u64, length: usize) {
+        let last = offset + length as u64 == file.size;
+        self.size += length + if last { padding(length as u64) } else { 0 };
+        self.pieces.push(Piece::Content(ContentPiece { file: self.files.len(), offset, length, last }));
+        self.files.push(file);
     }
 }
 
 /// Parts the archive of sorted changes into chunks.
 pub(super) struct Layout<'a> {
-    changes: &'a [Change],
-    next: usize,
-    /// The file whose content comes next: its change, where to go on, and its size.
-    content: Option<(usize, u64, u64)>,
+    list: &'a ChangeList,
+    changes: Changes<'a>,
+    /// The change that comes next, once it was looked at, and how many came before it.
+    next: Option<Change>,
+    number: usize,
+    /// The path of the change before.
+    last: Option<TreePath>,
+    /// The file whose content comes next, and where to go on.
+    content: Option<(Arc<ChunkFile>, u64)>,
     headers: Vec<u8>,
     ended: bool,
 }
 
 impl<'a> Layout<'a> {
-    pub(super) const fn new(changes: &'a [Change]) -> Self {
-        Self { changes, next: 0, content: None, headers: Vec::new(), ended: false }
+    pub(super) fn new(list: &'a ChangeList) -> Self {
+        let (changes, headers) = (list.iter(), Vec::new());
+        Self { list, changes, next: None, number: 0, last: None, content: None, headers, ended: false }
     }
 
     /// The next chunk; `None` after the last one, and after an error.
@@ -89,45 +109,57 @@ impl<'a> Layout<'a> {
     fn chunk(&mut self) -> Result<Chunk, LayerError> {
         let mut chunk = Chunk::default();
         loop {
-            if let Some((change, offset, size)) = self.content.take() {
-                let length = (size - offset).min(BIG_FILE);
-                let last = offset + length == size;
-                chunk.push_content(ContentPiece { change, offset, length: length as usize, last });
-                if !last {
-                    self.content = Some((change, offset + length, size));
+            if let Some((file, offset)) = self.content.take() {
+                let end = (offset + BIG_FILE).min(file.size);
+                chunk.push_content(Arc::clone(&file), offset, (end - offset) as usize);
+                if end < file.size {
+                    self.content = Some((file, end));
                     return Ok(chunk);
                 }
             }
-            let Some(change) = self.changes.get(self.next) else {
+            let Some(change) = self.look_ahead()? else {
                 self.headers.clear();
                 write_end(&mut self.headers);
                 chunk.push_headers(&self.headers);
                 self.ended = true;
                 return Ok(chunk);
             };
-            let path = &change.entry.path;
-            if self.next > 0 && self.changes[self.next - 1].entry.path >= *path {
-                return Err(refuse(path, "entries must be sorted, and each path may come once"));
-            }
             let size = if let Node::File { size } = change.entry.node { size } else { 0 };
-            self.write_headers(change, size)?;
             let whole = self.headers.len() as u64 + size.next_multiple_of(512);
-            if ends_before(path.as_bytes(), chunk.size as u64, whole) {
+            if ends_before(change.entry.path.as_bytes(), chunk.size as u64, whole) {
+                self.next = Some(change);
                 return Ok(chunk);
             }
             chunk.push_headers(&self.headers);
+            self.last = Some(change.entry.path.clone());
             if matches!(change.entry.node, Node::File { .. }) {
-                self.content = Some((self.next, 0, size));
+                self.content = Some((Arc::new(ChunkFile { number: self.number, change, size }), 0));
             }
-            self.next += 1;
+            self.number += 1;
         }
     }
 
-    fn write_headers(&mut self, change: &Change, size: u64) -> Result<(), LayerError> {
+    /// The next change, with its headers written; `None` at the end.
+    fn look_ahead(&mut self) -> Result<Option<Change>, LayerError> {
+        if let Some(change) = self.next.take() {
+            return Ok(Some(change));
+        }
+        let Some(change) = self.changes.next() else { return Ok(None) };
+        let path = &change.entry.path;
+        if self.last.as_ref().is_some_and(|last| last >= path) {
+            return Err(refuse(path, "entries must be sorted, and each path may come once"));
+        }
+        self.write_headers(&change)?;
+        Ok(Some(change))
+    }
+
+    fn write_headers(&mut self, change: &Change) -> Result<(), LayerError> {
         let entry = &change.entry;
         check(change)?;
         let mut name = entry.path.as_bytes().to_vec();
+        let size = if let Node::File { size } = entry.node { size } else { 0 };
         let none = Metadata::default();
+        let linked;
         let mut member =
             Member { name: &[], kind: EntryType::Regular, link: &[], size, device: None, metadata: &entry.metadata };
         self.headers.clear();
@@ -150,7 +182,8 @@ impl<'a> Layout<'a> {
             Node::Symlink { target } => (member.kind, member.link) = (EntryType::Symlink, target),
             Node::HardLink { target } => {
                 (member.kind, member.link) = (EntryType::Link, target.as_bytes());
-                member.metadata = metadata_of(self.changes, &entry.path, target)?;
+                linked = metadata_of(self.list, &entry.path, target)?;
+                member.metadata = &linked;
             }
             Node::Fifo => member.kind = EntryType::Fifo,
             Node::CharDevice { major, minor } => {
@@ -167,17 +200,12 @@ impl<'a> Layout<'a> {
 }
 
 /// The size in bytes that the archive will about have.
-pub(super) fn estimate(changes: &[Change]) -> u64 {
-    let size = |change: &Change| match change.entry.node {
-        Node::File { size } => size + 1024,
-        _ => 512,
-    };
-    changes.iter().map(size).sum()
+pub(super) fn estimate(changes: &ChangeList) -> u64 {
+    changes.content_size() + 1024 * changes.len() as u64
 }
 
 /// An entry as a reader of the layer would find it: times are whole seconds, and marks have no metadata.
-pub(crate) fn recorded(entry: &Entry) -> Entry {
-    let mut entry = entry.clone();
+pub(crate) fn recorded(mut entry: Entry) -> Entry {
     entry.metadata.modified.nanoseconds = 0;
     entry.metadata.xattrs.retain(|name, _| is_kept(name));
     if matches!(entry.node, Node::Whiteout | Node::HardLink { .. }) {
@@ -187,11 +215,9 @@ pub(crate) fn recorded(entry: &Entry) -> Entry {
 }
 
 /// The owner, mode and time of the file that a hard link names: readers may apply them once more for the link.
-fn metadata_of<'a>(changes: &'a [Change], path: &TreePath, target: &TreePath) -> Result<&'a Metadata, LayerError> {
-    let found = changes.binary_search_by(|change| change.entry.path.cmp(target)).ok();
-    let file = found.map(|index| &changes[index].entry);
-    match file {
-        Some(file) if target < path && matches!(file.node, Node::File { .. }) => Ok(&file.metadata),
+fn metadata_of(changes: &ChangeList, path: &TreePath, target: &TreePath) -> Result<Metadata, LayerError> {
+    match changes.find(target).map(|change| change.entry) {
+        Some(file) if target < path && matches!(file.node, Node::File { .. }) => Ok(file.metadata),
         _ => Err(refuse(path, "it is a hard link to what is no earlier file of the same layer")),
     }
 }

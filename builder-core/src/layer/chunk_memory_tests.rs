@@ -32,7 +32,7 @@ fn tree(seeds: &[u64]) -> Vec<Change> {
 fn encoded(changes: &[Change], memory: Option<&ChunkMemory>) -> (EncodedLayer, Vec<u8>) {
     let mut out = Vec::new();
     let options = EncodeOptions { memory, threads: NonZeroUsize::new(3), ..EncodeOptions::default() };
-    let layer = encode_with(changes, &options, &mut out).unwrap();
+    let layer = encode_with(&changes.into(), &options, &mut out).unwrap();
     (layer, out)
 }
 
@@ -88,11 +88,11 @@ fn other_settings_find_nothing() {
     remember(folder.path(), "before", &changes, &memory);
     for compression in [Compression::Gzip { level: 1 }, Compression::Zstd { level: 3 }] {
         let options = EncodeOptions { memory: Some(&memory), compression, ..EncodeOptions::default() };
-        let layer = encode_with(&changes, &options, &mut Vec::new()).unwrap();
+        let layer = encode_with(&changes.as_slice().into(), &options, &mut Vec::new()).unwrap();
         assert_eq!(known(&memory, &layer.chunks.unwrap()), 0);
     }
     let options = EncodeOptions { compression: Compression::Uncompressed, memory: Some(&memory), ..Default::default() };
-    assert_eq!(encode_with(&changes, &options, &mut Vec::new()).unwrap().chunks, None);
+    assert_eq!(encode_with(&changes.into(), &options, &mut Vec::new()).unwrap().chunks, None);
 }
 
 #[test]

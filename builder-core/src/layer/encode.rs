@@ -12,7 +12,7 @@ use super::unpack::Unpacking;
 use super::worker::{Buffers, Digests, Made, Worker};
 use super::{Compression, LayerError, pipeline};
 use crate::oci::{DiffId, Digest, Hasher};
-use crate::tree::{Change, Tree, TreeEntry};
+use crate::tree::{ChangeList, Changes, ContentDigest, Tree, TreeBuilder, TreeEntry};
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
 /// encoder never gives a layer another digest unasked.
@@ -61,7 +61,7 @@ pub struct EncodedLayer {
 /// When a file can't be read or changed its size, an entry can't be told by a layer, or `out` takes no more bytes.
 /// What `out` then holds is of no use.
 pub fn encode(
-    changes: &[Change],
+    changes: &ChangeList,
     compression: Compression,
     out: &mut dyn io::Write,
 ) -> Result<EncodedLayer, LayerError> {
@@ -73,7 +73,7 @@ pub fn encode(
 /// # Errors
 /// As for [`encode`], and when the folder to unpack into can't be written.
 pub fn encode_with(
-    changes: &[Change],
+    changes: &ChangeList,
     options: &EncodeOptions<'_>,
     out: &mut dyn io::Write,
 ) -> Result<EncodedLayer, LayerError> {
@@ -85,10 +85,12 @@ pub fn encode_with(
     // Starting threads costs more than they gain for a layer of one chunk, and so does asking how many there may be.
     let wanted = || options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let threads = if is_large { wanted().min(MOST_THREADS) } else { 1 };
-    let workers = (0..threads).map(|_| Worker::new(changes, &options, unpacking.as_ref()));
+    let workers = (0..threads).map(|_| Worker::new(&options, unpacking.as_ref()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
 
-    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests: Digests::new(changes), chunks: Vec::new() };
+    let records = Records { changes, rest: changes.iter(), number: 0, tree: TreeBuilder::new() };
+    let digests = Digests::default();
+    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks: Vec::new() };
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
     let (diff_id, uncompressed_size) = if threads == 1 {
         run_alone(changes, workers, &mut write)
@@ -105,14 +107,14 @@ pub fn encode_with(
         size: output.size,
         uncompressed_size,
         media_type: compression.media_type(),
-        tree: tree_of(changes, output.digests),
+        tree: output.records.finish(),
         chunks: options.memory.map(|_| ChunkRecord::new(digest, output.chunks)),
     })
 }
 
 /// Whether a layer has so many bytes that several threads encode it and its chunks are worth remembering.
 #[must_use]
-pub fn is_large(changes: &[Change]) -> bool {
+pub fn is_large(changes: &ChangeList) -> bool {
     estimate(changes) > BIG_FILE
 }
 
@@ -121,6 +123,7 @@ struct Output<'a> {
     hasher: Hasher,
     size: u64,
     digests: Digests,
+    records: Records<'a>,
     chunks: Vec<StoredChunk>,
 }
 
@@ -132,8 +135,10 @@ impl Output<'_> {
             self.hasher.update(bytes);
         }
         self.size += bytes.len() as u64;
-        for (piece, digest) in &made.digests {
-            self.digests.add(piece, *digest);
+        for piece in &made.digests {
+            if let Some((number, digest)) = self.digests.add(piece) {
+                self.records.add_file(number, digest);
+            }
         }
         self.chunks.extend(made.stored);
         self.out.write_all(bytes).map_err(|source| LayerError::Write { source })
@@ -141,7 +146,7 @@ impl Output<'_> {
 }
 
 fn run_alone(
-    changes: &[Change],
+    changes: &ChangeList,
     workers: Vec<Worker<'_>>,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(DiffId, u64), LayerError> {
@@ -160,11 +165,36 @@ fn run_alone(
     Ok((DiffId(hasher.finish()), size))
 }
 
-fn tree_of(changes: &[Change], digests: Digests) -> Tree {
-    let linked = changes.iter().filter_map(|change| change.entry.node.link_target().cloned()).collect();
-    let entries = changes.iter().zip(digests.into_inner());
-    let entries = entries.map(|(change, digest)| TreeEntry { entry: recorded(&change.entry), digest });
-    Tree::build_sorted(entries, &linked)
+/// Puts the record of a layer together while the digests of its files come, in order.
+struct Records<'a> {
+    changes: &'a ChangeList,
+    rest: Changes<'a>,
+    number: usize,
+    tree: TreeBuilder,
+}
+
+impl Records<'_> {
+    /// Adds everything up to a file.
+    fn add_file(&mut self, number: usize, digest: ContentDigest) {
+        while self.number < number {
+            self.add(None);
+        }
+        self.add(Some(digest));
+    }
+
+    fn add(&mut self, digest: Option<ContentDigest>) {
+        let change = self.rest.next().expect("a digest is that of a change");
+        let has_links = self.changes.is_linked(&change.entry.path);
+        self.tree.add(&TreeEntry { entry: recorded(change.entry), digest }, has_links);
+        self.number += 1;
+    }
+
+    fn finish(mut self) -> Tree {
+        while self.number < self.changes.len() {
+            self.add(None);
+        }
+        self.tree.finish()
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::*;
-use crate::tree::{Content, Entry, Metadata, Node, OpenContent, Timestamp, TreePath};
+use crate::tree::{Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath};
 
 fn change(path: &[u8], node: Node, bytes: &[u8]) -> Change {
     let metadata = Metadata { mode: 0o644, modified: Timestamp { seconds: 7, nanoseconds: 9 }, ..Metadata::default() };
@@ -36,7 +36,7 @@ fn many_files() -> Vec<Change> {
 fn encoded(changes: &[Change], compression: Compression, threads: usize) -> (EncodedLayer, Vec<u8>) {
     let mut out = Vec::new();
     let options = EncodeOptions { compression, threads: NonZeroUsize::new(threads), ..EncodeOptions::default() };
-    let layer = encode_with(changes, &options, &mut out).unwrap();
+    let layer = encode_with(&changes.into(), &options, &mut out).unwrap();
     assert_eq!((layer.digest, layer.size), (Digest::of(&out), out.len() as u64));
     (layer, out)
 }
@@ -119,8 +119,8 @@ fn an_edit_leaves_other_chunks_alone() {
 struct Growing(std::path::PathBuf);
 
 impl OpenContent for Growing {
-    fn open(&self) -> io::Result<std::fs::File> {
-        std::fs::File::open(&self.0)
+    fn open(&self, path: &TreePath, _: u64) -> io::Result<std::fs::File> {
+        std::fs::File::open(self.0.join(path.as_path()))
     }
 }
 
@@ -132,8 +132,14 @@ fn files_that_changed_their_size_are_named() {
     let with_size = |size| {
         let mut change = file(b"dir/f", b"");
         change.entry.node = Node::File { size };
-        change.content = Content::Source(Arc::new(Growing(path.clone())));
-        encode(&[change], Compression::default(), &mut Vec::new()).map(|_| ()).map_err(|error| error.to_string())
+        change.content = Content::Source(SourceFile {
+            opener: Arc::new(Growing(folder.path().to_owned())),
+            path: TreePath::clean(b"f"),
+            stamp: 0,
+        });
+        encode(&vec![change].into(), Compression::default(), &mut Vec::new())
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     };
     assert_eq!(with_size(2_000_000), Ok(()));
     let text = |expected: &str, found: &str| {
@@ -166,7 +172,7 @@ fn entries_that_no_layer_can_tell_are_refused() {
         vec![change(b"l", Node::Symlink { target: Vec::new() }, b"")],
         vec![odd_attribute],
     ] {
-        let result = encode(&changes, Compression::default(), &mut Vec::new());
+        let result = encode(&changes.as_slice().into(), Compression::default(), &mut Vec::new());
         assert!(matches!(result, Err(LayerError::Entry { .. })), "{changes:?}");
     }
 }
@@ -189,7 +195,7 @@ impl io::Write for Full {
 fn a_full_disk_ends_the_work() {
     for threads in [1, 2, 5] {
         let options = EncodeOptions { threads: NonZeroUsize::new(threads), ..EncodeOptions::default() };
-        let result = encode_with(&many_files(), &options, &mut Full(3 << 20));
+        let result = encode_with(&many_files().into(), &options, &mut Full(3 << 20));
         assert!(matches!(result, Err(LayerError::Write { .. })), "{threads} threads");
     }
 }

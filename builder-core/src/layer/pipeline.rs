@@ -20,7 +20,7 @@ use super::LayerError;
 use super::archive::Layout;
 use super::worker::{Buffers, Made, Worker};
 use crate::oci::{DiffId, Hasher};
-use crate::tree::Change;
+use crate::tree::ChangeList;
 
 /// A chunk that was made, with its place in the order.
 type Answer = (u64, Result<(Buffers, Made), LayerError>);
@@ -33,7 +33,7 @@ struct Source<'a> {
 
 /// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`.
 pub(super) fn run<'a>(
-    changes: &'a [Change],
+    changes: &'a ChangeList,
     workers: Vec<Worker<'a>>,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(DiffId, u64), LayerError> {

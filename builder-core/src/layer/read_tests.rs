@@ -149,7 +149,7 @@ fn everything_survives_a_round_trip() {
     let changes = everything();
     for compression in [Compression::default(), Compression::Zstd { level: 3 }, Compression::Uncompressed] {
         let mut blob = Vec::new();
-        let encoded = encode(&changes, compression, &mut blob).unwrap();
+        let encoded = encode(&changes.as_slice().into(), compression, &mut blob).unwrap();
         let want = Some(encoded.diff_id);
         let layer = read_layer(blob.as_slice(), encoded.media_type, want, None, &Limits::default()).unwrap();
         assert_eq!(layer.diff_id, encoded.diff_id);
@@ -163,11 +163,11 @@ fn everything_survives_a_round_trip() {
 fn unpacked_form() {
     let changes = everything();
     let mut blob = Vec::new();
-    let encoded = encode(&changes, Compression::default(), &mut blob).unwrap();
+    let encoded = encode(&changes.as_slice().into(), Compression::default(), &mut blob).unwrap();
     let (from_blob, from_changes) = (folder(), folder());
     let layer = read(&blob, Some(from_blob.path())).unwrap();
     assert_eq!(layer.tree, encoded.tree);
-    unpack_changes(&changes, from_changes.path()).unwrap();
+    unpack_changes(&changes.into(), from_changes.path()).unwrap();
     let found = listing(from_blob.path());
     assert_eq!(listing(from_changes.path()), found);
     let entry = |path: &str| found[path.as_bytes()].as_str();
@@ -195,7 +195,7 @@ fn unpacked_form() {
 #[test]
 fn diff_id_and_media_type_are_checked() {
     let mut blob = Vec::new();
-    encode(&[file(b"f", b"x")], Compression::default(), &mut blob).unwrap();
+    encode(&vec![file(b"f", b"x")].into(), Compression::default(), &mut blob).unwrap();
     let want = Some(DiffId(Digest::of(b"other")));
     let read = |blob: &[u8], media_type, want| read_layer(blob, media_type, want, None, &Limits::default());
     let gzip = "application/vnd.docker.image.rootfs.diff.tar.gzip";
@@ -215,7 +215,7 @@ fn have(tool: &str) -> bool {
 
 fn written(changes: &[Change], folder: &Path) -> PathBuf {
     let path = folder.join("layer.tar.gz");
-    encode(changes, Compression::default(), &mut std::fs::File::create(&path).unwrap()).unwrap();
+    encode(&changes.into(), Compression::default(), &mut std::fs::File::create(&path).unwrap()).unwrap();
     path
 }
 
@@ -281,7 +281,7 @@ fn gnu_tar_unpacks_the_same_tree() {
         .filter(|change| !matches!(change.entry.node, Node::CharDevice { .. } | Node::BlockDevice { .. }))
         .collect();
     let layer = written(&changes, archive.path());
-    unpack_changes(&changes, ours.path()).unwrap();
+    unpack_changes(&changes.into(), ours.path()).unwrap();
     let output = Command::new("tar")
         .env("LC_ALL", "C")
         .args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpzf"])

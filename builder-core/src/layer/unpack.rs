@@ -13,10 +13,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::LayerError;
+use super::archive::ChunkFile;
 use super::content::ContentReader;
 use super::disk::DiskWriter;
 use super::read::write_special;
-use crate::tree::{Change, Metadata, Node, TreePath};
+use crate::tree::{Change, ChangeList, Metadata, Node, TreePath};
 
 const BUFFER: usize = 256 << 10;
 
@@ -27,18 +28,19 @@ const BUFFER: usize = 256 << 10;
 ///
 /// # Errors
 /// When a file can't be read or changed its size, or the folder can't be written. What it then holds is of no use.
-pub fn unpack_changes(changes: &[Change], root: &Path) -> Result<(), LayerError> {
+pub fn unpack_changes(changes: &ChangeList, root: &Path) -> Result<(), LayerError> {
     let unpacking = Unpacking::begin(changes, root)?;
     let mut unpacker = unpacking.unpacker()?;
     let mut buffer = vec![0; BUFFER];
-    for (index, change) in changes.iter().enumerate() {
+    for (number, change) in changes.iter().enumerate() {
         let Node::File { size } = change.entry.node else { continue };
-        let reader = ContentReader::open(change, size)?;
+        let file = ChunkFile { number, change, size };
+        let reader = ContentReader::open(&file.change, size)?;
         let mut offset = 0;
         loop {
             let length = (size - offset).min(BUFFER as u64) as usize;
             reader.fill(&mut buffer[..length], offset)?;
-            unpacker.write(index, offset, &buffer[..length])?;
+            unpacker.write(&file, offset, &buffer[..length])?;
             offset += length as u64;
             if offset == size {
                 break;
@@ -51,10 +53,10 @@ pub fn unpack_changes(changes: &[Change], root: &Path) -> Result<(), LayerError>
 
 /// Changes while they are unpacked.
 pub(super) struct Unpacking<'a> {
-    changes: &'a [Change],
+    changes: &'a ChangeList,
     root: &'a Path,
     /// All directories, and of those that a change names, whether they are opaque, and the metadata.
-    directories: BTreeMap<TreePath, Option<(bool, &'a Metadata)>>,
+    directories: BTreeMap<TreePath, Option<(bool, Metadata)>>,
     /// Files of which only some pieces are written.
     partial: Mutex<HashMap<usize, Partial>>,
 }
@@ -67,12 +69,12 @@ struct Partial {
 
 impl<'a> Unpacking<'a> {
     /// Makes everything but regular files and hard links.
-    pub(super) fn begin(changes: &'a [Change], root: &'a Path) -> Result<Self, LayerError> {
+    pub(super) fn begin(changes: &'a ChangeList, root: &'a Path) -> Result<Self, LayerError> {
         let mut disk = DiskWriter::open(root)?;
         let mut directories = BTreeMap::from([(TreePath::root(), None)]);
         let mut last = TreePath::root();
         for change in changes {
-            let entry = &change.entry;
+            let entry = change.entry;
             let parent = entry.path.parent().unwrap_or_default();
             if parent != last {
                 for ancestor in entry.path.ancestors() {
@@ -85,7 +87,7 @@ impl<'a> Unpacking<'a> {
             match &entry.node {
                 Node::Directory { opaque } => {
                     disk.directory(&entry.path)?;
-                    directories.insert(entry.path.clone(), Some((*opaque, &entry.metadata)));
+                    directories.insert(entry.path, Some((*opaque, entry.metadata)));
                 }
                 Node::File { .. } | Node::HardLink { .. } => {}
                 node => write_special(&mut disk, &entry.path, node, &entry.metadata)?,
@@ -107,10 +109,10 @@ impl<'a> Unpacking<'a> {
                 disk.hard_link(&change.entry.path, target)?;
             }
         }
-        let implied = Metadata { mode: 0o755, ..Metadata::default() };
+        let implied = (false, Metadata { mode: 0o755, ..Metadata::default() });
         for (path, named) in self.directories.iter().rev() {
-            let (opaque, metadata) = named.unwrap_or((false, &implied));
-            disk.set_directory(path, opaque, metadata)?;
+            let (opaque, metadata) = named.as_ref().unwrap_or(&implied);
+            disk.set_directory(path, *opaque, metadata)?;
         }
         Ok(())
     }
@@ -123,10 +125,10 @@ pub(super) struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    /// Writes a piece of the file of a change. Pieces may come in any order, each once.
-    pub(super) fn write(&mut self, change: usize, offset: u64, bytes: &[u8]) -> Result<(), LayerError> {
-        let entry = &self.unpacking.changes[change].entry;
-        let Node::File { size } = entry.node else { unreachable!("only files have contents") };
+    /// Writes a piece of a file. Pieces may come in any order, each once.
+    pub(super) fn write(&mut self, file: &ChunkFile, offset: u64, bytes: &[u8]) -> Result<(), LayerError> {
+        let ChunkFile { number, change: Change { entry, .. }, size } = file;
+        let (number, size) = (*number, *size);
         let error = |source| LayerError::Unpack { action: "write", path: entry.path.to_string(), source };
         if bytes.len() as u64 == size {
             let file = self.disk.create_file(&entry.path)?;
@@ -135,21 +137,21 @@ impl Unpacker<'_> {
         }
         let file = {
             let mut partial = self.unpacking.partial.lock().unwrap_or_else(PoisonError::into_inner);
-            match partial.get(&change) {
+            match partial.get(&number) {
                 Some(partial) => Arc::clone(&partial.file),
                 None => {
                     let file = Arc::new(self.disk.create_file(&entry.path)?);
-                    partial.insert(change, Partial { file: Arc::clone(&file), written: 0 });
+                    partial.insert(number, Partial { file: Arc::clone(&file), written: 0 });
                     file
                 }
             }
         };
         file.write_all_at(bytes, offset).map_err(error)?;
         let mut partial = self.unpacking.partial.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = partial.get_mut(&change) {
+        if let Some(known) = partial.get_mut(&number) {
             known.written += bytes.len() as u64;
             if known.written == size {
-                partial.remove(&change);
+                partial.remove(&number);
                 drop(partial);
                 // Last, as every write sets the time.
                 return self.disk.set_file(&file, &entry.path, &entry.metadata);
@@ -208,6 +210,7 @@ mod tests {
         changes.push(change("dir/hard", Node::HardLink { target }, Content::None));
         crate::tree::sort_changes(&mut changes);
         let plain = tempfile::tempdir().unwrap();
+        let changes = ChangeList::from(changes);
         unpack_changes(&changes, plain.path()).unwrap();
         let want = listing(plain.path());
         assert!(want.len() == 12 && want.iter().any(|line| line.contains("dir/hard")), "{want:#?}");

@@ -3,13 +3,13 @@
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::LayerError;
-use super::archive::{Chunk, ContentPiece, Piece};
+use super::archive::{Chunk, ChunkFile, ContentPiece, Piece};
 use super::chunk_memory::{ChunkMemory, StoredChunk, check_of};
 use super::compression::ChunkCompressor;
 use super::content::ContentReader;
 use super::encode::{ENCODER_VERSION, EncodeOptions};
 use super::unpack::{Unpacker, Unpacking};
-use crate::tree::{Change, ContentDigest, Node};
+use crate::tree::ContentDigest;
 
 /// The memory of one chunk on its way. It is used again for later chunks, and so is what it holds of earlier ones.
 #[derive(Default)]
@@ -34,9 +34,18 @@ impl Buffers {
 
 /// What is known of a chunk besides its bytes.
 pub(super) struct Made {
-    pub(super) digests: Vec<(ContentPiece, PieceDigest)>,
+    pub(super) digests: Vec<FileDigest>,
     /// What to remember of it, where chunks are remembered.
     pub(super) stored: Option<StoredChunk>,
+}
+
+/// What a piece says about the digest of its file.
+pub(super) struct FileDigest {
+    /// Which of the changes the file is.
+    number: usize,
+    /// Whether the file ends with the piece.
+    last: bool,
+    digest: PieceDigest,
 }
 
 /// The digest of a file, or what it is made from.
@@ -48,7 +57,6 @@ pub(super) enum PieceDigest {
 
 /// Makes chunks.
 pub(super) struct Worker<'a> {
-    changes: &'a [Change],
     compressor: ChunkCompressor,
     memory: Option<&'a ChunkMemory>,
     /// The start of every chunk's id.
@@ -57,16 +65,12 @@ pub(super) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    pub(super) fn new(
-        changes: &'a [Change],
-        options: &EncodeOptions<'a>,
-        unpacking: Option<&'a Unpacking<'a>>,
-    ) -> Result<Self, LayerError> {
+    pub(super) fn new(options: &EncodeOptions<'a>, unpacking: Option<&'a Unpacking<'a>>) -> Result<Self, LayerError> {
         let compressor = options.compression.compressor().map_err(|source| LayerError::Compress { source })?;
         let mut id_start = blake3::Hasher::new_derive_key("rbuild 2026 chunk of a layer, version 1");
         id_start.update(format!("{ENCODER_VERSION} {:?}\n", options.compression).as_bytes());
         let unpacker = unpacking.map(Unpacking::unpacker).transpose()?;
-        Ok(Self { changes, compressor, memory: options.memory, id_start, unpacker })
+        Ok(Self { compressor, memory: options.memory, id_start, unpacker })
     }
 
     /// Reads the files of a chunk into `buffers`, digests, unpacks and compresses them.
@@ -90,12 +94,13 @@ impl<'a> Worker<'a> {
                 Piece::Content(piece) => {
                     let (content, after) = rest.split_at_mut(piece.length);
                     rest = after;
-                    let digest = self.read(piece, content)?;
+                    let file = &chunk.files[piece.file];
+                    let digest = self.read(file, piece, content)?;
                     match &digest {
                         PieceDigest::Whole(digest) => id.update(&[1]).update(digest.as_bytes()),
                         PieceDigest::Part(part) => id.update(&[2]).update(part),
                     };
-                    made.digests.push((*piece, digest));
+                    made.digests.push(FileDigest { number: file.number, last: piece.last, digest });
                     if piece.last {
                         rest = put(rest, &[0; 512][..super::header::padding(piece.length as u64)]);
                     }
@@ -107,12 +112,10 @@ impl<'a> Worker<'a> {
     }
 
     /// Reads a piece of a file, and unpacks it.
-    fn read(&mut self, piece: &ContentPiece, content: &mut [u8]) -> Result<PieceDigest, LayerError> {
-        let change = &self.changes[piece.change];
-        let Node::File { size } = change.entry.node else { unreachable!("only files have contents") };
-        ContentReader::open(change, size)?.fill(content, piece.offset)?;
+    fn read(&mut self, file: &ChunkFile, piece: &ContentPiece, content: &mut [u8]) -> Result<PieceDigest, LayerError> {
+        ContentReader::open(&file.change, file.size)?.fill(content, piece.offset)?;
         if let Some(unpacker) = &mut self.unpacker {
-            unpacker.write(piece.change, piece.offset, content)?;
+            unpacker.write(file, piece.offset, content)?;
         }
         Ok(if piece.is_whole() {
             PieceDigest::Whole(blake3::hash(content))
@@ -155,31 +158,27 @@ fn put<'b>(rest: &'b mut [u8], bytes: &[u8]) -> &'b mut [u8] {
 }
 
 /// The digests of files, put together from the digests of their pieces in order.
+#[derive(Default)]
 pub(super) struct Digests {
-    of_changes: Vec<Option<ContentDigest>>,
     parts: Vec<ChainingValue>,
 }
 
 impl Digests {
-    pub(super) fn new(changes: &[Change]) -> Self {
-        Self { of_changes: vec![None; changes.len()], parts: Vec::new() }
-    }
-
-    pub(super) fn add(&mut self, piece: &ContentPiece, digest: PieceDigest) {
-        match digest {
-            PieceDigest::Whole(digest) => self.of_changes[piece.change] = Some(digest),
+    /// Takes the digest of the next piece; gives the file's number and digest where the file ends with it.
+    pub(super) fn add(&mut self, piece: &FileDigest) -> Option<(usize, ContentDigest)> {
+        let digest = match piece.digest {
+            PieceDigest::Whole(digest) => digest,
             PieceDigest::Part(part) => {
                 self.parts.push(part);
-                if piece.last {
-                    self.of_changes[piece.change] = Some(merge(&self.parts));
-                    self.parts.clear();
+                if !piece.last {
+                    return None;
                 }
+                let digest = merge(&self.parts);
+                self.parts.clear();
+                digest
             }
-        }
-    }
-
-    pub(super) fn into_inner(self) -> Vec<Option<ContentDigest>> {
-        self.of_changes
+        };
+        Some((piece.number, digest))
     }
 }
 

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use super::{Root, RootFile, digest_file};
-use crate::tree::{Content, ContentDigest, Entry, Node, TreeError, TreePath, TreeView};
+use super::{Root, digest_file};
+use crate::tree::{Content, ContentDigest, Entry, Node, OpenContent, SourceFile, TreeError, TreePath, TreeView};
 
 /// The tree of a directory as it is: an unpacked archive, a checkout, a folder of the host. Sockets are left out.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct DirectoryTree {
     root: Root,
+    opener: Arc<dyn OpenContent>,
 }
 
 impl DirectoryTree {
     /// Looks into an open directory.
     #[must_use]
-    pub const fn new(root: Root) -> Self {
-        Self { root }
+    pub fn new(root: Root) -> Self {
+        Self { opener: Arc::new(root.clone()), root }
     }
 
     /// The directory.
@@ -36,7 +37,9 @@ impl TreeView for DirectoryTree {
 
     fn content(&self, path: &TreePath) -> Result<Content, TreeError> {
         Ok(match self.root.metadata(path)?.map(|entry| entry.node) {
-            Some(Node::File { size: 1.. }) => Content::Source(Arc::new(RootFile::new(self.root.clone(), path.clone()))),
+            Some(Node::File { size: 1.. }) => {
+                Content::Source(SourceFile { opener: Arc::clone(&self.opener), path: path.clone(), stamp: 0 })
+            }
             _ => Content::None,
         })
     }

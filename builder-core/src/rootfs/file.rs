@@ -1,4 +1,4 @@
-//! A file below a root as the content of an entry.
+//! Files below a root as the contents of entries.
 
 use std::fs::File;
 use std::io;
@@ -6,24 +6,9 @@ use std::io;
 use super::Root;
 use crate::tree::{ContentDigest, OpenContent, TreePath};
 
-/// A regular file of a tree, opened when its bytes are wanted.
-#[derive(Debug, Clone)]
-pub struct RootFile {
-    root: Root,
-    path: TreePath,
-}
-
-impl RootFile {
-    /// Names a file. Nothing is opened yet.
-    #[must_use]
-    pub const fn new(root: Root, path: TreePath) -> Self {
-        Self { root, path }
-    }
-}
-
-impl OpenContent for RootFile {
-    fn open(&self) -> io::Result<File> {
-        self.root.open_file(&self.path).map_err(|error| match error {
+impl OpenContent for Root {
+    fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
+        self.open_file(path).map_err(|error| match error {
             crate::tree::TreeError::Io { source, .. } => source,
             error => io::Error::other(error),
         })

@@ -17,7 +17,7 @@ mod status;
 mod xattr;
 
 pub use directory_tree::DirectoryTree;
-pub use file::{RootFile, digest_file};
+pub use file::digest_file;
 pub use remove::{remove_contents, remove_tree};
 pub use root::Root;
 pub use status::{Inode, Status};

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::SnapshotError;
-use crate::rootfs::{Inode, Root, RootFile, Status, digest_file};
-use crate::tree::{Change, Content, Entry, Metadata, Node, Timestamp, TreeError, TreePath, TreeView, sort_changes};
+use crate::rootfs::{Inode, Root, Status, digest_file};
+use crate::tree::{
+    Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreeError, TreePath, TreeView,
+    sort_changes,
+};
 
 /// The longest path that a step may leave behind. PAX headers allow any; this bounds what a chain of directories
 /// costs, as every one of them is named in full.
@@ -238,6 +241,7 @@ impl Comparison<'_> {
         files.sort_unstable_by(|(a, _), (b, _)| a.entry.path.cmp(&b.entry.path));
         // COMPAT(buildkit): a new name for a file of a layer below is a file of its own; the old name is no change.
         let mut first_names: HashMap<Inode, TreePath> = HashMap::new();
+        let opener: Arc<dyn OpenContent> = Arc::new(self.after.clone());
         let mut changes = Vec::new();
         for (status, _) in files.into_iter().filter(|(_, verdict)| *verdict == Verdict::Changed) {
             if status.is_linked() {
@@ -248,16 +252,16 @@ impl Comparison<'_> {
                 }
                 first_names.insert(status.inode, status.entry.path.clone());
             }
-            let content = self.content(&status.entry);
+            let content = Self::content(&opener, &status.entry);
             changes.push(Change { entry: status.entry, content });
         }
         changes
     }
 
-    fn content(&self, entry: &Entry) -> Content {
+    fn content(opener: &Arc<dyn OpenContent>, entry: &Entry) -> Content {
         match entry.node {
             Node::File { size: 1.. } => {
-                Content::Source(Arc::new(RootFile::new(self.after.clone(), entry.path.clone())))
+                Content::Source(SourceFile { opener: Arc::clone(opener), path: entry.path.clone(), stamp: 0 })
             }
             _ => Content::None,
         }

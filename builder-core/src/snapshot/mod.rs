@@ -31,7 +31,7 @@ pub use changes::{StepPaths, diff, upper_changes};
 pub use error::SnapshotError;
 pub use full_copy::FullCopy;
 pub use mount_points::{MountKind, MountPoint, MountPointLayer, mount_point_layer};
-pub use times::clamp_times;
+pub use times::clamp_time;
 pub use write::{make_upper, write_changes};
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use crate::tree::{Change, Node, Timestamp};
 
-/// Sets times later than `epoch` (seconds since 1970) to it, as `SOURCE_DATE_EPOCH` asks for.
-pub fn clamp_times(changes: &mut [Change], epoch: i64) {
-    let latest = Timestamp::from_seconds(epoch);
-    for change in changes {
-        if !matches!(change.entry.node, Node::Whiteout | Node::HardLink { .. }) {
-            change.entry.metadata.modified = change.entry.metadata.modified.min(latest);
-        }
+/// Sets a time later than `epoch` (seconds since 1970) to it, as `SOURCE_DATE_EPOCH` asks for.
+#[must_use]
+pub fn clamp_time(mut change: Change, epoch: i64) -> Change {
+    if !matches!(change.entry.node, Node::Whiteout | Node::HardLink { .. }) {
+        let modified = &mut change.entry.metadata.modified;
+        *modified = Timestamp::from_seconds(epoch).min(*modified);
     }
+    change
 }

@@ -118,17 +118,38 @@ pub enum Content {
     None,
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
-    /// Something that opens the file when it is its turn.
-    Source(Arc<dyn OpenContent>),
+    /// A file that is opened when it is its turn.
+    Source(SourceFile),
 }
 
-/// Opens a file's content for reading, any number of times.
-pub trait OpenContent: Send + Sync {
-    /// Opens it at its start. The reader must give exactly the size that the entry says.
+/// A file that can be opened for reading, any number of times.
+#[derive(Clone)]
+pub struct SourceFile {
+    /// Opens it.
+    pub opener: Arc<dyn OpenContent>,
+    /// Where it is, as the opener knows it.
+    pub path: TreePath,
+    /// What the opener tells its state by; 0 where it knows none.
+    pub stamp: u64,
+}
+
+impl SourceFile {
+    /// Opens the file at its start.
     ///
     /// # Errors
-    /// When the file can't be opened any more.
-    fn open(&self) -> io::Result<std::fs::File>;
+    /// When the file can't be opened any more, or is not what it was.
+    pub fn open(&self) -> io::Result<std::fs::File> {
+        self.opener.open(&self.path, self.stamp)
+    }
+}
+
+/// Opens the files of a tree.
+pub trait OpenContent: Send + Sync {
+    /// Opens a file at its start. The reader must give exactly the size that the entry says.
+    ///
+    /// # Errors
+    /// When the file can't be opened any more, or is not in the state that the stamp tells.
+    fn open(&self, path: &TreePath, stamp: u64) -> io::Result<std::fs::File>;
 }
 
 impl fmt::Debug for Content {

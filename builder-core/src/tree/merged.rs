@@ -10,31 +10,22 @@
 //!   metadata from below, or is `0755` and owned by root where nothing is below.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use super::record::Slot;
 use super::{
-    Content, ContentDigest, Entry, Metadata, Node, OpenContent, Tree, TreeEntry, TreeError, TreePath, TreeView,
+    Content, ContentDigest, Entry, Metadata, Node, OpenContent, SourceFile, Tree, TreeEntry, TreeError, TreePath,
+    TreeView,
 };
-
-/// Opens regular files of one unpacked layer.
-pub trait LayerFiles: Send + Sync {
-    /// Opens the file at a path of this layer for reading.
-    ///
-    /// # Errors
-    /// When the layer is not unpacked, or the file can't be opened.
-    fn open(&self, path: &TreePath) -> io::Result<File>;
-}
 
 /// One layer of a [`MergedTree`].
 #[derive(Clone)]
 pub struct TreeLayer {
     /// What the layer holds.
     pub tree: Arc<Tree>,
-    /// Where the bytes of its files are.
-    pub files: Arc<dyn LayerFiles>,
+    /// Opens its files by their paths in this layer.
+    pub files: Arc<dyn OpenContent>,
 }
 
 impl std::fmt::Debug for TreeLayer {
@@ -213,8 +204,8 @@ impl TreeView for MergedTree {
         if found.entry.node == (Node::File { size: 0 }) {
             return Ok(Content::None);
         }
-        let files = Arc::clone(&self.layers[layer].files);
-        Ok(Content::Source(Arc::new(LayerFile { files, path: found.entry.path })))
+        let opener = Arc::clone(&self.layers[layer].files);
+        Ok(Content::Source(SourceFile { opener, path: found.entry.path, stamp: 0 }))
     }
 
     fn content_digest(&self, path: &TreePath) -> Result<ContentDigest, TreeError> {
@@ -223,7 +214,7 @@ impl TreeView for MergedTree {
             return Ok(digest);
         }
         let error = |source| TreeError::Io { action: "read", path: path.to_string(), source };
-        let file = self.layers[layer].files.open(&found.entry.path).map_err(error)?;
+        let file = self.layers[layer].files.open(&found.entry.path, 0).map_err(error)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(file).map_err(error)?;
         Ok(hasher.finalize())
@@ -260,17 +251,6 @@ impl Iterator for Walk<'_> {
             }
             return Some(entry);
         }
-    }
-}
-
-struct LayerFile {
-    files: Arc<dyn LayerFiles>,
-    path: TreePath,
-}
-
-impl OpenContent for LayerFile {
-    fn open(&self) -> io::Result<File> {
-        self.files.open(&self.path)
     }
 }
 

@@ -1,11 +1,13 @@
+use std::fs::File;
+
 use super::*;
 use crate::tree::{Timestamp, flatten};
 
 /// Files of a layer by their contents.
 struct Files(BTreeMap<TreePath, Vec<u8>>);
 
-impl LayerFiles for Files {
-    fn open(&self, path: &TreePath) -> io::Result<File> {
+impl OpenContent for Files {
+    fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
         use std::io::{Seek, Write};
         let bytes = self.0.get(path).ok_or(io::ErrorKind::NotFound)?;
         let mut file = tempfile::tempfile()?;

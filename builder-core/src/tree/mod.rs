@@ -4,10 +4,12 @@
 //! sorted so that a directory stands before everything in it and nothing else stands between them.
 
 mod accounts;
+mod change_list;
 mod delta;
 mod entry;
 mod flatten;
 mod merged;
+mod packed;
 mod path;
 mod record;
 mod record_entry;
@@ -15,12 +17,15 @@ mod resolve;
 mod view;
 
 pub use accounts::{AccountError, ChownOwner, User, lookup_chown, lookup_user};
+pub use change_list::{ChangeList, ChangeListBuilder, Changes};
 pub use delta::Delta;
-pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, Timestamp, Xattrs, sort_changes};
+pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, Xattrs, sort_changes};
 pub use flatten::{changes_of, flatten};
-pub use merged::{LayerFiles, MergedTree, TreeLayer, Walk};
+pub use merged::{MergedTree, TreeLayer, Walk};
+
+pub(crate) use packed::{PackedReader, push_bytes, push_number, push_signed};
 pub(crate) use path::compare_paths;
 pub use path::{TreePath, TreePathError};
-pub use record::{Tree, TreeEntry, TreeRecordError};
+pub use record::{Tree, TreeBuilder, TreeEntry, TreeRecordError};
 pub use resolve::{FollowLast, read_small, resolve};
 pub use view::{ContentDigest, Seen, Take, TreeError, TreeView, Wants};

@@ -46,6 +46,12 @@ impl TreePath {
         Ok(Self(path.to_vec()))
     }
 
+    /// Takes bytes that were a path before.
+    pub(crate) fn from_checked(path: Vec<u8>) -> Self {
+        debug_assert!(Self::new(&path).is_ok());
+        Self(path)
+    }
+
     /// Cleans a path as if the tree's root were `/`: `.` and empty components go, `..` never leaves the root.
     ///
     /// Purely lexical: symbolic links are not looked at. NUL bytes are dropped.
@@ -117,7 +123,19 @@ impl TreePath {
     /// The path of `relative` below this directory.
     #[must_use]
     pub fn join_path(&self, relative: &Self) -> Self {
-        relative.components().fold(self.clone(), |path, name| path.join(name))
+        match (self.0.as_slice(), relative.as_bytes()) {
+            (path, b"") | (b"", path) => Self(path.to_vec()),
+            (directory, below) => Self([directory, b"/", below].concat()),
+        }
+    }
+
+    /// Whether this is the path of an entry of a directory.
+    pub(crate) fn is_in(&self, directory: &Self, name: &[u8]) -> bool {
+        let rest = match directory.as_bytes() {
+            b"" => Some(self.as_bytes()),
+            above => self.0.strip_prefix(above).and_then(|rest| rest.strip_prefix(b"/")),
+        };
+        rest == Some(name)
     }
 
     /// The components from the root down.
@@ -219,6 +237,17 @@ mod tests {
         let path = TreePath::clean(b"a/b/c");
         assert_eq!(path.parent().map(|p| p.to_string()), Some("/a/b".to_owned()));
         assert_eq!(path.ancestors().map(|p| p.to_string()).collect::<Vec<_>>(), ["/a", "/a/b"]);
+        for (directory, below) in [("", "x/y"), ("x", ""), ("x/y", "z/u"), ("", "")] {
+            let [directory, below] = [directory, below].map(|text| TreePath::clean(text.as_bytes()));
+            let want: Vec<_> = directory.components().chain(below.components()).collect();
+            assert_eq!(directory.join_path(&below).components().collect::<Vec<_>>(), want);
+        }
+        for (text, directory, name, want) in
+            [("a", "", "a", true), ("a/b", "a", "b", true), ("a/bc", "a", "b", false), ("ab", "a", "b", false)]
+        {
+            let [path, directory] = [text, directory].map(|text| TreePath::clean(text.as_bytes()));
+            assert_eq!(path.is_in(&directory, name.as_bytes()), want, "{text}");
+        }
         assert_eq!(path.strip_prefix(&TreePath::clean(b"a")), Some(TreePath::clean(b"b/c")));
         assert_eq!(path.strip_prefix(&TreePath::clean(b"a/bb")), None);
         for (path, cleaned) in [(&b"\0/a/\0"[..], &b"a"[..]), (b"a/.\0./b", b"b"), (b"a\0b/\0.", b"ab")] {

@@ -64,6 +64,49 @@ pub struct Tree {
     table: usize,
 }
 
+/// Puts a record together, entry by entry.
+pub struct TreeBuilder {
+    bytes: Vec<u8>,
+    offsets: Vec<u64>,
+}
+
+impl Default for TreeBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TreeBuilder {
+    /// Begins a record.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { bytes: vec![0; HEADER_SIZE], offsets: Vec::new() }
+    }
+
+    /// Adds an entry, whose path must come behind that of the last one; `has_links` tells whether it is a file with
+    /// further names.
+    pub fn add(&mut self, entry: &TreeEntry, has_links: bool) {
+        self.offsets.push(self.bytes.len() as u64);
+        write_record(&mut self.bytes, entry, has_links);
+    }
+
+    /// The record of what was added.
+    #[must_use]
+    pub fn finish(self) -> Tree {
+        let Self { mut bytes, offsets } = self;
+        let (count, table) = (offsets.len(), bytes.len());
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[16..24].copy_from_slice(&(count as u64).to_le_bytes());
+        bytes[24..32].copy_from_slice(&(table as u64).to_le_bytes());
+        bytes.reserve_exact(8 * count + DIGEST_SIZE);
+        bytes.extend(offsets.iter().flat_map(|offset| offset.to_le_bytes()));
+        let digest = blake3::hash(&bytes);
+        bytes.extend_from_slice(digest.as_bytes());
+        Tree { bytes, count, table }
+    }
+}
+
 /// What a layer holds at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
@@ -83,31 +126,11 @@ impl Tree {
         entries.reverse();
         entries.dedup_by(|a, b| a.entry.path == b.entry.path);
         entries.reverse();
-        let linked = entries.iter().filter_map(|entry| entry.entry.node.link_target().cloned()).collect();
-        Self::build_sorted(entries.into_iter(), &linked)
-    }
-
-    /// Makes the record of entries that are sorted by path, each path once. `linked` are the files with further names.
-    #[must_use]
-    pub fn build_sorted(entries: impl ExactSizeIterator<Item = TreeEntry>, linked: &BTreeSet<TreePath>) -> Self {
-        let count = entries.len();
-        let mut bytes = Vec::with_capacity(HEADER_SIZE + count * 128);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&(count as u64).to_le_bytes());
-        bytes.extend_from_slice(&[0; 8]);
-        let mut offsets = Vec::with_capacity(count);
-        for entry in entries {
-            offsets.push(bytes.len() as u64);
-            write_record(&mut bytes, &entry, linked.contains(&entry.entry.path));
-        }
-        let table = bytes.len();
-        bytes[24..32].copy_from_slice(&(table as u64).to_le_bytes());
-        bytes.extend(offsets.iter().flat_map(|offset| offset.to_le_bytes()));
-        let digest = blake3::hash(&bytes);
-        bytes.extend_from_slice(digest.as_bytes());
-        Self { count, table, bytes }
+        let linked: BTreeSet<TreePath> =
+            entries.iter().filter_map(|entry| entry.entry.node.link_target().cloned()).collect();
+        let mut tree = TreeBuilder::new();
+        entries.iter().for_each(|entry| tree.add(entry, linked.contains(&entry.entry.path)));
+        tree.finish()
     }
 
     /// Takes over bytes that [`Tree::as_bytes`] gave.

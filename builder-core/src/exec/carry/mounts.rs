@@ -87,7 +87,7 @@ fn pack_one(store: &Store, id: &str, compression: Compression) -> Result<Option<
         return Ok(None);
     }
     let mut writer = store.hashed_blob_writer().during(action)?;
-    let encoded = layer::encode(&changes, compression, &mut writer).during(action)?;
+    let encoded = layer::encode(&changes.into(), compression, &mut writer).during(action)?;
     let mut layer = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
     layer.annotations.insert(DIFF_ID_ANNOTATION.to_owned(), encoded.diff_id.to_string());
     Ok(Some(layer))

@@ -27,7 +27,7 @@ impl MountPointFolders {
         }
         let action = || "make the mount points".to_owned();
         let folder = store.unpack_dir().during(action)?;
-        crate::layer::unpack_changes(changes, folder.path()).during(action)?;
+        crate::layer::unpack_changes(&changes.into(), folder.path()).during(action)?;
         let folder = Arc::new(folder);
         if kept.len() == KEPT {
             kept.remove(0);

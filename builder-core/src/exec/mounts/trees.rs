@@ -1,12 +1,13 @@
 //! Mounts of files: binds, which show a tree, and caches, which outlive the build.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
 
 use super::{MountedSource, Wanted, absolute};
-use crate::cache::{Files, PreImage, input};
+use crate::cache::{Files, FilesBuilder, PreImage, input};
+use crate::context::{ContentMark, SelectOptions, describe, fingerprint, select};
 use crate::error::{BuildError, During};
 use crate::exec::cache_mount::identity;
 use crate::exec::materialize::{part_of, rebase, single};
@@ -18,19 +19,58 @@ use crate::snapshot::MountKind;
 use crate::store::{CacheSharing, MountAbout};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::MountSource;
-use crate::tree::{FollowLast, TreeView, resolve};
+use crate::tree::{FollowLast, TreePath, TreeView, resolve};
 
 /// What a mount shows, and how that is told from something else.
 struct Shown {
     source: MountedSource,
     digest: String,
-    files: Files,
+    /// Where its files can be looked at one by one, unless its layers say what it is.
+    tree: Option<MountedTree>,
+}
+
+/// The part of a tree that a mount shows.
+pub(crate) struct MountedTree {
+    view: Arc<dyn TreeView>,
+    path: TreePath,
+}
+
+/// The files that a command's bind mounts show. A command that need not run lists none.
+pub(crate) struct MountedFiles {
+    /// By the mounts' targets.
+    trees: Vec<(String, MountedTree)>,
+    files: OnceLock<Files>,
+}
+
+impl MountedFiles {
+    /// What is shown, one by one: `TARGET\0PATH`. Of what can't be read any more nothing, which the command will tell.
+    pub(crate) fn list(&self) -> &Files {
+        self.files.get_or_init(|| {
+            let mut files = FilesBuilder::default();
+            for (target, MountedTree { view, path }) in &self.trees {
+                let mut add = |path: &str, facts: &str, mark: Option<ContentMark>| {
+                    files.add(&format!("{target}\0{path}"), facts, mark.map(|ContentMark(mark)| mark));
+                };
+                let above = view.get(path).ok().flatten().filter(|entry| entry.node.is_directory() && !path.is_root());
+                above.iter().for_each(|entry| add(&path.to_string()[1..], &describe(entry), None));
+                if let Ok(selection) = select(&**view, &whole(path)) {
+                    selection.describe(&mut add);
+                }
+            }
+            files.finish()
+        })
+    }
+}
+
+/// Selects a path with all that is in it.
+fn whole(path: &TreePath) -> SelectOptions {
+    SelectOptions { sources: vec![path.as_bytes().to_vec()], ..SelectOptions::default() }
 }
 
 impl StageRun<'_, '_> {
     /// Adds mounts to a command's inputs: what they show, by content, and how.
     pub(crate) fn prepare_mounts(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
-        let (mut sources, mut files) = (Vec::new(), Files::new());
+        let (mut sources, mut trees) = (Vec::new(), Vec::new());
         for (mount, from) in &run.mounts {
             let target = &mount.target;
             let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
@@ -40,7 +80,7 @@ impl StageRun<'_, '_> {
                     let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
                     facts = format!("{} {}", mount.source, mount.read_only);
                     inputs.add(format!("{} {target}", input::MOUNTED_FILES), shown.digest);
-                    files.extend(shown.files.into_iter().map(|(path, text)| (format!("{target}\0{path}"), text)));
+                    trees.extend(shown.tree.map(|tree| (target.clone(), tree)));
                     Some(shown.source)
                 }
                 MountType::Cache => match from {
@@ -69,7 +109,7 @@ impl StageRun<'_, '_> {
             inputs.add(name, facts);
             sources.push(source);
         }
-        Ok(PreparedRun { sources, files })
+        Ok(PreparedRun { sources, mounted: MountedFiles { trees, files: OnceLock::new() } })
     }
 
     /// The tree that `from` names, with the digest of what the mount shows of it.
@@ -91,14 +131,31 @@ impl StageRun<'_, '_> {
         if let Some(stack) = stack.as_ref().filter(|_| path.is_root()) {
             let ids: Vec<String> = stack.iter().map(|layer| layer.diff_id.to_string()).collect();
             let source = MountedSource { stack: stack.clone(), path, is_directory };
-            return Ok(Shown { source, digest: ids.join(" "), files: Files::new() });
+            return Ok(Shown { source, digest: ids.join(" "), tree: None });
         }
-        let part = part_of(&*view, &path).during(action)?.expect("its root was just seen");
+        let options = whole(&path);
+        let look = || fingerprint(&*view, &options);
+        let print = match from {
+            Source::Context => self.build.context().fingerprint(&options),
+            _ => look(),
+        };
+        let print = print.during(action)?.digest();
+        let digest = blake3::hash(format!("{path} {} {print}", describe(&entry)).as_bytes()).to_hex().to_string();
         let stack = match stack {
             Some(stack) => stack,
-            None => single(self.build.layers.materialize(&part)?),
+            None => single(self.build.layers.materialize(&digest, || {
+                let part = part_of(&*view, &path).during(action)?.expect("its root was just seen");
+                if look().during(action)?.digest() != print {
+                    return Err(BuildError::failed(
+                        action(),
+                        "its files changed while the build used them: build again when nothing writes to them",
+                    ));
+                }
+                Ok(part.changes)
+            })?),
         };
-        Ok(Shown { source: MountedSource { stack, path, is_directory }, digest: part.digest, files: part.files })
+        let tree = Some(MountedTree { view, path: path.clone() });
+        Ok(Shown { source: MountedSource { stack, path, is_directory }, digest, tree })
     }
 
     pub(super) fn bind(
@@ -194,7 +251,7 @@ impl StageRun<'_, '_> {
                 if let Some(root) = view.get(&from.path).during(action)? {
                     metadata = crate::tree::Metadata { xattrs: Default::default(), ..root.metadata };
                 }
-                crate::layer::unpack_changes(&rebase(part.changes, &from.path), folder).during(action)?;
+                crate::layer::unpack_changes(&rebase(part.changes, &from.path).into(), folder).during(action)?;
             }
         }
         crate::exec::materialize::set_metadata(folder, &metadata).during(action)

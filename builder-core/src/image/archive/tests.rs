@@ -175,7 +175,7 @@ fn other_tools_read_the_layers_of_archives() {
     };
     let change = Change { entry, content: Content::Bytes(b"text"[..].into()) };
     let mut writer = store.hashed_blob_writer().unwrap();
-    let encoded = encode(&[change], Compression::Gzip { level: 6 }, &mut writer).unwrap();
+    let encoded = encode(&vec![change].into(), Compression::Gzip { level: 6 }, &mut writer).unwrap();
     let layer = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).unwrap();
     let mut config = ImageConfig::empty(&Platform::new("linux", "amd64", ""));
     config.rootfs.diff_ids.push(encoded.diff_id);

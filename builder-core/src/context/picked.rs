@@ -1,0 +1,295 @@
+//! What a walk picked below a directory, packed: a COPY of a million files takes some sixty megabytes.
+//!
+//! ```text
+//! entry: tag u8 (kind, and which parts follow) | length, name | size of a file, target of a link or numbers of a device
+//!        | mode | owner | group | time: seconds (zigzag), nanoseconds | attributes: number, then names and values
+//!        | mark of the content (16 bytes) | number of the link | content
+//! ```
+//!
+//! What is in a directory follows it, up to a tag of 0. Numbers are LEB128. A walk packs each directory by itself, and
+//! what it packed is put together without being looked at.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::select::Picked;
+use crate::tree::{
+    Content, ContentDigest, Entry, Metadata, Node, OpenContent, PackedReader, Seen, SourceFile, Timestamp, TreeError,
+    TreePath, Xattrs, push_bytes, push_number, push_signed,
+};
+
+const END: u8 = 0;
+const KIND: u8 = 0x07;
+const ON_THE_WAY: u8 = 0x08;
+const LINKED: u8 = 0x10;
+const HAS_MARK: u8 = 0x20;
+const HAS_CONTENT: u8 = 0x40;
+const HAS_SOURCE: u8 = 0x80;
+
+/// As many openers are looked through for one that is known already.
+const RECENT: usize = 8;
+
+/// Pieces of fewer bytes are put together.
+const PIECE: usize = 64 << 10;
+
+/// The first half of a content's digest: enough to tell whether a file is another one than in an earlier build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentMark(pub [u8; 16]);
+
+impl From<&ContentDigest> for ContentMark {
+    fn from(digest: &ContentDigest) -> Self {
+        Self(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
+    }
+}
+
+/// Packed entries, each directory before what is in it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Packed {
+    pieces: Vec<Vec<u8>>,
+}
+
+/// Where contents of packed entries are read from.
+#[derive(Default)]
+pub(super) struct Contents {
+    table: Mutex<Table>,
+}
+
+#[derive(Clone, Default)]
+struct Table {
+    openers: Vec<Arc<dyn OpenContent>>,
+    contents: Vec<Content>,
+}
+
+/// All that a walk picked.
+#[derive(Clone)]
+pub(super) struct PickedTree {
+    packed: Packed,
+    contents: Arc<Table>,
+    /// The links with several names among what was picked.
+    shared: Arc<HashSet<u64>>,
+    count: usize,
+}
+
+impl Packed {
+    /// Adds what is no directory; `directory` is where it is in the source.
+    pub(super) fn add_file(
+        &mut self,
+        seen: &Seen<'_>,
+        directory: &TreePath,
+        contents: &Contents,
+    ) -> Result<(), TreeError> {
+        let content = (seen.content)()?;
+        let (kind, has_content) = match seen.node {
+            Node::File { .. } => (2, contents.tag(&content)),
+            Node::Symlink { .. } => (3, 0),
+            Node::Fifo => (4, 0),
+            Node::CharDevice { .. } => (5, 0),
+            Node::BlockDevice { .. } => (6, 0),
+            Node::Directory { .. } | Node::HardLink { .. } | Node::Whiteout => {
+                unreachable!("a view gives files, and directories are added as such")
+            }
+        };
+        let linked = if seen.link.is_some() { LINKED } else { 0 };
+        let marked = if seen.digest.is_some() { HAS_MARK } else { 0 };
+        let bytes = self.last_piece();
+        bytes.push(kind | has_content | linked | marked);
+        push_bytes(bytes, seen.name);
+        match seen.node {
+            Node::File { size } => push_number(bytes, *size),
+            Node::Symlink { target } => push_bytes(bytes, target),
+            Node::CharDevice { major, minor } | Node::BlockDevice { major, minor } => {
+                push_number(bytes, (*major).into());
+                push_number(bytes, (*minor).into());
+            }
+            _ => {}
+        }
+        push_metadata(bytes, seen.metadata);
+        if let Some(digest) = &seen.digest {
+            bytes.extend_from_slice(&ContentMark::from(digest).0);
+        }
+        if let Some(link) = seen.link {
+            push_number(bytes, link);
+        }
+        contents.push(bytes, content, directory, seen.name);
+        Ok(())
+    }
+
+    /// Adds a directory with what is in it.
+    pub(super) fn add_directory(&mut self, name: &[u8], metadata: &Metadata, on_the_way: bool, inner: Self) {
+        let bytes = self.last_piece();
+        bytes.push(1 | if on_the_way { ON_THE_WAY } else { 0 });
+        push_bytes(bytes, name);
+        push_metadata(bytes, metadata);
+        self.append(inner);
+        self.last_piece().push(END);
+    }
+
+    /// Adds packed entries behind these.
+    pub(super) fn append(&mut self, other: Self) {
+        for piece in other.pieces {
+            match self.pieces.last_mut() {
+                Some(last) if last.len() + piece.len() <= PIECE => last.extend_from_slice(&piece),
+                _ => self.begin_piece(piece),
+            }
+        }
+    }
+
+    fn last_piece(&mut self) -> &mut Vec<u8> {
+        if self.pieces.last().is_none_or(|piece| piece.len() >= PIECE) {
+            self.begin_piece(Vec::new());
+        }
+        self.pieces.last_mut().expect("one was just pushed if there was none")
+    }
+
+    fn begin_piece(&mut self, piece: Vec<u8>) {
+        if let Some(full) = self.pieces.last_mut() {
+            full.shrink_to_fit();
+        }
+        self.pieces.push(piece);
+    }
+}
+
+impl Contents {
+    /// The part of an entry's tag that tells what kind of content it has.
+    fn tag(&self, content: &Content) -> u8 {
+        match content {
+            Content::None => 0,
+            Content::Bytes(_) => HAS_CONTENT,
+            Content::Source(_) => HAS_SOURCE,
+        }
+    }
+
+    fn push(&self, bytes: &mut Vec<u8>, content: Content, directory: &TreePath, name: &[u8]) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        match content {
+            Content::None => {}
+            content @ Content::Bytes(_) => {
+                push_number(bytes, table.contents.len() as u64);
+                table.contents.push(content);
+            }
+            Content::Source(file) => {
+                // One of the last ones, or one of as many as there are files.
+                let recent = table.openers.iter().enumerate().rev().take(RECENT);
+                let known = recent.into_iter().find(|(_, known)| Arc::ptr_eq(known, &file.opener));
+                let number = known.map(|(number, _)| number).unwrap_or_else(|| {
+                    table.openers.push(file.opener);
+                    table.openers.len() - 1
+                });
+                push_number(bytes, number as u64);
+                // Mostly a file is opened where it was seen.
+                let seen_there = file.path.is_in(directory, name);
+                push_bytes(bytes, if seen_there { b"" } else { file.path.as_bytes() });
+                bytes.extend_from_slice(&file.stamp.to_le_bytes());
+            }
+        }
+    }
+}
+
+impl PickedTree {
+    /// Takes what a walk packed; `shared` are the links that have several names in it.
+    pub(super) fn new(packed: Packed, contents: Contents, shared: HashSet<u64>, count: usize) -> Self {
+        let table = contents.table.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Self { packed, contents: Arc::new(table), shared: Arc::new(shared), count }
+    }
+
+    /// Whether there is nothing.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All entries, with their paths below `directory`.
+    pub(super) fn iter<'a>(&'a self, directory: &'a TreePath) -> PickedEntries<'a> {
+        let (next, rest) = (self.packed.pieces.iter(), PackedReader::new(&[]));
+        PickedEntries { tree: self, directory, next, rest, relative: TreePath::root() }
+    }
+}
+
+/// Goes through what a walk picked.
+pub(super) struct PickedEntries<'a> {
+    tree: &'a PickedTree,
+    directory: &'a TreePath,
+    next: std::slice::Iter<'a, Vec<u8>>,
+    rest: PackedReader<'a>,
+    /// The directory that the walk is in.
+    relative: TreePath,
+}
+
+impl Iterator for PickedEntries<'_> {
+    type Item = Picked;
+
+    fn next(&mut self) -> Option<Picked> {
+        let tag = loop {
+            if self.rest.is_empty() {
+                self.rest = PackedReader::new(self.next.next()?);
+                continue;
+            }
+            match self.rest.byte() {
+                END => self.relative = self.relative.parent().unwrap_or_default(),
+                tag => break tag,
+            }
+        };
+        let rest = &mut self.rest;
+        let relative = self.relative.join(rest.bytes());
+        let node = match tag & KIND {
+            1 => Node::Directory { opaque: false },
+            2 => Node::File { size: rest.number() },
+            3 => Node::Symlink { target: rest.bytes().to_vec() },
+            4 => Node::Fifo,
+            5 => Node::CharDevice { major: rest.number() as u32, minor: rest.number() as u32 },
+            6 => Node::BlockDevice { major: rest.number() as u32, minor: rest.number() as u32 },
+            kind => unreachable!("no kind {kind} was packed"),
+        };
+        let metadata = read_metadata(rest);
+        let mark = (tag & HAS_MARK != 0).then(|| ContentMark(*rest.take(16).first_chunk().expect("16 were taken")));
+        let link = (tag & LINKED != 0).then(|| rest.number());
+        let path = self.directory.join_path(&relative);
+        let content = read_content(rest, tag, &self.tree.contents, &path);
+        if node.is_directory() {
+            self.relative = relative.clone();
+        }
+        let link = link.filter(|link| self.tree.shared.contains(link));
+        let entry = Entry { path, node, metadata };
+        Some(Picked { relative, entry, content, mark, link, only_on_the_way: tag & ON_THE_WAY != 0 })
+    }
+}
+
+fn read_content(rest: &mut PackedReader<'_>, tag: u8, table: &Table, path: &TreePath) -> Content {
+    if tag & HAS_CONTENT != 0 {
+        return table.contents[rest.number() as usize].clone();
+    }
+    if tag & HAS_SOURCE == 0 {
+        return Content::None;
+    }
+    let opener = Arc::clone(&table.openers[rest.number() as usize]);
+    let path = match rest.bytes() {
+        b"" => path.clone(),
+        other => TreePath::from_checked(other.to_vec()),
+    };
+    Content::Source(SourceFile { opener, path, stamp: rest.fixed() })
+}
+
+fn push_metadata(bytes: &mut Vec<u8>, metadata: &Metadata) {
+    let Metadata { mode, uid, gid, modified, xattrs } = metadata;
+    for number in [*mode, *uid, *gid] {
+        push_number(bytes, number.into());
+    }
+    push_signed(bytes, modified.seconds);
+    push_number(bytes, modified.nanoseconds.into());
+    push_number(bytes, xattrs.len() as u64);
+    for (name, value) in xattrs {
+        push_bytes(bytes, name);
+        push_bytes(bytes, value);
+    }
+}
+
+fn read_metadata(rest: &mut PackedReader<'_>) -> Metadata {
+    let [mode, uid, gid] = [0; 3].map(|_: u8| rest.number() as u32);
+    let modified = Timestamp { seconds: rest.signed(), nanoseconds: rest.number() as u32 };
+    let count = rest.number();
+    let xattrs: Xattrs = (0..count).map(|_| (rest.bytes().to_vec(), rest.bytes().to_vec())).collect();
+    Metadata { mode, uid, gid, modified, xattrs }
+}
+
+#[cfg(test)]
+#[path = "picked_tests.rs"]
+mod tests;
