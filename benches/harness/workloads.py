@@ -19,7 +19,9 @@ class Workload:
     edited: pathlib.Path = None
     #: Shell pipes by row, on the same data.
     yardsticks: dict = field(default_factory=dict)
-    #: The store is emptied before each `cold` build and the base comes from a registry.
+    #: The store is emptied before each `cold` build, since it remembers parts of large layers.
+    empties: bool = False
+    #: The same, and the base comes from a registry.
     pulls: bool = False
 
 
@@ -63,7 +65,7 @@ def big(folder, options):
         "cold": f"tar -C {data} -cf - . | pigz -6 -p2 > /dev/null",
         "noop": f"find {data} -printf '%p %s %T@\\n' > /dev/null",
         "edit": f"tar -C {data} -cf - . | sha256sum > /dev/null",
-    })
+    }, empties=True)
 
 
 def layer(folder, options):
@@ -74,14 +76,14 @@ def layer(folder, options):
     os.system(f"tar -C {options['tree']} -cf - . 2>/dev/null | head -c {wanted} > {data}")
     (folder / "Dockerfile").write_text(f"FROM {BASE}\nCOPY data /data\nRUN cp /data /copy\nRUN echo done > /done\n")
     once = f"pigz -6 -p2 < {data} > /dev/null"
-    return Workload("layer", folder, ("/done", b"done\n"), yardsticks={"cold": f"{once}; {once}"})
+    return Workload("layer", folder, ("/done", b"done\n"), yardsticks={"cold": f"{once}; {once}"}, empties=True)
 
 
 def pull(folder, options):
     folder.mkdir(parents=True)
     (folder / "Dockerfile").write_text(f"FROM {options['pulled']}\nRUN echo done > /done\n")
-    blob, target = options["blob"], folder.parent / "pull-yardstick"
-    pipe = f"rm -rf {target}; mkdir {target}; curl -s {blob} | gunzip | tar -C {target} -x --numeric-owner; rm -rf {target}"
+    unpack = f'curl -s {options["blob"]} | gunzip | tar -C "$folder" -x --numeric-owner'
+    pipe = f'folder=$(mktemp -d -p {folder.parent}) && {unpack}'
     return Workload("pull", folder, ("/done", b"done\n"), yardsticks={"cold": pipe}, pulls=True)
 
 

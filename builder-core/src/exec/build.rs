@@ -1,14 +1,15 @@
 //! A build from its options to its result.
 
+mod background;
 mod epoch;
 mod planning;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::bases::{Bases, Resolved};
 use super::carry::{self, Carry};
@@ -17,7 +18,7 @@ use super::devices::Registry;
 use super::finish;
 use super::jobs::Jobs;
 use super::journal::Journal;
-use super::layers::{Layers, StackLayer, lock};
+use super::layers::{Layers, StackLayer};
 use super::mounts::MountPointFolders;
 use super::options::{BuildOptions, Cancel, ExpectCached, OutputKind};
 use super::removal::Remover;
@@ -29,17 +30,11 @@ use crate::context::IgnoreRules;
 use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::{Descriptor, Digest, ImageConfig, Platform};
 use crate::plan::{Needed, Source, StageIndex, StagePlan};
-use crate::progress::{Event, Events, StepId};
+use crate::progress::{Events, StepId};
 use crate::registry::Client;
 use crate::store::{Lease, Store};
 use crate::sys::network::PrivateNetwork;
 use crate::tree::TreeView;
-
-/// After so many seconds the kernel has written what was unpacked, and flushing it costs next to nothing.
-const SETTLED_AFTER: i64 = 90;
-
-/// A build that takes longer than this has time for it.
-const LONG_BUILD: Duration = Duration::from_secs(10);
 
 /// A finished build.
 #[derive(Debug, Clone)]
@@ -413,52 +408,6 @@ impl<'o> Build<'o> {
                     Ok((stack, ImageConfig::empty(&plan.platform)))
                 }
             },
-        }
-    }
-
-    /// Keeps a folder whose digests are to be written down when the build is done.
-    pub(crate) fn keep_folder(&self, folder: Arc<ContextDir>) {
-        lock(&self.folders).push(folder);
-    }
-
-    /// Keeps the digests of files for the next build. Only speed is lost where that fails.
-    pub(super) fn write_stat_caches(&self) {
-        for folder in self.context.folder.iter().map(|(folder, _)| folder).chain(lock(&self.folders).iter()) {
-            if let Err(error) = folder.save_stat_cache() {
-                self.events.event(Event::Note(format!("could not keep the digests of the build context: {error}")));
-            }
-        }
-    }
-
-    /// Compresses a layer while the next step runs, where that is not done. A failure shows when the image is put
-    /// together.
-    pub(crate) fn compress_in_background(&self, layer: &StackLayer) {
-        let (layers, layer, compression) = (Arc::clone(&self.layers), layer.clone(), self.options.compression);
-        if matches!(layers.known_blob(layer.diff_id, compression), Ok(Some(_))) {
-            return;
-        }
-        let handle = std::thread::spawn(move || layers.blob_in_background(&layer, compression));
-        lock(&self.background).push(handle);
-    }
-
-    /// Lets layers that earlier builds unpacked outlast a restart of the machine. Once a build, while its steps are done,
-    /// and not in short ones, which would have to wait for what other programs wrote.
-    pub(crate) fn settle_in_background(&self) {
-        if self.started.elapsed() < LONG_BUILD || self.settling.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let layers = Arc::clone(&self.layers);
-        let unpacked_by =
-            UNIX_EPOCH + Duration::from_secs(self.options.now.saturating_sub(SETTLED_AFTER).max(0).unsigned_abs());
-        // Without it they are unpacked again after a restart.
-        let handle = std::thread::spawn(move || drop(layers.store().settle(unpacked_by)));
-        lock(&self.background).push(handle);
-    }
-
-    fn wait_for_background(&self) {
-        let handles: Vec<_> = std::mem::take(&mut *lock(&self.background));
-        for handle in handles {
-            let _ = handle.join();
         }
     }
 }
