@@ -18,6 +18,8 @@ fuzz_target!(|text: &str| {
         assert_eq!(digest.to_string().parse::<Digest>().as_ref(), Ok(&digest));
     }
     if let Ok(platform) = text.parse::<Platform>() {
-        assert_eq!(platform.to_string().parse::<Platform>().as_ref(), Ok(&platform));
+        // The text leaves out what is behind the operating system.
+        let printed = Platform { os_version: String::new(), os_features: Vec::new(), ..platform };
+        assert_eq!(printed.to_string().parse::<Platform>().as_ref(), Ok(&printed));
     }
 });
