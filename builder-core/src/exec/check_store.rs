@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::layers::tree_of;
 use crate::error::{BuildError, During};
-use crate::oci::DiffId;
 use crate::rootfs::{Root, digest_file};
 use crate::store::{CheckReport, Problem, Store, UnpackedLayer};
-use crate::tree::{Node, Tree, TreeEntry};
+use crate::tree::{Node, TreeEntry};
 
 /// Checks every blob, record and unpacked file of a store against its digest, and the names of images. Changes nothing.
 ///
@@ -41,10 +41,6 @@ fn first_wrong_file(store: &Store, layer: &UnpackedLayer) -> Option<String> {
         |entry: &TreeEntry| below.as_ref().is_some_and(|tree| tree.get(&entry.entry.path).as_ref() == Some(entry));
     let wrong = tree.iter().find(|entry| !is_shared(entry) && !roots.iter().any(|root| is_right(root, entry)))?;
     Some(wrong.entry.path.to_string())
-}
-
-fn tree_of(store: &Store, diff_id: DiffId) -> Option<Tree> {
-    Tree::from_bytes(store.layer(diff_id)?.tree().ok()??).ok()
 }
 
 /// Whether a folder has what an entry of a layer's record says.

@@ -137,8 +137,7 @@ impl Layers {
     }
 
     pub(super) fn stored_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
-        let bytes = self.store.layer(diff_id)?.tree().ok()??;
-        Tree::from_bytes(bytes).ok().map(Arc::new)
+        tree_of(&self.store, diff_id).map(Arc::new)
     }
 
     /// The folders that a layer is unpacked in.
@@ -271,6 +270,11 @@ fn known_or_in_parallel<T: Sync, R: Send>(
         items.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(item, _)| item).collect();
     let mut made = in_parallel(&unknown, |item| work(item))?.into_iter();
     Ok(found.into_iter().map(|found| found.or_else(|| made.next()).expect("what is not known was made")).collect())
+}
+
+/// The record of a layer, where the store has it whole.
+pub(super) fn tree_of(store: &Store, diff_id: DiffId) -> Option<Tree> {
+    Tree::from_bytes(store.layer(diff_id)?.tree().ok()??).ok()
 }
 
 /// Takes a lock whose data no panic leaves half-changed.

@@ -1,10 +1,11 @@
 //! Removes folders of steps that are done while the next step runs: a step leaves some twenty entries, and none of what
 //! follows needs them gone.
 
+use std::sync::Mutex;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use super::layers::lock;
 use crate::store::TempDir;
 
 /// How many folders may wait. The next one is removed by who brings it.
@@ -19,7 +20,7 @@ pub(crate) struct Remover {
 impl Remover {
     /// Removes a folder soon. Nothing may be mounted in it any more.
     pub(crate) fn remove(&self, folder: TempDir) {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = lock(&self.thread);
         let (sender, _) = thread.get_or_insert_with(|| {
             let (sender, folders) = sync_channel::<TempDir>(WAITING_MAX);
             // A folder goes when it is dropped.
@@ -32,7 +33,7 @@ impl Remover {
 
 impl Drop for Remover {
     fn drop(&mut self) {
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = lock(&self.thread).take();
         if let Some((sender, thread)) = thread {
             drop(sender);
             let _ = thread.join();
