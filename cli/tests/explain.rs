@@ -462,3 +462,41 @@ fn mounts_are_keyed_by_what_they_show() {
     assert_eq!(ends(&output), [hit, hit, hit, hit, done], "{output}");
     assert_eq!(Built::said(&output, 5), "the mount secret s changed");
 }
+
+/// The first build of a folder copies files before it knows the step's key; that must be the one that reading them gives.
+#[test]
+fn a_folder_that_was_never_read_gives_the_same_keys() {
+    let texts: Vec<(String, String)> = (0..40).map(|n| (format!("data/{}/{n}", n % 3), format!("text {n}"))).collect();
+    let mut files: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let dockerfile = "FROM busybox\nCOPY data one* /data/\nADD data/0 /more\nRUN ls /data > /listing\n";
+    files.extend([("Dockerfile", "FROM busybox\nRUN true\n"), ("one", "1")]);
+    let built = Built::new(&files, &[]);
+    built.write("Dockerfile", dockerfile);
+    let large: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+    fs::write(built.context.join("data/large"), large).expect("write");
+    fs::hard_link(built.context.join("data/0/0"), built.context.join("data/2/hard")).expect("link");
+    for (round, cached) in [("first", false), ("second", true), ("third", true)] {
+        let copy = built.bench.path(round);
+        let copied = Command::new("cp").args(["-a"]).arg(&built.context).arg(&copy).ran();
+        assert_eq!(copied.code, 0, "{copied:?}");
+        let told = built.bench.build_command(&copy, &[]).env("SOURCE_DATE_EPOCH", EPOCH).ran().ok().stderr;
+        assert_eq!(told.contains("3 cached"), cached, "{round}: {told}");
+        let told = built.bench.build_command(&copy, &[]).env("SOURCE_DATE_EPOCH", EPOCH).ran().ok().stderr;
+        assert!(told.contains("3 cached"), "{round} again: {told}");
+    }
+    fs::write(built.bench.path("third").join("data/1/1"), "other").expect("write");
+    let command = &mut built.bench.build_command(&built.bench.path("third"), &[]);
+    let told = command.env("SOURCE_DATE_EPOCH", EPOCH).ran().ok().stderr;
+    assert!(told.contains("data/1/1"), "the change has its name: {told}");
+}
+
+#[test]
+fn a_copy_that_failed_before_its_key_was_known_was_not_finished() {
+    let bench = Bench::new();
+    let files = [("data/busybox/file", "x"), ("Dockerfile", "FROM busybox\nCOPY data /bin\n")];
+    let context = bench.context("context", &files);
+    for cause in ["never", "not finished"] {
+        let ran = bench.build_command(&context, &[]).ran();
+        assert!(ran.code != 0 && ran.stderr.contains(cause), "{cause}: {}", ran.stderr);
+    }
+}

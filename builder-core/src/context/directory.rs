@@ -19,6 +19,8 @@ use super::folder::{Folder, hash_unchanged, read_capability};
 use super::ignore::{IgnoreRules, Verdict};
 use super::pattern::DirectoryMatch;
 use super::stat_cache::{FileStatus, Known, StatCache, StatCacheError, known};
+use super::unread::CopiedDigests;
+use super::visit::Contents;
 use crate::tree::{
     Content, ContentDigest, Entry, Metadata, Node, OpenContent, SourceFile, Take, TreeError, TreePath, TreeView, Wants,
     Xattrs,
@@ -60,7 +62,7 @@ impl ContextDir {
         let root = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| ContextError::Open { path: path.to_owned(), source: error.into() })?;
         Ok(Self {
-            folder: Arc::new(Folder { root, path: path.to_owned() }),
+            folder: Arc::new(Folder { root, path: path.to_owned(), copied: CopiedDigests::default() }),
             rules: rules.unwrap_or_default(),
             cache,
             listings: RwLock::default(),
@@ -266,9 +268,10 @@ impl ContextDir {
         let digest = match self.cache.look_up(path.as_bytes(), &status) {
             Some(known) => known.digest,
             None => {
-                let digest =
-                    self.source_file(path.clone(), &status).open().and_then(|file| hash_unchanged(file, &status));
-                let digest = digest.map_err(|error| self.folder.error("read", path, error))?;
+                let read =
+                    || self.source_file(path.clone(), &status).open().and_then(|file| hash_unchanged(file, &status));
+                let copied = self.folder.copied.find(|| path.clone(), || status.stamp());
+                let digest = copied.map_or_else(read, Ok).map_err(|error| self.folder.error("read", path, error))?;
                 self.cache.record(path.as_bytes(), &status, Known { digest, plain: false });
                 digest
             }
@@ -314,7 +317,7 @@ impl TreeView for ContextDir {
     }
 
     fn visit(&self, directory: &TreePath, wants: &Wants<'_>, take: &mut Take<'_>) -> Result<(), TreeError> {
-        self.visit_directory(directory, wants, take)
+        self.visit_directory(directory, Contents::Digested, wants, take)
     }
 }
 

@@ -189,3 +189,32 @@ fn names_that_are_no_text() {
         .collect();
     assert_eq!(names, [&b"-dash"[..], b"a\xff", b"new\nline", b"tab\t"]);
 }
+
+#[test]
+fn an_unread_context_takes_the_digests_of_what_was_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["one", "dir/two", "dir/three"] {
+        write(folder.path(), file, file);
+    }
+    let options = |source: &str| SelectOptions { sources: vec![source.as_bytes().to_vec()], ..Default::default() };
+    let context = std::sync::Arc::new(open(folder.path(), "three"));
+    for (source, copied) in [("dir", "dir/two"), ("one", "one")] {
+        let read = select(&*std::sync::Arc::new(open(folder.path(), "three")), &options(source)).unwrap();
+        let unread = select(&context.unread(), &options(source)).unwrap();
+        assert!(unread.outline() == read.outline() && unread.digest() != read.digest());
+        let Content::Source(file) = context.content(&path(copied)).unwrap() else { panic!("{copied} has content") };
+        file.opener.note_digest(&file.path, file.stamp, blake3::hash(b"copied"));
+        let after = select(&*context, &options(source)).unwrap();
+        assert!(after.digest() != read.digest(), "{copied} was read again");
+        write(folder.path(), copied, "longer than before");
+        let fresh = std::sync::Arc::new(open(folder.path(), "three"));
+        assert_ne!(select(&*fresh, &options(source)).unwrap().outline(), unread.outline());
+    }
+    let plain = open(folder.path(), "");
+    let before = select(&plain, &options("dir")).unwrap();
+    let Content::Source(file) = plain.content(&path("dir/two")).unwrap() else { panic!("it has content") };
+    file.opener.note_digest(&file.path, file.stamp, blake3::hash(b"copied"));
+    let again = open(folder.path(), "");
+    assert_eq!(select(&again, &options("dir")).unwrap().digest(), before.digest());
+    assert_eq!(select(&plain, &options("dir")).unwrap().digest(), before.digest(), "nobody asked to keep digests");
+}

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::spool::hash_in_pieces;
 use super::stat_cache::FileStatus;
+use super::unread::CopiedDigests;
 use crate::tree::{ContentDigest, OpenContent, Timestamp, TreeError, TreePath, Xattrs};
 
 /// The one attribute that layers carry.
@@ -26,6 +27,7 @@ const READ: OFlags =
 pub(super) struct Folder {
     pub(super) root: OwnedFd,
     pub(super) path: PathBuf,
+    pub(super) copied: CopiedDigests,
 }
 
 impl OpenContent for Folder {
@@ -36,6 +38,10 @@ impl OpenContent for Folder {
             return Err(io::Error::other(format!("`{}` changed while the build used it", self.shown(path))));
         }
         Ok(file)
+    }
+
+    fn note_digest(&self, path: &TreePath, stamp: u64, digest: ContentDigest) {
+        self.copied.note(path, stamp, digest);
     }
 }
 

@@ -35,6 +35,7 @@ mod stat_cache;
 mod stat_news;
 mod stat_table;
 mod suggest;
+mod unread;
 mod visit;
 mod walk;
 
@@ -62,3 +63,4 @@ pub use place::{PlaceOptions, PlaceWarning, Placement, make_directory, place};
 pub use select::{Fingerprint, SelectOptions, Selection, fingerprint, select};
 pub use stat_cache::{StatCache, StatCacheError};
 pub use suggest::{MissingSource, explain_missing};
+pub use unread::UnreadDir;

@@ -192,13 +192,29 @@ impl Selection {
     /// Hands over what each source path is: its kind, mode, owner and attributes in words, and the mark of its content.
     /// For telling which input changed since an earlier build.
     pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) {
-        let mut give = |picked: &Picked| {
-            take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
-        };
+        self.each(&mut |picked| take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark));
+    }
+
+    /// A digest of all that is copied, each file by the state that it is in instead of by its content.
+    #[must_use]
+    pub fn outline(&self) -> ContentDigest {
+        let mut hasher = blake3::Hasher::new();
+        self.each(&mut |picked| {
+            let facts = describe(&picked.entry);
+            for field in [picked.entry.path.as_bytes(), facts.as_bytes()] {
+                hasher.update(&(field.len() as u64).to_le_bytes()).update(field);
+            }
+            let stamp = if let Content::Source(file) = &picked.content { file.stamp } else { 0 };
+            hasher.update(&stamp.to_le_bytes());
+        });
+        hasher.finalize()
+    }
+
+    fn each(&self, take: &mut dyn FnMut(&Picked)) {
         for item in &self.items {
             match &item.kind {
-                ItemKind::File(picked) | ItemKind::Archive(picked) => give(picked),
-                ItemKind::Directory { entry, contents } => contents.iter(&entry.path).for_each(|picked| give(&picked)),
+                ItemKind::File(picked) | ItemKind::Archive(picked) => take(picked),
+                ItemKind::Directory { entry, contents } => contents.iter(&entry.path).for_each(|picked| take(&picked)),
             }
         }
     }

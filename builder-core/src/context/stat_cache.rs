@@ -97,6 +97,11 @@ impl StatCache {
         Self { file: Some(file.to_owned()), opened: now, table: StatTable::open(file), news: Mutex::default() }
     }
 
+    /// Whether nothing was known when it was opened, and what is learnt will be kept.
+    pub(super) const fn is_new(&self) -> bool {
+        self.file.is_some() && self.table.is_none()
+    }
+
     /// Writes the cache if something was learnt. It replaces the old file at once, so that a reader sees either.
     ///
     /// # Errors

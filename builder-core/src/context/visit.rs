@@ -26,6 +26,15 @@ const SHARE: usize = 256;
 /// Bytes for the names that one system call gives.
 const NAMES_SIZE: usize = 32 * 1024;
 
+/// What is done about the contents of files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// Their digests are looked up, or computed.
+    Digested,
+    /// They count as empty, and no file is read.
+    LeftOut,
+}
+
 /// The names of a directory, sorted.
 #[derive(Default)]
 struct Names {
@@ -54,6 +63,7 @@ impl ContextDir {
     pub(super) fn visit_directory(
         &self,
         path: &TreePath,
+        contents: Contents,
         wants: &Wants<'_>,
         take: &mut Take<'_>,
     ) -> Result<(), TreeError> {
@@ -65,6 +75,13 @@ impl ContextDir {
         let state = self.state_of(path);
         let visit = Visit { context: self, path, directory, state, wants };
         let names = visit.read_names().map_err(error)?;
+        if contents == Contents::LeftOut {
+            for batch in names.places.chunks(BATCH) {
+                let looked = visit.look_at(&names, batch)?;
+                visit.hand_over_all(&names, batch, looked, None, take)?;
+            }
+            return Ok(());
+        }
         let mut facts = self.cache.directory(path.as_bytes());
         for batch in names.places.chunks(BATCH) {
             visit.batch(&names, batch, &mut facts, take)?;
@@ -83,7 +100,7 @@ impl ContextDir {
                 kept.store(true, Ordering::Relaxed);
                 false
             };
-            self.visit_directory(&directory, &wants, &mut |seen| {
+            self.visit_directory(&directory, Contents::Digested, &wants, &mut |seen| {
                 if seen.hollow {
                     hollow.push(directory.join(seen.name));
                 } else {
@@ -143,13 +160,8 @@ impl Visit<'_> {
         facts: &mut DirectoryFacts<'_>,
         take: &mut Take<'_>,
     ) -> Result<(), TreeError> {
-        let look = |place: &NamePlace| self.look(place.of(&names.bytes), place.kind);
-        let mut looked: Vec<Option<Looked>> = if batch.len() > SHARE {
-            batch.par_iter().with_min_len(SHARE).map(look).collect::<Result<_, _>>()?
-        } else {
-            batch.iter().map(look).collect::<Result<_, _>>()?
-        };
-        let mut fresh = Vec::new();
+        let mut looked = self.look_at(names, batch)?;
+        let mut unknown = Vec::new();
         for (place, entry) in batch.iter().zip(&mut looked) {
             let Some(entry) = entry.as_mut().filter(|entry| entry.has_content()) else { continue };
             let name = place.of(&names.bytes);
@@ -161,28 +173,52 @@ impl Visit<'_> {
             }
             let status = FileStatus::of(&entry.stat);
             entry.known = fact.as_ref().and_then(|fact| known(fact, &status));
-            match (&fact, entry.known) {
-                (Some(fact), Some(_)) => facts.keep(name, fact),
-                _ => {
-                    entry.fresh = true;
-                    fresh.push((name, status));
-                }
+            if let (Some(fact), Some(_)) = (&fact, entry.known) {
+                facts.keep(name, fact);
+                continue;
+            }
+            entry.fresh = true;
+            let copied = self.context.folder.copied.find(|| self.path.join(name), || status.stamp());
+            entry.known = copied.map(|digest| Known { digest, plain: false });
+            if copied.is_none() {
+                unknown.push((name, status));
             }
         }
         let hash = |(name, status): &(&[u8], FileStatus)| self.hash(name, status);
-        let digests: Vec<ContentDigest> = if fresh.len() > 1 {
-            fresh.par_iter().map(hash).collect::<Result<_, _>>()?
+        let digests: Vec<ContentDigest> = if unknown.len() > 1 {
+            unknown.par_iter().map(hash).collect::<Result<_, _>>()?
         } else {
-            fresh.iter().map(hash).collect::<Result<_, _>>()?
+            unknown.iter().map(hash).collect::<Result<_, _>>()?
         };
         let mut digests = digests.into_iter();
+        for entry in looked.iter_mut().flatten().filter(|entry| entry.fresh && entry.known.is_none()) {
+            let digest = digests.next().expect("every file that was not known was hashed");
+            entry.known = Some(Known { digest, plain: false });
+        }
+        self.hand_over_all(names, batch, looked, Some(facts), take)
+    }
+
+    /// Reads the status of every entry; `None` for one that is gone or does not belong to the context.
+    fn look_at(&self, names: &Names, batch: &[NamePlace]) -> Result<Vec<Option<Looked>>, TreeError> {
+        let look = |place: &NamePlace| self.look(place.of(&names.bytes), place.kind);
+        if batch.len() > SHARE {
+            batch.par_iter().with_min_len(SHARE).map(look).collect()
+        } else {
+            batch.iter().map(look).collect()
+        }
+    }
+
+    fn hand_over_all(
+        &self,
+        names: &Names,
+        batch: &[NamePlace],
+        looked: Vec<Option<Looked>>,
+        mut facts: Option<&mut DirectoryFacts<'_>>,
+        take: &mut Take<'_>,
+    ) -> Result<(), TreeError> {
         for (place, entry) in batch.iter().zip(looked) {
-            let Some(mut entry) = entry.filter(|entry| entry.wanted) else { continue };
-            if entry.fresh {
-                let digest = digests.next().expect("every fresh file was hashed");
-                entry.known = Some(Known { digest, plain: false });
-            }
-            self.hand_over(place.of(&names.bytes), entry, facts, take)?;
+            let Some(entry) = entry.filter(|entry| entry.wanted) else { continue };
+            self.hand_over(place.of(&names.bytes), entry, facts.as_deref_mut(), take)?;
         }
         Ok(())
     }
@@ -217,7 +253,7 @@ impl Visit<'_> {
         &self,
         name: &[u8],
         entry: Looked,
-        facts: &mut DirectoryFacts<'_>,
+        facts: Option<&mut DirectoryFacts<'_>>,
         take: &mut Take<'_>,
     ) -> Result<(), TreeError> {
         let directory = self.directory.as_fd();
@@ -226,7 +262,7 @@ impl Visit<'_> {
         let status = FileStatus::of(stat);
         let plain = entry.known.is_some_and(|known| known.plain);
         let xattrs = if may_have_capability(stat) && !plain { read_capability(directory, name) } else { Xattrs::new() };
-        if let Some(known) = entry.known.filter(|_| entry.fresh) {
+        if let (Some(known), Some(facts)) = (entry.known.filter(|_| entry.fresh), facts) {
             let plain = may_have_capability(stat) && xattrs.is_empty();
             facts.learn(name, &status, Known { plain, ..known });
         }

@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 use super::bases::Resolved;
 use super::build::StageKey;
 use super::layers::Layers;
-use super::selection::{SelectionSource, select_options};
+use super::remote_files::with_add_options;
+use super::selection::{SelectionSource, describe, hex, select_options};
 use super::stage::{Made, StageRun};
+use super::unread_copy::UnreadFiles;
 use crate::cache::{Files, FilesBuilder, PreImage, input};
 use crate::context::{
-    ContentMark, CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
     explain_missing, fingerprint, place, select,
 };
 use crate::error::{BuildError, During, ErrorKind};
@@ -34,6 +36,8 @@ pub(crate) struct PreparedCopy {
     known: Option<(SelectionSource, String)>,
     /// The layer of an earlier run of the step.
     pub(crate) earlier: Option<DiffId>,
+    /// Where the files are to be copied before they are read, and the step's key is known only after that.
+    pub(crate) unread: Option<UnreadFiles>,
     /// Keeps downloads until they are copied.
     _folders: Vec<TempDir>,
 }
@@ -89,11 +93,10 @@ impl PreparedCopy {
     /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
     /// them will tell.
     pub(crate) fn describe(&self) -> Files {
-        let mut files = FilesBuilder::default();
-        if let (Some(_), Ok(selection)) = (&self.found, self.selection()) {
-            selection.describe(&mut |path, facts, mark| files.add(path, facts, mark.map(|ContentMark(mark)| mark)));
+        match (&self.found, self.selection()) {
+            (Some(_), Ok(selection)) => describe(selection),
+            _ => FilesBuilder::default().finish(),
         }
-        files.finish()
     }
 }
 
@@ -109,13 +112,14 @@ impl StageRun<'_, '_> {
         self.add_epoch(inputs);
         let source = self.selection_source(copy);
         let known = source.as_ref().and_then(|source| self.known_selection(source));
+        let mut unread = self.unread_source(copy);
         let mut found = Found::default();
         let mut folders = Vec::new();
         for source in &copy.sources {
             let part = match source {
                 CopySource::Path(path) => {
                     inputs.add(input::SOURCE, path);
-                    if known.is_none() {
+                    if known.is_none() && unread.is_none() {
                         self.look_for(copy, path, &mut found)?;
                     }
                     continue;
@@ -138,6 +142,15 @@ impl StageRun<'_, '_> {
         if let Some(add) = &copy.add {
             inputs.add("--unpack", format!("{:?}", add.unpack));
         }
+        if let Some(folder) = unread.take_if(|_| !self.may_be_known(inputs)) {
+            let selection = self.select_paths(copy, &folder.unread())?;
+            let unread = Some(UnreadFiles::of(&selection));
+            let (found, selection) = (Some(found), OnceLock::from(selection));
+            return Ok(PreparedCopy { found, selection, known: None, earlier: None, unread, _folders: folders });
+        }
+        if unread.is_some() {
+            self.look_for_all(copy, &mut found)?;
+        }
         let files = known.clone().unwrap_or_else(|| digest_of(&found));
         if let (Some(source), None) = (&source, &known) {
             self.remember_selection(source, &files);
@@ -149,6 +162,7 @@ impl StageRun<'_, '_> {
             selection: OnceLock::new(),
             known: source.zip(known),
             earlier: None,
+            unread: None,
             _folders: folders,
         })
     }
@@ -159,15 +173,19 @@ impl StageRun<'_, '_> {
             return Ok(());
         }
         let mut found = Found::default();
-        for source in &copy.sources {
-            let CopySource::Path(path) = source else { unreachable!("what is known has paths alone for sources") };
-            self.look_for(copy, path, &mut found)?;
-        }
+        self.look_for_all(copy, &mut found)?;
         if let Some((source, known)) = &prepared.known {
             self.check_selection(source, known, &digest_of(&found))?;
         }
         prepared.found = Some(found);
         Ok(())
+    }
+
+    fn look_for_all(&self, copy: &Copy, found: &mut Found) -> Result<(), BuildError> {
+        copy.sources.iter().try_for_each(|source| {
+            let CopySource::Path(path) = source else { unreachable!("what is known or unread has paths alone") };
+            self.look_for(copy, path, found)
+        })
     }
 
     fn look_for(&self, copy: &Copy, path: &str, found: &mut Found) -> Result<(), BuildError> {
@@ -183,7 +201,7 @@ impl StageRun<'_, '_> {
     }
 
     /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
-    fn explain(&self, error: CopyError, view: &dyn TreeView, copy: &Copy, path: &str) -> BuildError {
+    pub(super) fn explain(&self, error: CopyError, view: &dyn TreeView, copy: &Copy, path: &str) -> BuildError {
         let from_context = matches!(copy.from, Source::Context);
         let missing = matches!(error, CopyError::SourceNotFound { .. });
         let place = match &copy.from {
@@ -281,10 +299,14 @@ impl StageRun<'_, '_> {
         for warning in &placement.warnings {
             self.warn_about_placing(warning, step)?;
         }
-        let files = prepared.describe();
+        let files = prepared.unread.is_none().then(|| prepared.describe());
         // What was selected takes more memory than the changes that came of it.
-        let PreparedCopy { earlier, _folders: _downloads, .. } = prepared;
-        self.store_changes(placement.changes, Some(files), earlier)
+        let PreparedCopy { earlier, unread, _folders: _downloads, .. } = prepared;
+        let made = self.store_changes(placement.changes, files, earlier)?;
+        Ok(match unread {
+            Some(unread) => self.look_after(copy, &unread, made),
+            None => made,
+        })
     }
 
     /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.
@@ -367,28 +389,5 @@ impl StageRun<'_, '_> {
 }
 
 fn digest_of(found: &Found) -> String {
-    found.fingerprint.digest().to_hex().to_string()
-}
-
-/// Adds what ADD's flags say to a git source.
-pub(super) fn with_add_options(mut source: remote::GitSource, add: &Add) -> Result<remote::GitSource, BuildError> {
-    if let Some(keep) = add.keep_git_dir {
-        if source.keep_git_dir.is_some_and(|own| own != keep) {
-            return Err(BuildError::usage(
-                "the source says itself whether `.git` is kept, and --keep-git-dir says otherwise",
-                "remove one of them",
-            ));
-        }
-        source.keep_git_dir = Some(keep);
-    }
-    if let Some(checksum) = &add.checksum {
-        if source.checksum.as_ref().is_some_and(|own| own != checksum) {
-            return Err(BuildError::usage(
-                format!("checksum mismatch: --checksum={checksum} is not the source's own checksum"),
-                "remove one of them",
-            ));
-        }
-        source.checksum = Some(checksum.clone());
-    }
-    Ok(source)
+    hex(&found.fingerprint)
 }

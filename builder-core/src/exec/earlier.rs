@@ -30,10 +30,15 @@ impl StageRun<'_, '_> {
         let mut unfinished = None;
         let mut newest = None;
         let mut found = None;
+        let mut begun = false;
         for Counterpart { build, step } in self.build.journal.counterparts(self.plan, number) {
             newest.get_or_insert_with(|| build.id.clone());
-            let Some(earlier) = &step.key else { continue };
             let failed = matches!(step.end, Some(StepEnd::Failed | StepEnd::Cancelled));
+            // Of files that were to be copied before they were read no key came.
+            let Some(earlier) = &step.key else {
+                begun |= failed;
+                continue;
+            };
             if failed && earlier == key.as_str() {
                 unfinished.get_or_insert_with(|| build.id.clone());
             }
@@ -51,6 +56,8 @@ impl StageRun<'_, '_> {
             let files = prepared.files();
             let now = StepFacts { inputs, written, files: files.as_ref() };
             explain(store, record, now).unwrap_or_else(|| MissCause::RecordGone.into())
+        } else if begun {
+            MissCause::NotFinished.into()
         } else if against.is_some() {
             MissCause::RecordGone.into()
         } else {

@@ -63,6 +63,7 @@ mod scheduler;
 mod selection;
 mod ssh_agent;
 mod stage;
+mod unread_copy;
 
 pub use build::{BuildResult, BuiltImage, build, build_plan};
 pub use cache_mount::{cache_mount_hash, export_cache_mount, import_cache_mount};

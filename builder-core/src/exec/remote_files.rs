@@ -22,8 +22,9 @@ use super::build::Fetcher;
 use super::layers::Layers;
 use super::materialize::{part_of, single};
 use crate::context::{ContextDir, MemoryTree, StatCache};
-use crate::error::Cause;
+use crate::error::{BuildError, Cause};
 use crate::oci::{Descriptor, DiffId, Digest};
+use crate::plan::Add;
 use crate::registry::transport::Url;
 use crate::remote::{self, GitSource};
 use crate::store::Store;
@@ -235,6 +236,29 @@ fn checkout_note(source: &GitSource, commit: &str, options: &remote::GitOptions)
 #[derive(Debug, thiserror::Error)]
 #[error("the store has not kept it, and --offline allows no request; build once without it")]
 pub(crate) struct NotKept;
+
+/// Adds what ADD's flags say to a git source.
+pub(super) fn with_add_options(mut source: GitSource, add: &Add) -> Result<GitSource, BuildError> {
+    if let Some(keep) = add.keep_git_dir {
+        if source.keep_git_dir.is_some_and(|own| own != keep) {
+            return Err(BuildError::usage(
+                "the source says itself whether `.git` is kept, and --keep-git-dir says otherwise",
+                "remove one of them",
+            ));
+        }
+        source.keep_git_dir = Some(keep);
+    }
+    if let Some(checksum) = &add.checksum {
+        if source.checksum.as_ref().is_some_and(|own| own != checksum) {
+            return Err(BuildError::usage(
+                format!("checksum mismatch: --checksum={checksum} is not the source's own checksum"),
+                "remove one of them",
+            ));
+        }
+        source.checksum = Some(checksum.clone());
+    }
+    Ok(source)
+}
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ use super::execute::{Executed, execute};
 use super::mounts::{MountedFiles, MountedSource};
 use super::options::Isolation;
 use super::stage::{Made, StageRun};
+use super::unread_copy::Taken;
 use crate::cache::{PreImage, input};
 use crate::error::{BuildError, During};
 use crate::plan::{NetworkChoice, Run};
@@ -241,7 +242,7 @@ impl StageRun<'_, '_> {
         let diff_id = self.build.layers.add(&changes, AddOptions { compression, ..AddOptions::default() })?;
         drop(changes);
         self.build.layers.store().adopt_unpacked(diff_id, upper).during(action)?;
-        Ok(Made { diff_id, files: None, peak_bytes: 0 })
+        Ok(Made { diff_id, files: None, peak_bytes: 0, taken: Taken::AsPrepared })
     }
 }
 

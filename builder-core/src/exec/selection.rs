@@ -6,8 +6,8 @@
 
 use super::layers::StackLayer;
 use super::stage::StageRun;
-use crate::cache::PreImage;
-use crate::context::SelectOptions;
+use crate::cache::{Files, FilesBuilder, PreImage};
+use crate::context::{ContentMark, Fingerprint, SelectOptions, Selection};
 use crate::error::BuildError;
 use crate::plan::{Copy, CopySource, Source};
 
@@ -92,4 +92,16 @@ pub(crate) fn select_options(copy: &Copy, path: &str) -> SelectOptions {
         excludes: copy.excludes.clone(),
         unpack: copy.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true)),
     }
+}
+
+/// The digest of what is copied, as a step's key takes it.
+pub(super) fn hex(files: &Fingerprint) -> String {
+    files.digest().to_hex().to_string()
+}
+
+/// What each source path of a selection is.
+pub(super) fn describe(selection: &Selection) -> Files {
+    let mut files = FilesBuilder::default();
+    selection.describe(&mut |path, facts, mark| files.add(path, facts, mark.map(|ContentMark(mark)| mark)));
+    files.finish()
 }

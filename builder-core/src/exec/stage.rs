@@ -9,6 +9,7 @@ use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::journal::{StepNote, milliseconds};
 use super::layers::StackLayer;
 use super::options::{ExpectCached, NoCache};
+use super::unread_copy::Taken;
 use crate::cache::{Files, PreImage, StepKey, StepRecord, input};
 use crate::error::{BuildError, During, ErrorKind, FailedStep};
 use crate::layer::Compression;
@@ -38,6 +39,8 @@ pub(crate) struct StageRun<'b, 'o> {
     chains: (Option<ChainId>, Option<ChainId>),
     /// Whether the layers become part of the image.
     pub(crate) exported: bool,
+    /// Whether files may be copied before a step's key is known.
+    pub(crate) copies_unread: bool,
 }
 
 /// What doing a step gave.
@@ -47,6 +50,7 @@ pub(crate) struct Made {
     pub(crate) files: Option<Files>,
     /// The most memory that a command's processes had, bytes; 0 where that is not known.
     pub(crate) peak_bytes: u64,
+    pub(crate) taken: Taken,
 }
 
 /// A step that was prepared: its inputs, and what is needed to do it.
@@ -57,6 +61,11 @@ pub(crate) enum Prepared {
 }
 
 impl Prepared {
+    /// Whether all inputs are known.
+    fn has_key(&self) -> bool {
+        !matches!(self, Self::Copy(copy) if copy.unread.is_some())
+    }
+
     /// The files that a command's bind mounts show.
     fn mounted_files(&self) -> Option<Files> {
         match self {
@@ -78,6 +87,7 @@ const fn end_of(error: &BuildError) -> StepEnd {
 pub(crate) fn run_stage(build: &Build<'_>, key: &StageKey, plan: &StagePlan) -> Result<StageResult, BuildError> {
     let (stack, mut config) = base(build, key, plan)?;
     let mut run = StageRun::new(build, key, plan, stack);
+    run.copies_unread = true;
     let history_start = config.history.len();
     let mut history = plan.history.clone();
     for (number, step) in plan.steps.iter().enumerate() {
@@ -117,7 +127,7 @@ impl<'b, 'o> StageRun<'b, 'o> {
     pub(crate) fn new(build: &'b Build<'o>, key: &StageKey, plan: &'b StagePlan, stack: Vec<StackLayer>) -> Self {
         let base: Vec<DiffId> = stack.iter().map(|layer| layer.diff_id).collect();
         let (chains, exported) = ((ChainId::of(&base), None), build.is_exported(key));
-        StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported }
+        StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported, copies_unread: false }
     }
 }
 
@@ -130,10 +140,10 @@ impl StageRun<'_, '_> {
         let mut prepared = self.prepare(step, &mut inputs).inspect_err(|error| {
             build.journal.note(id, StepNote { end: Some(end_of(error)), ..StepNote::default() });
         })?;
-        let key = inputs.key();
+        let key = prepared.has_key().then(|| inputs.key());
         let started = Instant::now();
-        let mut note = StepNote { key: Some(key.clone()), ..StepNote::default() };
-        if !self.must_run()
+        let mut note = StepNote { key: key.clone(), ..StepNote::default() };
+        if let Some(key) = key.filter(|_| !self.must_run())
             && let Some(record) = self.recorded(&key)
         {
             build.events.event(Event::StepStarted { step: id, miss: None });
@@ -174,9 +184,12 @@ impl StageRun<'_, '_> {
         let (diff_id, created, unchanged) = self.cut_off(step, last, made.diff_id);
         let took = started.elapsed();
         let took_ms = milliseconds(took);
-        let record = StepRecord { inputs, written, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
-        self.keep(&key, &record, made.files.or(mounted))?;
-        build.carry.note(self.key, &key, diff_id);
+        note.key = made.taken.key(&mut inputs);
+        if let Some(key) = &note.key {
+            let record = StepRecord { inputs, written, diff_id, created, took_ms, peak_bytes: made.peak_bytes };
+            self.keep(key, &record, made.files.or(mounted))?;
+            build.carry.note(self.key, key, diff_id);
+        }
         let layer = StackLayer { diff_id, base_blob: None };
         if self.exported {
             build.compress_in_background(&layer);
@@ -184,7 +197,7 @@ impl StageRun<'_, '_> {
         self.push(layer);
         let end = if unchanged { StepEnd::Unchanged } else { StepEnd::Done };
         build.events.event(Event::StepEnded { step: id, end, took });
-        build.journal.note(id, StepNote { result: Some(diff_id), end: Some(end), took_ms: record.took_ms, ..note });
+        build.journal.note(id, StepNote { result: Some(diff_id), end: Some(end), took_ms, ..note });
         Ok(created)
     }
 
@@ -328,8 +341,7 @@ impl StageRun<'_, '_> {
 
     /// The tree of the layers so far.
     pub(crate) fn below(&self) -> Result<MergedTree, BuildError> {
-        let done = self.stack.len() - self.base_layers;
-        if self.plan.steps.iter().skip(done).any(|step| matches!(step.action, Action::Run(_))) {
+        if self.plan.steps.iter().skip(self.steps_done()).any(|step| matches!(step.action, Action::Run(_))) {
             return self.build.layers.view_with_files(&self.stack);
         }
         self.build.layers.view(&self.stack)
@@ -350,7 +362,7 @@ impl StageRun<'_, '_> {
         let compression = self.compression();
         let unpack = compression.is_none() || self.runs_later();
         let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack, earlier })?;
-        Ok(Made { diff_id, files, peak_bytes: 0 })
+        Ok(Made { diff_id, files, peak_bytes: 0, taken: Taken::AsPrepared })
     }
 
     /// How this stage's layers are compressed, where they become part of the image.
@@ -360,13 +372,17 @@ impl StageRun<'_, '_> {
 
     /// Whether the step that is done now is the last of this stage.
     pub(crate) fn is_last(&self) -> bool {
-        self.stack.len() - self.base_layers + 1 == self.plan.steps.len()
+        self.steps_done() + 1 == self.plan.steps.len()
+    }
+
+    /// How many of this stage's steps are done.
+    pub(crate) const fn steps_done(&self) -> usize {
+        self.stack.len() - self.base_layers
     }
 
     /// Whether a later step of this stage needs the files on disk.
     fn runs_later(&self) -> bool {
-        let done = self.stack.len() - self.base_layers;
-        self.plan.steps.iter().skip(done + 1).any(|step| matches!(step.action, Action::Run(_)))
+        self.plan.steps.iter().skip(self.steps_done() + 1).any(|step| matches!(step.action, Action::Run(_)))
     }
 }
 

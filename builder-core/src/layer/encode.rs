@@ -12,7 +12,7 @@ use super::unpack::Unpacking;
 use super::worker::{Buffers, Digests, Made, Worker};
 use super::{Compression, LayerError, pipeline};
 use crate::oci::{DiffId, Digest, Hasher};
-use crate::tree::{ChangeList, Changes, ContentDigest, Tree, TreeBuilder, TreeEntry};
+use crate::tree::{ChangeList, Changes, Content, ContentDigest, Tree, TreeBuilder, TreeEntry};
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
 /// encoder never gives a layer another digest unasked.
@@ -186,6 +186,9 @@ impl Records<'_> {
         let change = self.rest.next().expect("a digest is that of a change");
         let has_links = self.changes.is_linked(&change.entry.path);
         self.tree.add(&TreeEntry { entry: recorded(change.entry), digest }, has_links);
+        if let (Some(digest), Content::Source(source)) = (digest, &change.content) {
+            source.opener.note_digest(&source.path, source.stamp, digest);
+        }
         self.number += 1;
     }
 

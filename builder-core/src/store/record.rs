@@ -63,6 +63,15 @@ impl Store {
         self.write_record(&path, bytes)
     }
 
+    /// The keys of all finished steps; `None` where there are more than `most`.
+    ///
+    /// # Errors
+    /// When the records can't be listed.
+    pub fn step_keys(&self, most: usize) -> Result<Option<Vec<String>>, StoreError> {
+        let names = file::list(&self.path("steps"))?;
+        Ok(Some(names).filter(|names| names.len() <= most))
+    }
+
     /// Reads a step's record without that counting as a use.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::TreePath;
+use super::{ContentDigest, TreePath};
 
 /// Extended attributes by full name, such as `security.capability`.
 pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -150,6 +150,9 @@ pub trait OpenContent: Send + Sync {
     /// # Errors
     /// When the file can't be opened any more, or is not in the state that the stamp tells.
     fn open(&self, path: &TreePath, stamp: u64) -> io::Result<std::fs::File>;
+
+    /// Takes note of the digest of a file that was opened with this stamp and read to its end.
+    fn note_digest(&self, _path: &TreePath, _stamp: u64, _digest: ContentDigest) {}
 }
 
 impl fmt::Debug for Content {

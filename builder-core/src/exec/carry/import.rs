@@ -71,6 +71,11 @@ impl Carry {
         }
     }
 
+    /// Whether there are caches of other machines.
+    pub(crate) const fn has_sources(&self) -> bool {
+        !self.sources.is_empty()
+    }
+
     /// Notes that a step has a result, for those that the cache is written for.
     pub(crate) fn note(&self, stage: StageKey, key: &StepKey, diff_id: DiffId) {
         lock(&self.done).push(DoneStep { stage, key: key.clone(), diff_id });

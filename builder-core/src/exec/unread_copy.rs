@@ -1,0 +1,111 @@
+//! COPY and ADD of files that no build has read yet.
+//!
+//! A step's key is made of the contents of the files that it copies. Where no step on record has the same inputs but for
+//! the files, there is no earlier result whatever they hold: then they are copied at once, read once for that, and the
+//! key is made of what was copied. The key and the record are those that reading the files before would have given.
+
+use std::sync::Arc;
+
+use super::options::ExpectCached;
+use super::selection::{describe, hex, select_options};
+use super::stage::{Made, StageRun};
+use crate::cache::{PreImage, StepKey, StepRecord, input};
+use crate::context::{ContextDir, Selection, select};
+use crate::error::BuildError;
+use crate::plan::{Copy, CopySource, Source};
+use crate::tree::{ContentDigest, TreeView};
+
+/// Where more steps are on record, they are not looked through.
+const MOST_RECORDS: usize = 1000;
+
+/// Files that are copied before their digests are known.
+pub(crate) struct UnreadFiles {
+    /// What was found, each file by its state.
+    outline: ContentDigest,
+}
+
+impl UnreadFiles {
+    pub(super) fn of(selection: &Selection) -> Self {
+        Self { outline: selection.outline() }
+    }
+}
+
+/// What is known of the inputs of a step that was done.
+#[derive(Default)]
+pub(crate) enum Taken {
+    /// They were known before.
+    #[default]
+    AsPrepared,
+    /// The digest of the files that were copied.
+    Late(String),
+    /// Files that were copied have changed since, so that nothing tells what they were.
+    Unknown,
+}
+
+impl Taken {
+    /// The step's key, where it has one; adds what was missing of its inputs.
+    pub(super) fn key(self, inputs: &mut PreImage) -> Option<StepKey> {
+        match self {
+            Self::AsPrepared => {}
+            Self::Late(files) => inputs.add(input::FILES, files),
+            Self::Unknown => return None,
+        }
+        Some(inputs.key())
+    }
+}
+
+impl StageRun<'_, '_> {
+    /// The folder that a COPY takes files from, where it can take them before they are read.
+    pub(super) fn unread_source(&self, copy: &Copy) -> Option<Arc<ContextDir>> {
+        let build = self.build;
+        let (folder, _) = build.context_folder().filter(|(folder, _)| folder.is_new())?;
+        let is_plain = matches!(copy.from, Source::Context)
+            && copy.sources.iter().all(|source| matches!(source, CopySource::Path(_)));
+        let may = self.copies_unread
+            && matches!(build.options.expect_cached, ExpectCached::Nothing)
+            && !build.carry.has_sources();
+        (is_plain && may).then(|| Arc::clone(folder))
+    }
+
+    /// Whether an earlier run of a step is on record that may be the same, or that its miss is explained by. `inputs` are all
+    /// but the files.
+    pub(super) fn may_be_known(&self, inputs: &PreImage) -> bool {
+        let number = self.steps_done();
+        if self.build.journal.counterparts(self.plan, number).next().is_some() {
+            return true;
+        }
+        let store = self.build.layers.store();
+        let Ok(Some(keys)) = store.step_keys(MOST_RECORDS) else { return !self.must_run() };
+        let is_same = |record: &StepRecord| {
+            record.inputs.inputs().iter().filter(|(name, _)| name != input::FILES).eq(inputs.inputs())
+        };
+        let records = keys.iter().filter_map(|key| StepRecord::from_bytes(&store.peek_step(key).ok()??));
+        !self.must_run() && records.into_iter().any(|record| is_same(&record))
+    }
+
+    /// Selects all that a COPY copies.
+    pub(super) fn select_paths(&self, copy: &Copy, view: &dyn TreeView) -> Result<Selection, BuildError> {
+        let mut all = Selection::default();
+        for source in &copy.sources {
+            let CopySource::Path(path) = source else { unreachable!("only paths are copied unread") };
+            all.append(
+                select(view, &select_options(copy, path)).map_err(|error| self.explain(error, view, copy, path))?,
+            );
+        }
+        Ok(all)
+    }
+
+    /// Finds out what files were that were copied unread: their digests are known now, but for those that only another name
+    /// was copied of.
+    pub(super) fn look_after(&self, copy: &Copy, unread: &UnreadFiles, made: Made) -> Made {
+        let taken = match self.select_paths(copy, &*self.build.context_view()) {
+            Ok(selection) if selection.outline() == unread.outline => {
+                let files = describe(&selection);
+                return Made { files: Some(files), taken: Taken::Late(hex(selection.fingerprint())), ..made };
+            }
+            // The layer holds what was there then, which is not to be found out any more.
+            _ => Taken::Unknown,
+        };
+        Made { taken, ..made }
+    }
+}
