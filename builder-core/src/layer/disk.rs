@@ -300,8 +300,11 @@ fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno>
 fn open_or_make(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     match open_directory(parent, name) {
         Err(Errno::NOENT) => {
-            fs::mkdirat(parent, name, Mode::RWXU)?;
-            open_directory(parent, name)
+            match fs::mkdirat(parent, name, Mode::RWXU) {
+                // Another thread made it meanwhile.
+                Ok(()) | Err(Errno::EXIST) => open_directory(parent, name),
+                Err(errno) => Err(errno),
+            }
         }
         result => result,
     }

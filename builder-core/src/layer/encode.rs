@@ -77,7 +77,8 @@ pub fn encode_with(
     options: &EncodeOptions<'_>,
     out: &mut dyn io::Write,
 ) -> Result<EncodedLayer, LayerError> {
-    let unpacking = options.unpack_into.map(|folder| Unpacking::begin(changes, folder)).transpose()?;
+    let unpacking = options.unpack_into.map(|folder| Unpacking::new(changes, folder));
+    let begin = || unpacking.as_ref().map_or(Ok(()), Unpacking::begin);
     let compression = options.compression;
     let plain = matches!(compression, Compression::Uncompressed);
     let is_large = is_large(changes);
@@ -93,9 +94,9 @@ pub fn encode_with(
     let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks: Vec::new() };
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
     let (diff_id, uncompressed_size) = if threads == 1 {
-        run_alone(changes, workers, &mut write)
+        begin().and_then(|()| run_alone(changes, workers, &mut write))
     } else {
-        pipeline::run(changes, workers, &mut write)
+        pipeline::run(changes, workers, begin, &mut write)
     }?;
     if let Some(unpacking) = unpacking {
         unpacking.finish()?;
@@ -185,10 +186,10 @@ impl Records<'_> {
     fn add(&mut self, digest: Option<ContentDigest>) {
         let change = self.rest.next().expect("a digest is that of a change");
         let has_links = self.changes.is_linked(&change.entry.path);
-        self.tree.add(&TreeEntry { entry: recorded(change.entry), digest }, has_links);
         if let (Some(digest), Content::Source(source)) = (digest, &change.content) {
             source.opener.note_digest(&source.path, source.stamp, digest);
         }
+        self.tree.add(&TreeEntry { entry: recorded(change.entry), digest }, has_links);
         self.number += 1;
     }
 

@@ -31,10 +31,11 @@ struct Source<'a> {
     count: u64,
 }
 
-/// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`.
+/// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
 pub(super) fn run<'a>(
     changes: &'a ChangeList,
     workers: Vec<Worker<'a>>,
+    beside: impl FnOnce() -> Result<(), LayerError> + Send,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(DiffId, u64), LayerError> {
     let source = Mutex::new(Source { layout: Layout::new(changes), count: 0 });
@@ -46,6 +47,7 @@ pub(super) fn run<'a>(
         empty.send(Buffers::default()).expect("the queue has room for each of them");
     }
     thread::scope(|scope| {
+        let beside = scope.spawn(beside);
         let hasher = scope.spawn(move || hash(&hash_queue, &empty));
         for worker in workers {
             let (source, empties, answer) = (&source, empties.clone(), answer.clone());
@@ -56,7 +58,8 @@ pub(super) fn run<'a>(
         // Workers that still run end now: after an error their answers and the buffers have nowhere to go.
         drop((answers, hash_jobs));
         let hashed = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.map(|()| hashed)
+        let done = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(done).map(|()| hashed)
     })
 }
 

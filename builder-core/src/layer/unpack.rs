@@ -1,8 +1,8 @@
 //! Changes unpacked as they are, without an archive between.
 //!
 //! ```text
-//! begin    directories, links, devices, marks
-//! write    contents, from several threads in whatever order
+//! begin    directories, links, devices, marks: all but what `write` makes, at the same time as that or before
+//! write    contents, from several threads in whatever order, and the directories that are not there yet
 //! finish   further names of files; the metadata of directories, once nothing more is put into them
 //! ```
 
@@ -29,7 +29,8 @@ const BUFFER: usize = 256 << 10;
 /// # Errors
 /// When a file can't be read or changed its size, or the folder can't be written. What it then holds is of no use.
 pub fn unpack_changes(changes: &ChangeList, root: &Path) -> Result<(), LayerError> {
-    let unpacking = Unpacking::begin(changes, root)?;
+    let unpacking = Unpacking::new(changes, root);
+    unpacking.begin()?;
     let mut unpacker = unpacking.unpacker()?;
     let mut buffer = vec![0; BUFFER];
     for (number, change) in changes.iter().enumerate() {
@@ -55,11 +56,14 @@ pub fn unpack_changes(changes: &ChangeList, root: &Path) -> Result<(), LayerErro
 pub(super) struct Unpacking<'a> {
     changes: &'a ChangeList,
     root: &'a Path,
-    /// All directories, and of those that a change names, whether they are opaque, and the metadata.
-    directories: BTreeMap<TreePath, Option<(bool, Metadata)>>,
+    /// What was made at the beginning.
+    directories: Mutex<Directories>,
     /// Files of which only some pieces are written.
     partial: Mutex<HashMap<usize, Partial>>,
 }
+
+/// All directories, and of those that a change names, whether they are opaque, and the metadata.
+type Directories = BTreeMap<TreePath, Option<(bool, Metadata)>>;
 
 #[derive(Clone)]
 struct Partial {
@@ -68,19 +72,22 @@ struct Partial {
 }
 
 impl<'a> Unpacking<'a> {
+    pub(super) fn new(changes: &'a ChangeList, root: &'a Path) -> Self {
+        Self { changes, root, directories: Mutex::default(), partial: Mutex::default() }
+    }
+
     /// Makes everything but regular files and hard links.
-    pub(super) fn begin(changes: &'a ChangeList, root: &'a Path) -> Result<Self, LayerError> {
-        let mut disk = DiskWriter::open(root)?;
+    pub(super) fn begin(&self) -> Result<(), LayerError> {
+        let mut disk = DiskWriter::open(self.root)?;
         let mut directories = BTreeMap::from([(TreePath::root(), None)]);
         let mut last = TreePath::root();
-        for change in changes {
+        for change in self.changes {
             let entry = change.entry;
             let parent = entry.path.parent().unwrap_or_default();
             if parent != last {
                 for ancestor in entry.path.ancestors() {
                     directories.entry(ancestor).or_insert(None);
                 }
-                // With this no thread makes a directory later.
                 disk.directory(&parent)?;
                 last = parent;
             }
@@ -93,7 +100,8 @@ impl<'a> Unpacking<'a> {
                 node => write_special(&mut disk, &entry.path, node, &entry.metadata)?,
             }
         }
-        Ok(Self { changes, root, directories, partial: Mutex::default() })
+        *self.directories.lock().unwrap_or_else(PoisonError::into_inner) = directories;
+        Ok(())
     }
 
     /// What one thread writes contents with.
@@ -110,7 +118,8 @@ impl<'a> Unpacking<'a> {
             }
         }
         let implied = (false, Metadata { mode: 0o755, ..Metadata::default() });
-        for (path, named) in self.directories.iter().rev() {
+        let directories = self.directories.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (path, named) in directories.iter().rev() {
             let (opaque, metadata) = named.as_ref().unwrap_or(&implied);
             disk.set_directory(path, *opaque, metadata)?;
         }
