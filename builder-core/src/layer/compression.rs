@@ -8,6 +8,11 @@ use super::dense;
 use crate::oci::media_type;
 
 const GZIP_LEVEL: u8 = 4;
+
+/// At [`GZIP_LEVEL`], one chunk of this many is compressed at the next level: all at the one give layers that are 2.3
+/// percent larger than those of `gzip -6`, all at the other take 15 percent longer.
+const ONE_FINER_OF: u8 = 4;
+
 const ZSTD_LEVEL: u8 = 3;
 
 /// A text is no compression that rbuild writes.
@@ -89,10 +94,15 @@ impl Compression {
         }
     }
 
+    /// Whether a chunk with this id is compressed at the next level.
+    pub(super) const fn is_finer(self, id: &[u8; 32]) -> bool {
+        matches!(self, Self::Gzip { level: GZIP_LEVEL }) && id[0].is_multiple_of(ONE_FINER_OF)
+    }
+
     pub(super) fn compressor(self) -> io::Result<ChunkCompressor> {
         Ok(match self {
             Self::Gzip { level } => {
-                ChunkCompressor::Gzip(Box::new(Gzip { level, compressor: deflate(level)?, others: None }))
+                ChunkCompressor::Gzip(Box::new(Gzip { level, compressor: deflate(level)?, finer: None, others: None }))
             }
             Self::Zstd { level } => ChunkCompressor::Zstd(zstd::bulk::Compressor::new(i32::from(level))?),
             Self::Uncompressed => ChunkCompressor::Uncompressed,
@@ -116,6 +126,8 @@ pub(super) enum ChunkCompressor {
 pub(super) struct Gzip {
     level: u8,
     compressor: Compressor,
+    /// That of the next level, made when the first chunk is for it.
+    finer: Option<Compressor>,
     /// Made when the first chunk looks like one that can't be compressed.
     others: Option<Others>,
 }
@@ -128,11 +140,11 @@ struct Others {
 }
 
 impl Gzip {
-    /// The compressor for a chunk: one that only stores where compressing gains nothing. The member's header has no name
+    /// The compressor for a chunk: of the next level where it is to be `finer`, and one that only stores where compressing gains nothing. The member's header has no name
     /// and no time.
-    fn compressor_for(&mut self, chunk: &[u8]) -> io::Result<&mut Compressor> {
+    fn compressor_for(&mut self, chunk: &[u8], finer: bool) -> io::Result<&mut Compressor> {
         if self.level == 0 || !dense::is_even(chunk) {
-            return Ok(&mut self.compressor);
+            return self.at_level(finer);
         }
         let others = match &mut self.others {
             Some(others) => others,
@@ -144,13 +156,26 @@ impl Gzip {
             // No error is possible: the bound is kept.
             trial.deflate_compress(piece, scratch).unwrap_or(piece.len())
         });
-        Ok(if is_dense { &mut others.store } else { &mut self.compressor })
+        if is_dense {
+            // Taken anew: the borrow above ends with the trial.
+            return Ok(&mut self.others.as_mut().expect("it was just made").store);
+        }
+        self.at_level(finer)
+    }
+
+    fn at_level(&mut self, finer: bool) -> io::Result<&mut Compressor> {
+        match &mut self.finer {
+            _ if !finer => Ok(&mut self.compressor),
+            Some(compressor) => Ok(compressor),
+            none => Ok(none.insert(deflate(self.level + 1)?)),
+        }
     }
 }
 
 impl ChunkCompressor {
-    /// Compresses a chunk into the start of `out`, which grows where it must, and gives the compressed size.
-    pub(super) fn compress(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+    /// Compresses a chunk into the start of `out`, which grows where it must, and gives the compressed size. `finer` is
+    /// what [`Compression::is_finer`] says of it.
+    pub(super) fn compress(&mut self, chunk: &[u8], finer: bool, out: &mut Vec<u8>) -> io::Result<usize> {
         let bound = match self {
             Self::Gzip(gzip) => gzip.compressor.gzip_compress_bound(chunk.len()),
             Self::Zstd(_) => zstd::zstd_safe::compress_bound(chunk.len()),
@@ -160,7 +185,7 @@ impl ChunkCompressor {
             out.resize(bound, 0);
         }
         match self {
-            Self::Gzip(gzip) => gzip.compressor_for(chunk)?.gzip_compress(chunk, out).map_err(io::Error::other),
+            Self::Gzip(gzip) => gzip.compressor_for(chunk, finer)?.gzip_compress(chunk, out).map_err(io::Error::other),
             Self::Zstd(compressor) => compressor.compress_to_buffer(chunk, out.as_mut_slice()),
             Self::Uncompressed => Ok(0),
         }
@@ -179,7 +204,7 @@ mod tests {
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let gzip = |level, bytes: &[u8]| {
             let mut out = Vec::new();
-            let size = Compression::Gzip { level }.compressor().unwrap().compress(bytes, &mut out).unwrap();
+            let size = Compression::Gzip { level }.compressor().unwrap().compress(bytes, false, &mut out).unwrap();
             out.truncate(size);
             out
         };
@@ -193,6 +218,22 @@ mod tests {
         }
         let text = b"to be or not to be, ".repeat(50_000);
         assert!(gzip(4, &text).len() < text.len() / 50);
+    }
+
+    #[test]
+    fn one_chunk_of_four_is_finer_unless_another_level_was_asked_for() {
+        let text: Vec<u8> =
+            (0..60_000_u32).flat_map(|n| format!("{} ", n.wrapping_mul(n) % 9973).into_bytes()).collect();
+        let gzip = |level, finer| {
+            let mut out = Vec::new();
+            let size = Compression::Gzip { level }.compressor().unwrap().compress(&text, finer, &mut out).unwrap();
+            out.truncate(size);
+            out
+        };
+        assert!(gzip(4, true) == gzip(5, false) && gzip(4, true).len() < gzip(4, false).len());
+        let finer = |compression: Compression| (0..=255).filter(|n| compression.is_finer(&[*n; 32])).count();
+        let others = [Compression::Gzip { level: 5 }, Compression::Zstd { level: 4 }, Compression::Uncompressed];
+        assert_eq!((finer(Compression::default()), others.map(finer)), (64, [0; 3]));
     }
 
     #[test]

@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn what_repeats_is_even_but_not_dense() {
         let mut compressor = super::super::Compression::Gzip { level: 1 }.compressor().unwrap();
-        let mut size = |bytes: &[u8]| compressor.compress(bytes, &mut Vec::new()).unwrap();
+        let mut size = |bytes: &[u8]| compressor.compress(bytes, false, &mut Vec::new()).unwrap();
         let repeated: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
         assert!(is_even(&repeated) && !is_dense(&repeated, &mut size));
         assert!(is_dense(&noise(1 << 20), &mut size));

@@ -16,7 +16,7 @@ use crate::tree::{ChangeList, Changes, Content, ContentDigest, Tree, TreeBuilder
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
 /// encoder never gives a layer another digest unasked.
-pub const ENCODER_VERSION: u32 = 2;
+pub const ENCODER_VERSION: u32 = 3;
 
 /// More threads than this would take more memory than they save time.
 const MOST_THREADS: usize = 12;

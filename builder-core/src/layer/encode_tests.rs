@@ -92,6 +92,21 @@ fn pinned_digests() {
     );
 }
 
+/// The same for a layer of many chunks, of which some are compressed at another level.
+#[test]
+fn pinned_digest_of_a_large_layer() {
+    let text: Vec<u8> =
+        (0..2_500_000_u32).flat_map(|n| format!("{} ", n.wrapping_mul(n) % 9973).into_bytes()).collect();
+    let (layer, _) = encoded(&[file(b"large", &text)], Compression::default(), 2);
+    assert_eq!(
+        (layer.diff_id.to_string().as_str(), layer.digest.to_string().as_str()),
+        (
+            "sha256:50b2223aa1296ce710deaac1981401aad404f4627aade82610113c89e9ed0a05",
+            "sha256:cb200a98f50ed727faf229bad00b263d172ba2aa5f26211f09677bff55ac8c16",
+        )
+    );
+}
+
 #[test]
 fn an_edit_leaves_other_chunks_alone() {
     let members = |changes: &[Change]| {

@@ -2,13 +2,13 @@
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
-use super::LayerError;
 use super::archive::{Chunk, ChunkFile, ContentPiece, Piece};
 use super::chunk_memory::{ChunkMemory, StoredChunk, check_of};
 use super::compression::ChunkCompressor;
 use super::content::ContentReader;
 use super::encode::{ENCODER_VERSION, EncodeOptions};
 use super::unpack::{Unpacker, Unpacking};
+use super::{Compression, LayerError};
 use crate::tree::ContentDigest;
 
 /// The memory of one chunk on its way. It is used again for later chunks, and so is what it holds of earlier ones.
@@ -57,6 +57,7 @@ pub(super) enum PieceDigest {
 
 /// Makes chunks.
 pub(super) struct Worker<'a> {
+    compression: Compression,
     compressor: ChunkCompressor,
     memory: Option<&'a ChunkMemory>,
     /// The start of every chunk's id.
@@ -70,7 +71,7 @@ impl<'a> Worker<'a> {
         let mut id_start = blake3::Hasher::new_derive_key("rbuild 2026 chunk of a layer, version 1");
         id_start.update(format!("{ENCODER_VERSION} {:?}\n", options.compression).as_bytes());
         let unpacker = unpacking.map(Unpacking::unpacker).transpose()?;
-        Ok(Self { compressor, memory: options.memory, id_start, unpacker })
+        Ok(Self { compression: options.compression, compressor, memory: options.memory, id_start, unpacker })
     }
 
     /// Reads the files of a chunk into `buffers`, digests, unpacks and compresses them.
@@ -129,15 +130,16 @@ impl<'a> Worker<'a> {
     fn compress(&mut self, id: &blake3::Hasher, buffers: &mut Buffers, made: &mut Made) -> Result<(), LayerError> {
         let archive = &buffers.archive[..buffers.archived];
         let compressed = &mut buffers.compressed;
+        let id = *id.finalize().as_bytes();
+        let finer = self.compression.is_finer(&id);
         let Some(memory) = self.memory else {
-            buffers.compressed_size = self.compressor.compress(archive, compressed).map_err(compress_error)?;
+            buffers.compressed_size = self.compressor.compress(archive, finer, compressed).map_err(compress_error)?;
             return Ok(());
         };
-        let id = *id.finalize().as_bytes();
         let (size, check) = match memory.read(&id, compressed) {
             Some(known) => known,
             None => {
-                let size = self.compressor.compress(archive, compressed).map_err(compress_error)?;
+                let size = self.compressor.compress(archive, finer, compressed).map_err(compress_error)?;
                 (size, check_of(&compressed[..size]))
             }
         };
