@@ -238,7 +238,7 @@ fn split_parents(source: &dyn TreeView, text: &[u8]) -> Result<(Vec<u8>, Option<
 }
 
 /// Follows all links of a path, and gives what is there.
-fn find(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Entry, CopyError> {
+pub(super) fn find(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Entry, CopyError> {
     let missing = || CopyError::SourceNotFound { wanted: wanted.to_owned() };
     let followed = match resolve(source, path, Last::Followed) {
         Err(TreeError::NotADirectory { .. }) => return Err(missing()),
@@ -260,7 +260,7 @@ fn resolve(source: &dyn TreeView, path: &TreePath, last: Last) -> Result<TreePat
 }
 
 /// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
-fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+pub(super) fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
     let components: Vec<&[u8]> = path.components().collect();
     let first = components.iter().position(|component| has_wildcards(component)).unwrap_or(components.len());
     let mut start = TreePath::root();

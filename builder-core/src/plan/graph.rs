@@ -266,8 +266,12 @@ impl Planner<'_> {
                 format!("invalid stage index {number}: stages are counted from 0, and the last one is {}", count - 1);
             return Err(PlanError::new(code::STAGE_INDEX, message, span));
         }
-        if number >= within.0 {
-            let message = format!("circular or forward reference to stage {number}: a stage can only use earlier ones");
+        if number == within.0 {
+            let message = format!("circular dependency: stage {number} copies from itself");
+            return Err(PlanError::new(code::CIRCULAR, message, span));
+        }
+        if number > within.0 {
+            let message = format!("forward reference to stage {number}: a stage can only use earlier ones");
             return Err(PlanError::new(code::LATER_STAGE, message, span));
         }
         Ok(Source::Stage(StageIndex(number)))

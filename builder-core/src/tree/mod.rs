@@ -16,7 +16,7 @@ mod record_entry;
 mod resolve;
 mod view;
 
-pub use accounts::{AccountError, ChownOwner, User, lookup_chown, lookup_user};
+pub use accounts::{AccountError, ChownOwner, User, chown_needs_accounts, lookup_chown, lookup_user};
 pub use change_list::{ChangeList, ChangeListBuilder, Changes};
 pub use delta::Delta;
 pub use entry::{Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, Xattrs, sort_changes};
