@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rbuild_dockerfile::Dockerfile;
 
 use super::{Build, StageKey};
-use crate::error::{BuildError, FailedStep};
+use crate::error::BuildError;
 use crate::exec::options::ExpectCached;
 use crate::oci::Platform;
-use crate::plan::{
-    self, Action, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, PlatformChoice, Run, SOURCE_DATE_EPOCH, Source,
-};
+use crate::plan::{self, Outcome, Plan, PlanError, PlanOptions, PlatformChoice, SOURCE_DATE_EPOCH, Source, Stages};
 use crate::progress::{Event, StepInfo, Warning};
 
 /// The build argument that names the Dockerfile's language in place of its `# syntax=` line.
@@ -76,14 +74,28 @@ impl Build<'_> {
     pub(super) fn plan(&mut self, dockerfile: &Dockerfile) -> Result<Vec<StageKey>, BuildError> {
         let mut targets = Vec::new();
         let mut unused: Option<BTreeSet<String>> = None;
+        let mut errors = Vec::new();
         for number in 0..self.platforms.len() {
-            let plan = self.plan_platform(dockerfile, &self.platforms[number].clone())?;
+            let plan = match self.plan_platform(dockerfile, &self.platforms[number].clone()) {
+                Ok(plan) => plan,
+                Err(bases) => {
+                    errors.extend(bases);
+                    errors.extend(self.look_through(dockerfile, number, Stages::Needed));
+                    continue;
+                }
+            };
             targets.push(StageKey { platform: number, stage: plan.target });
             let args: BTreeSet<String> = plan.unused_args.iter().cloned().collect();
             unused = Some(unused.map_or(args.clone(), |before| before.intersection(&args).cloned().collect()));
             for stage in plan.stages {
                 self.plans.insert(StageKey { platform: number, stage: stage.index }, stage);
             }
+        }
+        if !errors.is_empty() {
+            errors.extend(self.source_errors());
+        }
+        if let Some(error) = BuildError::several(errors) {
+            return Err(error);
         }
         self.mark_exported(&targets);
         for name in unused.unwrap_or_default() {
@@ -97,16 +109,35 @@ impl Build<'_> {
         Ok(targets)
     }
 
-    fn plan_platform(&self, dockerfile: &Dockerfile, platform: &Platform) -> Result<Plan, BuildError> {
+    /// Looks for what is wrong with stages of a platform that can't be planned; gives it, and keeps the steps that are
+    /// known.
+    pub(in crate::exec) fn look_through(
+        &mut self,
+        dockerfile: &Dockerfile,
+        platform: usize,
+        stages: Stages,
+    ) -> Vec<BuildError> {
+        let options = self.plan_options(&self.platforms[platform]);
+        let glance = plan::glance(dockerfile, &options, &self.bases.configs(), stages);
+        self.plans.extend(glance.stages.into_iter().map(|plan| (StageKey { platform, stage: plan.index }, plan)));
+        glance.errors.into_iter().map(BuildError::from).collect()
+    }
+
+    /// Plans a platform. Where that is not possible, gives what is wrong with bases, and nothing else.
+    fn plan_platform(&self, dockerfile: &Dockerfile, platform: &Platform) -> Result<Plan, Vec<BuildError>> {
         let options = self.plan_options(platform);
         loop {
-            match plan::plan(dockerfile, &options, &self.bases.configs())? {
-                Outcome::Plan(plan) => return Ok(plan),
-                Outcome::Needs(needed) => {
-                    self.bases.resolve_all(self, &needed).map_err(|error| near_stage(error, dockerfile))?;
+            match plan::plan(dockerfile, &options, &self.bases.configs()) {
+                Ok(Outcome::Plan(plan)) => return Ok(plan),
+                Ok(Outcome::Needs(needed)) => {
+                    let failed = self.bases.resolve_all(self, &needed);
+                    if !failed.is_empty() {
+                        return Err(failed.into_iter().map(|error| near_stage(error, dockerfile)).collect());
+                    }
                 }
+                Err(_) => return Err(Vec::new()),
             }
-            self.check_cancelled()?;
+            self.check_cancelled().map_err(|error| vec![error])?;
         }
     }
 
@@ -154,37 +185,6 @@ impl Build<'_> {
                 format!("stages that are: {}", stages.into_iter().collect::<Vec<_>>().join(", ")),
             )),
         }
-    }
-
-    /// Looks at every command before the first step; an error says which step it belongs to.
-    pub(crate) fn check_runs(&self, check: impl Fn(&Run) -> Result<(), BuildError>) -> Result<(), BuildError> {
-        for plan in self.plans.values() {
-            for step in &plan.steps {
-                let Action::Run(run) = &step.action else { continue };
-                let place =
-                    || FailedStep { name: step.name.clone(), stage: plan.name.clone(), span: step.span.clone() };
-                check(run).map_err(|error| error.in_step(place))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses steps that need a permission which was not given, whether or not there is an earlier result.
-    pub(super) fn check_entitlements(&self) -> Result<(), BuildError> {
-        self.check_runs(|run| {
-            let host = run.network == NetworkChoice::Host && self.options.network != NetworkChoice::Host;
-            for (needed, name) in [(host, "network.host"), (run.insecure, "security.insecure")] {
-                if needed && !self.options.allow.contains(name) {
-                    return Err(BuildError::plan(
-                        "entitlement-needed",
-                        format!("the step needs the entitlement `{name}`, which was not granted"),
-                        format!("allow it with --allow {name}"),
-                        None,
-                    ));
-                }
-            }
-            Ok(())
-        })
     }
 }
 
