@@ -190,18 +190,24 @@ impl Build<'_> {
 
 /// An image that can't be had may be a stage's name, mistyped, or that of no stage.
 fn near_stage(error: BuildError, dockerfile: &Dockerfile) -> BuildError {
-    let Some(place) = error.span().filter(|_| error.help().is_empty()) else { return error };
+    let Some(place) = error.span() else { return error };
     let named = dockerfile.source().get(place.clone()).unwrap_or_default().to_lowercase();
     let stages = dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref());
     if let Some(stage) = rbuild_dockerfile::nearest(&named, stages) {
+        // This is more likely than that the image is private, or was not fetched.
         return error.with_help(format!("did you mean the stage `{stage}`?"));
     }
     // FROM takes images, but --from mostly stages.
     let is_base = dockerfile.stages.iter().any(|stage| stage.base.span.range() == place);
-    match is_base || named.contains(['/', ':', '@']) {
-        true => error,
-        false => error.with_help("no stage and no --build-context has this name, so it was taken for an image's"),
+    if is_base || named.contains(['/', ':', '@']) {
+        return error;
     }
+    let no_stage = "no stage and no --build-context has this name, so it was taken for an image's";
+    let help = match error.help() {
+        "" => no_stage.to_owned(),
+        help => format!("{no_stage}; {help}"),
+    };
+    error.with_help(help)
 }
 
 #[cfg(test)]
@@ -223,5 +229,9 @@ mod tests {
         let text = "FROM nowhere AS builder\n";
         let error = BuildError::failed("load", "missing").at(5..12);
         assert_eq!(near_stage(error, &rbuild_dockerfile::parse(text).0).help(), "");
+
+        let text = "FROM busybox AS builder\nFROM scratch\nCOPY --from=bulider /a /a\n";
+        let error = BuildError::failed("load", "missing").with_help("log in").at(49..56);
+        assert_eq!(near_stage(error, &rbuild_dockerfile::parse(text).0).help(), "did you mean the stage `builder`?");
     }
 }
