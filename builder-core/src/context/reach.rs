@@ -5,7 +5,7 @@
 
 use super::error::CopyError;
 use super::glob::has_wildcards;
-use super::select::{expand, find};
+use super::select::{before_wildcards, expand, find};
 use crate::tree::{TreePath, TreeView};
 
 /// The directory before the first wildcard of a source that matches nothing; `None` for the top of the tree, which is always
@@ -18,9 +18,7 @@ pub fn fruitless_directory(tree: &dyn TreeView, source: &[u8]) -> Result<Option<
     if !has_wildcards(path.as_bytes()) || !matches_of(tree, &path)?.is_empty() {
         return Ok(None);
     }
-    let before = path.components().take_while(|component| !has_wildcards(component));
-    let literal = before.fold(TreePath::root(), |directory, component| directory.join(component));
-    let directory = find(tree, &literal, &String::from_utf8_lossy(source))?.path;
+    let directory = find(tree, &before_wildcards(&path).0, &String::from_utf8_lossy(source))?.path;
     Ok(Some(directory).filter(|directory| !directory.is_root()))
 }
 
