@@ -60,6 +60,6 @@ pub use memory::MemoryTree;
 pub use mode::{ModeChange, ModeError};
 pub use picked::ContentMark;
 pub use place::{PlaceOptions, PlaceWarning, Placement, make_directory, place};
-pub use select::{Fingerprint, SelectOptions, Selection, fingerprint, select, select_in};
+pub use select::{Fingerprint, SelectOptions, Selection, check_source, fingerprint, select, select_in};
 pub use stat_cache::{StatCache, StatCacheError};
 pub use suggest::{MissingSource, explain_missing};

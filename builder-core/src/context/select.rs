@@ -109,6 +109,22 @@ pub fn fingerprint(source: &dyn TreeView, options: &SelectOptions) -> Result<Fin
     Ok(collect(source, options, Collect::Digest)?.fingerprint)
 }
 
+/// Makes sure that the sources are there, without a look at what is in them.
+///
+/// # Errors
+/// Those of [`select`], as far as they show so.
+pub fn check_source(source: &dyn TreeView, options: &SelectOptions) -> Result<(), CopyError> {
+    parse_excludes(&options.excludes)?;
+    for text in &options.sources {
+        let wanted = String::from_utf8_lossy(text).into_owned();
+        let path = if options.parents { split_parents(source, text)?.0 } else { text.clone() };
+        let path = TreePath::clean(&path);
+        let path = if options.wildcards { before_wildcards(&path).0 } else { path };
+        find(source, &path, &wanted)?;
+    }
+    Ok(())
+}
+
 fn collect(source: &dyn TreeView, options: &SelectOptions, what: Collect<'_>) -> Result<Selection, CopyError> {
     let excludes = parse_excludes(&options.excludes)?;
     let mut selection = Selection::default();
@@ -274,16 +290,19 @@ fn resolve(source: &dyn TreeView, path: &TreePath, last: Last) -> Result<TreePat
     links::resolve(&|path| Ok(source.get(path)?.map(|entry| entry.node)), &TreePath::root(), path, last)
 }
 
-/// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
-fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+/// A path up to its first part with wildcards, and the parts from there on.
+fn before_wildcards(path: &TreePath) -> (TreePath, Vec<&[u8]>) {
     let components: Vec<&[u8]> = path.components().collect();
     let first = components.iter().position(|component| has_wildcards(component)).unwrap_or(components.len());
-    let mut start = TreePath::root();
-    for component in &components[..first] {
-        start = start.join(component);
-    }
+    let start = components[..first].iter().fold(TreePath::root(), |start, component| start.join(component));
+    (start, components[first..].to_vec())
+}
+
+/// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
+fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+    let (start, patterns) = before_wildcards(path);
     let start = find(source, &start, wanted)?.path;
-    let globs = components[first..].iter().map(|c| Glob::parse(c)).collect::<Result<Vec<_>, _>>()?;
+    let globs = patterns.into_iter().map(Glob::parse).collect::<Result<Vec<_>, _>>()?;
     let mut matches = vec![start];
     for (index, glob) in globs.iter().enumerate() {
         let mut next = Vec::new();

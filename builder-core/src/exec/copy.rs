@@ -10,8 +10,8 @@ use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
 use crate::cache::{Files, FilesBuilder, PreImage, input};
 use crate::context::{
-    ContentMark, CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
-    explain_missing, fingerprint, place, select, select_in,
+    ContentMark, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    fingerprint, place, select, select_in,
 };
 use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::DiffId;
@@ -183,40 +183,10 @@ impl StageRun<'_, '_> {
             Source::Context => self.build.context().fingerprint(&options),
             _ => fingerprint(&*view, &options),
         };
-        found.fingerprint.append(&print.map_err(|error| self.explain(error, &*view, copy, path))?);
+        let explained = |error| self.build.unusable_source(error, &*view, (self.key.platform, &copy.from), path);
+        found.fingerprint.append(&print.map_err(explained)?);
         found.parts.push(Part::InTree { view, options });
         Ok(())
-    }
-
-    /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
-    fn explain(&self, error: CopyError, view: &dyn TreeView, copy: &Copy, path: &str) -> BuildError {
-        let from_context = matches!(copy.from, Source::Context);
-        let missing = matches!(error, CopyError::SourceNotFound { .. });
-        let place = match &copy.from {
-            Source::Context => "the build context".to_owned(),
-            Source::Stage(index) => format!("the stage `{}`", self.build.stage_name(self.key.platform, *index)),
-            Source::Named(name) => format!("the build context `{name}`"),
-            Source::Image { reference, .. } => format!("the image `{reference}`"),
-            Source::Scratch => "the empty image".to_owned(),
-        };
-        let failed = BuildError::failed(format!("copy `{path}` from {place}"), error);
-        if !missing {
-            return failed;
-        }
-        let folder = self.build.context_folder().filter(|_| from_context);
-        let hint = explain_missing(view, folder.map(|(folder, _)| &**folder), path.as_bytes());
-        let mut help = String::new();
-        if let (Some((line, pattern)), Some((_, file))) = (&hint.ignored_by, folder) {
-            help = format!("it is excluded by {file}:{line} (`{pattern}`)");
-        } else if let Some(similar) = hint.similar.first() {
-            help = format!("did you mean `{similar}`?");
-        } else if from_context && path.split('/').any(|part| part == "..") {
-            // COMPAT(buildkit): such a path is taken as one from the context's top.
-            help = "`..` does not lead out of the build context: give a larger folder as the context, or another one with \
-                    --build-context and COPY --from"
-                .to_owned();
-        }
-        failed.with_help(help)
     }
 
     fn select_heredoc(&self, name: &str, body: &Arc<str>) -> Result<Selection, BuildError> {

@@ -32,10 +32,12 @@ impl StageRun<'_, '_> {
         let mut unfinished = None;
         let mut newest = None;
         let mut found = None;
+        let mut finished = false;
         for Counterpart { build, step } in self.build.journal.counterparts(self.plan, number) {
             newest.get_or_insert_with(|| build.id.clone());
             let Some(earlier) = &step.key else { continue };
             let failed = matches!(step.end, Some(StepEnd::Failed | StepEnd::Cancelled));
+            finished |= !failed;
             if failed && earlier == key.as_str() {
                 unfinished.get_or_insert_with(|| build.id.clone());
             }
@@ -54,7 +56,7 @@ impl StageRun<'_, '_> {
             let now = StepFacts { inputs, written, files: files.as_ref() };
             explain(store, record, now).unwrap_or_else(|| MissCause::RecordGone.into())
         } else if against.is_some() {
-            MissCause::RecordGone.into()
+            if finished { MissCause::RecordGone.into() } else { MissCause::NotFinished.into() }
         } else {
             MissCause::NeverBuilt.into()
         };

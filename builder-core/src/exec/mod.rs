@@ -25,6 +25,7 @@
 //! carry      results of steps from and for other machines
 //! ```
 
+mod advice;
 mod bases;
 mod build;
 mod ca;

@@ -92,7 +92,8 @@ impl StageRun<'_, '_> {
 
     pub(crate) fn run(&self, run: &Run, prepared: &PreparedRun, id: StepId) -> Result<Made, BuildError> {
         loop {
-            if let Some(made) = self.try_to_run(run, prepared, id)? {
+            let tried = self.try_to_run(run, prepared, id).map_err(|error| self.advised(error, run))?;
+            if let Some(made) = tried {
                 return Ok(made);
             }
             self.build.events.event(Event::Note("network: the command is started again, on the host's".to_owned()));
@@ -105,7 +106,8 @@ impl StageRun<'_, '_> {
         let devices = build.device_edits(run)?;
         let network = self.network(run);
         let below = self.below()?;
-        let mut user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user))?;
+        let user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user));
+        let mut user = user.map_err(super::advice::of_user)?;
         let work = build.layers.store().unpack_dir().during(|| "make a folder for the step".to_owned())?;
         user.groups.extend(&devices.groups);
         let mut environment = self.environment(run, &user);

@@ -125,7 +125,7 @@ impl StageRun<'_, '_> {
         let view = self.source_view(from)?;
         let path = resolve(&*view, mount.source.as_bytes(), FollowLast::Yes).during(action)?;
         let Some(entry) = view.get(&path).during(action)? else {
-            return Err(BuildError::failed(action(), format!("`{}` was not found", mount.source)));
+            return Err(self.build.missing_mount(&*view, (self.key.platform, from), &mount.source));
         };
         let is_directory = entry.node.is_directory();
         // Of a whole image the layers say as much as all its files, and are known without a look at them.
