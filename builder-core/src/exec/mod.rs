@@ -53,6 +53,7 @@ mod load;
 mod materialize;
 mod mounts;
 mod options;
+mod owner;
 mod past;
 mod platforms;
 mod remote_files;
@@ -62,6 +63,7 @@ mod run;
 mod run_image;
 mod scheduler;
 mod selection;
+mod sent;
 mod ssh_agent;
 mod stage;
 
