@@ -1,10 +1,13 @@
 //! What a COPY or ADD takes from its source.
 
+use std::path::Path;
+
 use super::archive::is_archive;
 use super::describe::describe;
 use super::error::CopyError;
 use super::glob::{Glob, has_wildcards};
 use super::links::{self, Last};
+use super::merge::{Merged, Order};
 use super::pattern::PatternList;
 use super::picked::{ContentMark, PickedTree};
 use super::walk::{Collect, Filter, content_size, digest_of, walk};
@@ -87,7 +90,15 @@ pub(super) struct Picked {
 /// When a source without wildcards, or the directory before a wildcard, does not exist; when a pattern is bad; when the
 /// tree can't be read.
 pub fn select(source: &dyn TreeView, options: &SelectOptions) -> Result<Selection, CopyError> {
-    collect(source, options, Collect::Entries)
+    collect(source, options, Collect::Entries(None))
+}
+
+/// The same, for very many files: what is known of them is put into a file in `folder`, which has no name.
+///
+/// # Errors
+/// As for [`select`], and when the file can't be written.
+pub fn select_in(source: &dyn TreeView, options: &SelectOptions, folder: &Path) -> Result<Selection, CopyError> {
+    collect(source, options, Collect::Entries(Some(folder)))
 }
 
 /// Finds out what [`select`] would give, and keeps nothing of it: the way to a step's key, also with a million files.
@@ -114,7 +125,7 @@ pub fn check_source(source: &dyn TreeView, options: &SelectOptions) -> Result<()
     Ok(())
 }
 
-fn collect(source: &dyn TreeView, options: &SelectOptions, what: Collect) -> Result<Selection, CopyError> {
+fn collect(source: &dyn TreeView, options: &SelectOptions, what: Collect<'_>) -> Result<Selection, CopyError> {
     let excludes = parse_excludes(&options.excludes)?;
     let mut selection = Selection::default();
     for text in &options.sources {
@@ -205,18 +216,22 @@ impl Selection {
         self.fingerprint.digest()
     }
 
-    /// Hands over what each source path is: its kind, mode, owner and attributes in words, and the mark of its content.
+    /// Hands over what each source path is, sorted: its kind, mode, owner and attributes in words, and the mark of its content.
     /// For telling which input changed since an earlier build.
-    pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) {
-        let mut give = |picked: &Picked| {
-            take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
-        };
+    pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) -> Result<(), TreeError> {
+        let mut merged = Merged::new(Order::Source);
         for item in &self.items {
             match &item.kind {
-                ItemKind::File(picked) | ItemKind::Archive(picked) => give(picked),
-                ItemKind::Directory { entry, contents } => contents.iter(&entry.path).for_each(|picked| give(&picked)),
+                ItemKind::File(picked) | ItemKind::Archive(picked) => {
+                    merged.add(std::iter::once(Ok(picked.clone())))?
+                }
+                ItemKind::Directory { entry, contents } => merged.add(contents.iter(&entry.path))?,
             }
         }
+        while let Some((_, picked)) = merged.next()?.pop() {
+            take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
+        }
+        Ok(())
     }
 }
 
@@ -309,7 +324,7 @@ struct Picking<'a> {
     source: &'a dyn TreeView,
     filter: &'a Filter<'a>,
     unpack: bool,
-    what: Collect,
+    what: Collect<'a>,
 }
 
 impl Picking<'_> {
@@ -322,7 +337,7 @@ impl Picking<'_> {
             fingerprint.count += found.count;
             fingerprint.size += found.size;
             let shared = found.shared_links();
-            let contents = PickedTree::new(found.picked, found.contents, shared, found.count);
+            let contents = PickedTree::new(found.picked, found.contents, shared);
             ItemKind::Directory { entry, contents }
         } else {
             // COMPAT(buildkit): `--exclude` never leaves out a file that is itself the source.
@@ -341,7 +356,7 @@ impl Picking<'_> {
             fingerprint.add(if unpacked { b"archive" } else { b"file" }, name, digest.as_bytes());
             if unpacked { ItemKind::Archive(picked) } else { ItemKind::File(picked) }
         };
-        if self.what == Collect::Entries {
+        if matches!(self.what, Collect::Entries(_)) {
             selection.items.push(Item { path, kind });
         }
         Ok(())

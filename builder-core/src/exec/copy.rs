@@ -1,5 +1,6 @@
 //! COPY, ADD and WORKDIR.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
@@ -10,7 +11,7 @@ use super::stage::{Made, StageRun};
 use crate::cache::{Files, FilesBuilder, PreImage, input};
 use crate::context::{
     ContentMark, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
-    fingerprint, place, select,
+    fingerprint, place, select, select_in,
 };
 use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::DiffId;
@@ -55,7 +56,7 @@ enum Part {
 
 impl PreparedCopy {
     /// What is copied. It is what the key was made of, or an error.
-    fn selection(&self) -> Result<&Selection, BuildError> {
+    fn selection(&self, folder: &Path) -> Result<&Selection, BuildError> {
         if let Some(selection) = self.selection.get() {
             return Ok(selection);
         }
@@ -68,7 +69,7 @@ impl PreparedCopy {
             selection.append(match part {
                 Part::Selected(part) => part.clone(),
                 Part::InTree { view, options } => {
-                    select(&**view, options).during(|| "read the files to copy".to_owned())?
+                    select_in(&**view, options, folder).during(|| "read the files to copy".to_owned())?
                 }
             });
         }
@@ -88,10 +89,15 @@ impl PreparedCopy {
 
     /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
     /// them will tell.
-    pub(crate) fn describe(&self) -> Files {
+    pub(crate) fn describe(&self, folder: &Path) -> Files {
         let mut files = FilesBuilder::default();
-        if let (Some(_), Ok(selection)) = (&self.found, self.selection()) {
-            selection.describe(&mut |path, facts, mark| files.add(path, facts, mark.map(|ContentMark(mark)| mark)));
+        if let (Some(_), Ok(selection)) = (&self.found, self.selection(folder)) {
+            let take = &mut |path: &str, facts: &str, mark: Option<ContentMark>| {
+                files.add(path, facts, mark.map(|ContentMark(mark)| mark));
+            };
+            if selection.describe(take).is_err() {
+                return FilesBuilder::default().finish();
+            }
         }
         files.finish()
     }
@@ -246,12 +252,12 @@ impl StageRun<'_, '_> {
             implied_time: self.made_time(),
             temporary_folder: folder.path(),
         };
-        let placement =
-            place(prepared.selection()?, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
+        let placement = place(prepared.selection(folder.path())?, &*below, &options)
+            .during(|| format!("copy to `{}`", copy.destination))?;
         for warning in &placement.warnings {
             self.warn_about_placing(warning, step)?;
         }
-        let files = prepared.describe();
+        let files = prepared.describe(folder.path());
         // What was selected takes more memory than the changes that came of it.
         let PreparedCopy { earlier, _folders: _downloads, .. } = prepared;
         self.store_changes(placement.changes, Some(files), earlier)

@@ -1,5 +1,7 @@
 //! Earlier runs of a step: why their results can't be used, and what is left of them.
 
+use std::path::Path;
+
 use super::journal::{Counterpart, text};
 use super::stage::{Prepared, StageRun};
 use crate::cache::{Files, PreImage, StepFacts, StepRecord, Written, explain_miss, input};
@@ -50,7 +52,7 @@ impl StageRun<'_, '_> {
         } else if let Some(build) = unfinished {
             return EarlierRun { miss: MissCause::NotFinished.into(), against: Some(build), record };
         } else if let Some(record) = &record {
-            let files = prepared.files();
+            let files = store.temp_folder().ok().and_then(|folder| prepared.files(&folder));
             let now = StepFacts { inputs, written, files: files.as_ref() };
             explain(store, record, now).unwrap_or_else(|| MissCause::RecordGone.into())
         } else if against.is_some() {
@@ -63,10 +65,10 @@ impl StageRun<'_, '_> {
 }
 
 impl Prepared {
-    /// The files that a step takes, one by one.
-    pub(crate) fn files(&self) -> Option<Files> {
+    /// The files that a step takes, one by one. A list of very many is made with the help of a file in `folder`.
+    pub(crate) fn files(&self, folder: &Path) -> Option<Files> {
         match self {
-            Self::Copy(copy) => Some(copy.describe()),
+            Self::Copy(copy) => Some(copy.describe(folder)),
             Self::Run(run) => Some(run.mounted.list().clone()),
             Self::MakeDirectory => None,
         }

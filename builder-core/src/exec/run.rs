@@ -232,13 +232,13 @@ impl StageRun<'_, '_> {
         own: &crate::snapshot::StepPaths,
     ) -> Result<Made, BuildError> {
         let action = || "read what the command changed".to_owned();
-        let mut changes = crate::snapshot::upper_changes(upper, below, own).during(action)?;
+        let folder = self.build.layers.store().temp_folder().during(action)?;
+        let mut changes = crate::snapshot::upper_changes(upper, below, own, &folder).during(action)?;
         if let Some(epoch) = self.build.file_epoch() {
-            let before: Vec<_> = changes.iter().map(|c| c.entry.metadata.modified).collect();
-            changes = changes.into_iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
-            super::materialize::set_times(upper, &changes, &before).during(action)?;
+            super::materialize::clamp_times(upper, &changes, epoch).during(action)?;
+            let clamped = changes.iter().map(|change| Ok(crate::snapshot::clamp_time(change?, epoch)));
+            changes = ChangeList::collect_in(&folder, clamped).during(action)?;
         }
-        let changes = ChangeList::from(changes);
         let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
         let diff_id = self.build.layers.add(&changes, AddOptions { compression, ..AddOptions::default() })?;
         drop(changes);

@@ -53,8 +53,9 @@ impl MountedFiles {
                 };
                 let above = view.get(path).ok().flatten().filter(|entry| entry.node.is_directory() && !path.is_root());
                 above.iter().for_each(|entry| add(&path.to_string()[1..], &describe(entry), None));
-                if let Ok(selection) = select(&**view, &whole(path)) {
-                    selection.describe(&mut add);
+                let selection = select(&**view, &whole(path)).ok();
+                if selection.is_some_and(|selection| selection.describe(&mut add).is_err()) {
+                    return FilesBuilder::default().finish();
                 }
             }
             files.finish()
