@@ -135,7 +135,7 @@ fn any_tree() -> impl Strategy<Value = Vec<String>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
     fn sources_are_merged_as_if_placed_one_by_one(trees in proptest::collection::vec(any_tree(), 1..4), below in any_tree(), to in 0..4_usize) {
@@ -430,6 +430,12 @@ fn digests_tell_what_matters() {
     let mut described = Vec::new();
     let selection = select(&tree(&["file t/a A", "link t/l x"]), &options("t")).unwrap();
     selection.describe(&mut |path, facts, mark| described.push((path.to_owned(), facts.to_owned(), mark))).unwrap();
+    // Of several sources in the order of paths, and what is copied twice once.
+    let mut paths = Vec::new();
+    let sources = [b"u".to_vec(), b"t".to_vec(), b"t/b".to_vec(), b"t".to_vec()].to_vec();
+    let several = select(&tree(&["file u U", "file t/a A", "file t/b B"]), &SelectOptions { sources, ..options("t") });
+    several.unwrap().describe(&mut |path, _, _| paths.push(path.to_owned())).unwrap();
+    assert_eq!(paths, ["t/a", "t/b", "u"]);
     let mark = Some((&blake3::hash(b"A")).into());
     let want = [("t/a", "file 0644 0:0", mark), ("t/l", "link to x 0777 0:0", None)];
     assert_eq!(described, want.map(|(path, facts, mark)| (path.to_owned(), facts.to_owned(), mark)));

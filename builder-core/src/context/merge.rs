@@ -1,4 +1,4 @@
-//! What several sources bring into one directory, in order: each source's own entries are sorted already.
+//! What several sources bring, in order: each source's own entries are sorted already.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
@@ -11,20 +11,34 @@ use crate::tree::{Change, ChangeListBuilder, Content, Entry, Metadata, Node, Tre
 
 type Source<'a> = Box<dyn Iterator<Item = Result<Picked, TreeError>> + 'a>;
 
+/// What the entries are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Where they go, in the one directory that all go into.
+    Target,
+    /// Where they are.
+    Source,
+}
+
 /// Goes through the entries of all sources at once.
-#[derive(Default)]
 pub(super) struct Merged<'a> {
+    order: Order,
     sources: Vec<Source<'a>>,
     /// The next entry of each source that has one.
     heads: BinaryHeap<Reverse<Head>>,
 }
 
 struct Head {
+    order: Order,
     picked: Picked,
     source: usize,
 }
 
 impl<'a> Merged<'a> {
+    pub(super) const fn new(order: Order) -> Self {
+        Self { order, sources: Vec::new(), heads: BinaryHeap::new() }
+    }
+
     /// Adds a source, which wins over those before it.
     pub(super) fn add(
         &mut self,
@@ -38,10 +52,11 @@ impl<'a> Merged<'a> {
     pub(super) fn next(&mut self) -> Result<Vec<(usize, Picked)>, TreeError> {
         let mut found: Vec<(usize, Picked)> = Vec::new();
         while let Some(Reverse(head)) = self.heads.peek() {
-            if found.first().is_some_and(|(_, first)| first.relative != head.picked.relative) {
+            let key = |picked| self.order.key(picked);
+            if found.first().is_some_and(|(_, first)| key(first) != key(&head.picked)) {
                 break;
             }
-            let Some(Reverse(Head { picked, source })) = self.heads.pop() else { break };
+            let Some(Reverse(Head { picked, source, .. })) = self.heads.pop() else { break };
             found.push((source, picked));
             self.advance(source)?;
         }
@@ -50,15 +65,24 @@ impl<'a> Merged<'a> {
 
     fn advance(&mut self, source: usize) -> Result<(), TreeError> {
         if let Some(picked) = self.sources[source].next().transpose()? {
-            self.heads.push(Reverse(Head { picked, source }));
+            self.heads.push(Reverse(Head { order: self.order, picked, source }));
         }
         Ok(())
     }
 }
 
+impl Order {
+    fn key(self, picked: &Picked) -> &TreePath {
+        match self {
+            Self::Target => &picked.relative,
+            Self::Source => &picked.entry.path,
+        }
+    }
+}
+
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> Ordering {
-        (&self.picked.relative, self.source).cmp(&(&other.picked.relative, other.source))
+        (self.order.key(&self.picked), self.source).cmp(&(other.order.key(&other.picked), other.source))
     }
 }
 

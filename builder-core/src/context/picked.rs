@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -74,7 +74,8 @@ enum Piece {
 pub(super) struct Contents {
     table: Mutex<Table>,
     packed: AtomicU64,
-    file: Option<Arc<File>>,
+    folder: Option<PathBuf>,
+    file: Mutex<Option<Arc<File>>>,
     file_size: AtomicU64,
 }
 
@@ -165,7 +166,10 @@ impl Packed {
         let own: usize =
             self.pieces.iter().map(|piece| if let Piece::Memory(bytes) = piece { bytes.len() } else { 0 }).sum();
         let packed = contents.packed.fetch_add(own as u64, Ordering::Relaxed);
-        let Some(file) = contents.file.as_ref().filter(|_| packed > MOST_IN_MEMORY) else { return Ok(()) };
+        if packed <= MOST_IN_MEMORY {
+            return Ok(());
+        }
+        let Some(file) = contents.file()? else { return Ok(()) };
         for piece in &mut self.pieces {
             if let Piece::Memory(bytes) = piece
                 && !bytes.is_empty()
@@ -199,9 +203,17 @@ impl Packed {
 
 impl Contents {
     /// `folder` is for a file without a name.
-    pub(super) fn in_folder(folder: Option<&Path>) -> io::Result<Self> {
-        let file = folder.map(tempfile::tempfile_in).transpose()?;
-        Ok(Self { file: file.map(Arc::new), ..Self::default() })
+    pub(super) fn in_folder(folder: Option<&Path>) -> Self {
+        Self { folder: folder.map(Path::to_owned), ..Self::default() }
+    }
+
+    /// The file for entries; `None` where there is no folder for one.
+    fn file(&self) -> io::Result<Option<Arc<File>>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (None, Some(folder)) = (&*file, &self.folder) {
+            *file = Some(Arc::new(tempfile::tempfile_in(folder)?));
+        }
+        Ok(file.clone())
     }
 
     /// The part of an entry's tag that tells what kind of content it has.
@@ -243,7 +255,8 @@ impl PickedTree {
     /// Takes what a walk packed; `shared` are the links that have several names in it.
     pub(super) fn new(packed: Packed, contents: Contents, shared: HashSet<u64>) -> Self {
         let table = contents.table.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Self { packed, file: contents.file, contents: Arc::new(table), shared: Arc::new(shared) }
+        let file = contents.file.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Self { packed, file, contents: Arc::new(table), shared: Arc::new(shared) }
     }
 
     /// All entries, with their paths below `directory`.

@@ -99,7 +99,7 @@ fn a_file_takes_few_bytes() {
 #[test]
 fn what_is_too_much_for_memory_comes_out_of_a_file() {
     let folder = tempfile::tempdir().unwrap();
-    let contents = Contents::in_folder(Some(folder.path())).unwrap();
+    let contents = Contents::in_folder(Some(folder.path()));
     let mut packed = Packed::default();
     let count = 60;
     for directory in 0..count {

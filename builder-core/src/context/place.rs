@@ -9,7 +9,7 @@ use super::error::CopyError;
 use super::extract::{self, ExtractOptions};
 use super::links::Last;
 use super::memory::MemoryTree;
-use super::merge::{Contents, Merged};
+use super::merge::{Contents, Merged, Order};
 use super::mode::ModeChange;
 use super::select::{Item, ItemKind, Picked, Selection};
 use crate::tree::{ChangeList, ChangeListBuilder, Entry, Metadata, Node, Timestamp, TreeError, TreePath, TreeView};
@@ -149,7 +149,7 @@ impl<'a> Placer<'a> {
             options,
             files: BTreeMap::new(),
             warnings: Vec::new(),
-            merged: Merged::default(),
+            merged: Merged::new(Order::Target),
             target: None,
             items: &selection.items,
         }

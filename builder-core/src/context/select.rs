@@ -7,6 +7,7 @@ use super::describe::describe;
 use super::error::CopyError;
 use super::glob::{Glob, has_wildcards};
 use super::links::{self, Last};
+use super::merge::{Merged, Order};
 use super::pattern::PatternList;
 use super::picked::{ContentMark, PickedTree};
 use super::walk::{Collect, Filter, content_size, digest_of, walk};
@@ -215,19 +216,20 @@ impl Selection {
         self.fingerprint.digest()
     }
 
-    /// Hands over what each source path is: its kind, mode, owner and attributes in words, and the mark of its content.
+    /// Hands over what each source path is, sorted: its kind, mode, owner and attributes in words, and the mark of its content.
     /// For telling which input changed since an earlier build.
     pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) -> Result<(), TreeError> {
-        let mut give = |picked: &Picked| {
-            take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
-        };
+        let mut merged = Merged::new(Order::Source);
         for item in &self.items {
             match &item.kind {
-                ItemKind::File(picked) | ItemKind::Archive(picked) => give(picked),
-                ItemKind::Directory { entry, contents } => {
-                    contents.iter(&entry.path).try_for_each(|picked| picked.map(|picked| give(&picked)))?;
+                ItemKind::File(picked) | ItemKind::Archive(picked) => {
+                    merged.add(std::iter::once(Ok(picked.clone())))?
                 }
+                ItemKind::Directory { entry, contents } => merged.add(contents.iter(&entry.path))?,
             }
+        }
+        while let Some((_, picked)) = merged.next()?.pop() {
+            take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
         }
         Ok(())
     }

@@ -98,7 +98,7 @@ pub(super) fn walk(
 ) -> Result<Found, TreeError> {
     let contents = match collect {
         Collect::Digest => Contents::default(),
-        Collect::Entries(folder) => Contents::in_folder(folder).map_err(unreadable)?,
+        Collect::Entries(folder) => Contents::in_folder(folder),
     };
     let walk = Walk { source, filter, collect, contents };
     let mut found = walk.directory(walk.level(directory.clone(), &TreePath::root(), &State::default())?, 0)?;

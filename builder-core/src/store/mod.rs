@@ -52,6 +52,7 @@ mod mounts;
 mod process_tests;
 mod prune;
 mod record;
+mod references;
 mod seal;
 mod sweep;
 mod tags;
