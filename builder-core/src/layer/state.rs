@@ -21,7 +21,8 @@ enum Placed {
 #[derive(Debug)]
 struct FileData {
     size: u64,
-    digest: ContentDigest,
+    /// Known when all of the content was read.
+    digest: Option<ContentDigest>,
     metadata: Metadata,
 }
 
@@ -129,10 +130,17 @@ impl LayerState {
         self.put(path.clone(), Placed::Other(Node::Directory { opaque: true }, metadata));
     }
 
-    /// Puts a regular file.
-    pub(super) fn put_file(&mut self, path: &TreePath, size: u64, digest: ContentDigest, metadata: Metadata) {
-        self.files.push(FileData { size, digest, metadata });
-        self.replace(path, Placed::File(self.files.len() - 1));
+    /// Puts a regular file; gives the number by which to tell its digest.
+    pub(super) fn put_file(&mut self, path: &TreePath, size: u64, metadata: Metadata) -> usize {
+        let number = self.files.len();
+        self.files.push(FileData { size, digest: None, metadata });
+        self.replace(path, Placed::File(number));
+        number
+    }
+
+    /// Tells the digest of a regular file.
+    pub(super) fn set_digest(&mut self, number: usize, digest: ContentDigest) {
+        self.files[number].digest = Some(digest);
     }
 
     /// Puts anything but directories, regular files and hard links.
@@ -201,7 +209,7 @@ impl LayerState {
                     first_names.insert(index, path.clone());
                     let FileData { size, digest, metadata } = &files[index];
                     let node = Node::File { size: *size };
-                    TreeEntry { entry: Entry { path, node, metadata: metadata.clone() }, digest: Some(*digest) }
+                    TreeEntry { entry: Entry { path, node, metadata: metadata.clone() }, digest: *digest }
                 }
             },
         };
