@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::CopyError;
 use super::links::{self, Last};
+use super::place::unkept;
 use crate::tree::{
     Change, ChangeListBuilder, Content, Entry, Metadata, Node, Timestamp, TreeError, TreePath, TreeView,
 };
@@ -250,8 +251,7 @@ impl<'a> Canvas<'a> {
             changes.push(Change { entry: Entry { path, node, metadata: placed.metadata }, content: placed.content });
         }
         changes.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
-        changes.into_iter().for_each(|change| list.push(change));
-        Ok(())
+        changes.into_iter().try_for_each(|change| list.push(change)).map_err(unkept)
     }
 
     fn is_removed(&self, path: &TreePath) -> bool {

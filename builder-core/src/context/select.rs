@@ -1,5 +1,7 @@
 //! What a COPY or ADD takes from its source.
 
+use std::path::Path;
+
 use super::archive::is_archive;
 use super::describe::describe;
 use super::error::CopyError;
@@ -87,7 +89,15 @@ pub(super) struct Picked {
 /// When a source without wildcards, or the directory before a wildcard, does not exist; when a pattern is bad; when the
 /// tree can't be read.
 pub fn select(source: &dyn TreeView, options: &SelectOptions) -> Result<Selection, CopyError> {
-    collect(source, options, Collect::Entries)
+    collect(source, options, Collect::Entries(None))
+}
+
+/// The same, for very many files: what is known of them is put into a file in `folder`, which has no name.
+///
+/// # Errors
+/// As for [`select`], and when the file can't be written.
+pub fn select_in(source: &dyn TreeView, options: &SelectOptions, folder: &Path) -> Result<Selection, CopyError> {
+    collect(source, options, Collect::Entries(Some(folder)))
 }
 
 /// Finds out what [`select`] would give, and keeps nothing of it: the way to a step's key, also with a million files.
@@ -98,7 +108,23 @@ pub fn fingerprint(source: &dyn TreeView, options: &SelectOptions) -> Result<Fin
     Ok(collect(source, options, Collect::Digest)?.fingerprint)
 }
 
-fn collect(source: &dyn TreeView, options: &SelectOptions, what: Collect) -> Result<Selection, CopyError> {
+/// Makes sure that the sources are there, without a look at what is in them.
+///
+/// # Errors
+/// Those of [`select`], as far as they show so.
+pub fn check_source(source: &dyn TreeView, options: &SelectOptions) -> Result<(), CopyError> {
+    parse_excludes(&options.excludes)?;
+    for text in &options.sources {
+        let wanted = String::from_utf8_lossy(text).into_owned();
+        let path = if options.parents { split_parents(source, text)?.0 } else { text.clone() };
+        let path = TreePath::clean(&path);
+        let path = if options.wildcards { before_wildcards(&path).0 } else { path };
+        find(source, &path, &wanted)?;
+    }
+    Ok(())
+}
+
+fn collect(source: &dyn TreeView, options: &SelectOptions, what: Collect<'_>) -> Result<Selection, CopyError> {
     let excludes = parse_excludes(&options.excludes)?;
     let mut selection = Selection::default();
     for text in &options.sources {
@@ -191,16 +217,19 @@ impl Selection {
 
     /// Hands over what each source path is: its kind, mode, owner and attributes in words, and the mark of its content.
     /// For telling which input changed since an earlier build.
-    pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) {
+    pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) -> Result<(), TreeError> {
         let mut give = |picked: &Picked| {
             take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
         };
         for item in &self.items {
             match &item.kind {
                 ItemKind::File(picked) | ItemKind::Archive(picked) => give(picked),
-                ItemKind::Directory { entry, contents } => contents.iter(&entry.path).for_each(|picked| give(&picked)),
+                ItemKind::Directory { entry, contents } => {
+                    contents.iter(&entry.path).try_for_each(|picked| picked.map(|picked| give(&picked)))?;
+                }
             }
         }
+        Ok(())
     }
 }
 
@@ -259,16 +288,19 @@ fn resolve(source: &dyn TreeView, path: &TreePath, last: Last) -> Result<TreePat
     links::resolve(&|path| Ok(source.get(path)?.map(|entry| entry.node)), &TreePath::root(), path, last)
 }
 
-/// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
-fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+/// A path up to its first part with wildcards, and the parts from there on.
+fn before_wildcards(path: &TreePath) -> (TreePath, Vec<&[u8]>) {
     let components: Vec<&[u8]> = path.components().collect();
     let first = components.iter().position(|component| has_wildcards(component)).unwrap_or(components.len());
-    let mut start = TreePath::root();
-    for component in &components[..first] {
-        start = start.join(component);
-    }
+    let start = components[..first].iter().fold(TreePath::root(), |start, component| start.join(component));
+    (start, components[first..].to_vec())
+}
+
+/// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
+fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+    let (start, patterns) = before_wildcards(path);
     let start = find(source, &start, wanted)?.path;
-    let globs = components[first..].iter().map(|c| Glob::parse(c)).collect::<Result<Vec<_>, _>>()?;
+    let globs = patterns.into_iter().map(Glob::parse).collect::<Result<Vec<_>, _>>()?;
     let mut matches = vec![start];
     for (index, glob) in globs.iter().enumerate() {
         let mut next = Vec::new();
@@ -290,7 +322,7 @@ struct Picking<'a> {
     source: &'a dyn TreeView,
     filter: &'a Filter<'a>,
     unpack: bool,
-    what: Collect,
+    what: Collect<'a>,
 }
 
 impl Picking<'_> {
@@ -303,7 +335,7 @@ impl Picking<'_> {
             fingerprint.count += found.count;
             fingerprint.size += found.size;
             let shared = found.shared_links();
-            let contents = PickedTree::new(found.picked, found.contents, shared, found.count);
+            let contents = PickedTree::new(found.picked, found.contents, shared);
             ItemKind::Directory { entry, contents }
         } else {
             // COMPAT(buildkit): `--exclude` never leaves out a file that is itself the source.
@@ -322,7 +354,7 @@ impl Picking<'_> {
             fingerprint.add(if unpacked { b"archive" } else { b"file" }, name, digest.as_bytes());
             if unpacked { ItemKind::Archive(picked) } else { ItemKind::File(picked) }
         };
-        if self.what == Collect::Entries {
+        if matches!(self.what, Collect::Entries(_)) {
             selection.items.push(Item { path, kind });
         }
         Ok(())

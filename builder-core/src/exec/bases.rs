@@ -42,9 +42,9 @@ impl Bases {
         lock(&self.resolved).get(source).cloned()
     }
 
-    /// Looks up several sources at the same time. A failure points at the place that names the source.
-    pub(crate) fn resolve_all(&self, build: &Build<'_>, needed: &[Needed]) -> Result<(), BuildError> {
-        in_parallel(needed, |needed| {
+    /// Looks up several sources at the same time; gives the failures, each at the place that names the source.
+    pub(crate) fn resolve_all(&self, build: &Build<'_>, needed: &[Needed]) -> Vec<BuildError> {
+        let look_up = |needed: &Needed| {
             if self.resolved(&needed.source).is_none() {
                 let place = |error: BuildError| match needed.span {
                     Some(span) => error.at(span.range()),
@@ -54,8 +54,9 @@ impl Bases {
                 lock(&self.resolved).insert(needed.source.clone(), resolved);
             }
             Ok(())
-        })?;
-        Ok(())
+        };
+        let results = in_parallel(needed, |needed| Ok(look_up(needed)));
+        results.into_iter().flatten().filter_map(Result::err).collect()
     }
 
     /// Looks up a source that nothing depends on; gives none where that fails.

@@ -1,5 +1,6 @@
 //! COPY, ADD and WORKDIR.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
@@ -9,8 +10,8 @@ use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
 use crate::cache::{Files, FilesBuilder, PreImage, input};
 use crate::context::{
-    ContentMark, CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
-    explain_missing, fingerprint, place, select,
+    ContentMark, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    fingerprint, place, select, select_in,
 };
 use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::DiffId;
@@ -55,7 +56,7 @@ enum Part {
 
 impl PreparedCopy {
     /// What is copied. It is what the key was made of, or an error.
-    fn selection(&self) -> Result<&Selection, BuildError> {
+    fn selection(&self, folder: &Path) -> Result<&Selection, BuildError> {
         if let Some(selection) = self.selection.get() {
             return Ok(selection);
         }
@@ -68,7 +69,7 @@ impl PreparedCopy {
             selection.append(match part {
                 Part::Selected(part) => part.clone(),
                 Part::InTree { view, options } => {
-                    select(&**view, options).during(|| "read the files to copy".to_owned())?
+                    select_in(&**view, options, folder).during(|| "read the files to copy".to_owned())?
                 }
             });
         }
@@ -88,10 +89,15 @@ impl PreparedCopy {
 
     /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
     /// them will tell.
-    pub(crate) fn describe(&self) -> Files {
+    pub(crate) fn describe(&self, folder: &Path) -> Files {
         let mut files = FilesBuilder::default();
-        if let (Some(_), Ok(selection)) = (&self.found, self.selection()) {
-            selection.describe(&mut |path, facts, mark| files.add(path, facts, mark.map(|ContentMark(mark)| mark)));
+        if let (Some(_), Ok(selection)) = (&self.found, self.selection(folder)) {
+            let take = &mut |path: &str, facts: &str, mark: Option<ContentMark>| {
+                files.add(path, facts, mark.map(|ContentMark(mark)| mark));
+            };
+            if selection.describe(take).is_err() {
+                return FilesBuilder::default().finish();
+            }
         }
         files.finish()
     }
@@ -177,40 +183,10 @@ impl StageRun<'_, '_> {
             Source::Context => self.build.context().fingerprint(&options),
             _ => fingerprint(&*view, &options),
         };
-        found.fingerprint.append(&print.map_err(|error| self.explain(error, &*view, copy, path))?);
+        let explained = |error| self.build.unusable_source(error, &*view, (self.key.platform, &copy.from), path);
+        found.fingerprint.append(&print.map_err(explained)?);
         found.parts.push(Part::InTree { view, options });
         Ok(())
-    }
-
-    /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
-    fn explain(&self, error: CopyError, view: &dyn TreeView, copy: &Copy, path: &str) -> BuildError {
-        let from_context = matches!(copy.from, Source::Context);
-        let missing = matches!(error, CopyError::SourceNotFound { .. });
-        let place = match &copy.from {
-            Source::Context => "the build context".to_owned(),
-            Source::Stage(index) => format!("the stage `{}`", self.build.stage_name(self.key.platform, *index)),
-            Source::Named(name) => format!("the build context `{name}`"),
-            Source::Image { reference, .. } => format!("the image `{reference}`"),
-            Source::Scratch => "the empty image".to_owned(),
-        };
-        let failed = BuildError::failed(format!("copy `{path}` from {place}"), error);
-        if !missing {
-            return failed;
-        }
-        let folder = self.build.context_folder().filter(|_| from_context);
-        let hint = explain_missing(view, folder.map(|(folder, _)| &**folder), path.as_bytes());
-        let mut help = String::new();
-        if let (Some((line, pattern)), Some((_, file))) = (&hint.ignored_by, folder) {
-            help = format!("it is excluded by {file}:{line} (`{pattern}`)");
-        } else if let Some(similar) = hint.similar.first() {
-            help = format!("did you mean `{similar}`?");
-        } else if from_context && path.split('/').any(|part| part == "..") {
-            // COMPAT(buildkit): such a path is taken as one from the context's top.
-            help = "`..` does not lead out of the build context: give a larger folder as the context, or another one with \
-                    --build-context and COPY --from"
-                .to_owned();
-        }
-        failed.with_help(help)
     }
 
     fn select_heredoc(&self, name: &str, body: &Arc<str>) -> Result<Selection, BuildError> {
@@ -276,12 +252,12 @@ impl StageRun<'_, '_> {
             implied_time: self.made_time(),
             temporary_folder: folder.path(),
         };
-        let placement =
-            place(prepared.selection()?, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
+        let placement = place(prepared.selection(folder.path())?, &*below, &options)
+            .during(|| format!("copy to `{}`", copy.destination))?;
         for warning in &placement.warnings {
             self.warn_about_placing(warning, step)?;
         }
-        let files = prepared.describe();
+        let files = prepared.describe(folder.path());
         // What was selected takes more memory than the changes that came of it.
         let PreparedCopy { earlier, _folders: _downloads, .. } = prepared;
         self.store_changes(placement.changes, Some(files), earlier)

@@ -269,7 +269,8 @@ fn known_or_in_parallel<T: Sync, R: Send>(
 
 /// The record of a layer, where the store has it whole.
 pub(super) fn tree_of(store: &Store, diff_id: DiffId) -> Option<Tree> {
-    Tree::from_bytes(store.layer(diff_id)?.tree().ok()??).ok()
+    let record = store.layer(diff_id)?.tree().ok()??;
+    Tree::from_file(record.file, record.length).ok()?.ok()
 }
 
 /// Takes a lock whose data no panic leaves half-changed.

@@ -26,6 +26,7 @@
 //! carry      results of steps from and for other machines
 //! ```
 
+mod advice;
 mod bases;
 mod build;
 mod ca;

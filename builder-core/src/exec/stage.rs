@@ -272,7 +272,7 @@ impl StageRun<'_, '_> {
         }
         let layers = &self.build.layers;
         let same = layers.is_stored(last.diff_id)
-            && matches!((layers.tree(last.diff_id), layers.tree(made)), (Ok(before), Ok(after)) if before.same_but_times(&after));
+            && matches!((layers.tree(last.diff_id), layers.tree(made)), (Ok(before), Ok(after)) if matches!(before.same_but_times(&after), Ok(true)));
         if same { (last.diff_id, last.created, true) } else { (made, now, false) }
     }
 
@@ -345,7 +345,10 @@ impl StageRun<'_, '_> {
         earlier: Option<DiffId>,
     ) -> Result<Made, BuildError> {
         if let Some(epoch) = self.build.file_epoch() {
-            changes = changes.iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
+            let action = || "write the layer".to_owned();
+            let folder = self.build.layers.store().temp_folder().during(action)?;
+            let clamped = changes.iter().map(|change| Ok(crate::snapshot::clamp_time(change?, epoch)));
+            changes = ChangeList::collect_in(&folder, clamped).during(action)?;
         }
         let compression = self.compression();
         let unpack = compression.is_none() || self.runs_later();

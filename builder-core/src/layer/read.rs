@@ -77,7 +77,8 @@ pub fn read_layer(
             set_directories(&mut disk, &state)?;
         }
         let implied_directories = state.implied_directories().into_iter().collect();
-        Ok(ReadLayer { diff_id, tree: state.finish(), uncompressed_size, implied_directories, has_trailing_data })
+        let tree = state.finish(limits.temporary_folder.as_deref()).map_err(|source| LayerError::Record { source })?;
+        Ok(ReadLayer { diff_id, tree, uncompressed_size, implied_directories, has_trailing_data })
     })
 }
 
@@ -201,6 +202,9 @@ impl Reader<'_, '_> {
             self.files.bytes(slice)?;
         }
         self.files.end();
+        for (number, digest) in self.files.known_digests() {
+            self.state.set_digest(number, digest);
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Layers by diff ID: their entries as a record, and as compressed blobs. `unpacked.rs` has their files.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use crate::oci::{Descriptor, DiffId};
 use super::claim::Claimed;
 use super::file;
 use super::lock::Lock;
-use super::record::read_record;
+use super::record::{RecordFile, read_record};
 use super::{Store, StoreError};
 
 /// What the names of records of chunks begin with.
@@ -53,10 +54,10 @@ impl Store {
     /// Stores the record of a layer's entries, at once.
     ///
     /// # Errors
-    /// When it can't be written.
-    pub fn add_layer_tree(&self, diff_id: DiffId, bytes: &[u8]) -> Result<(), StoreError> {
+    /// When it can't be read or written.
+    pub fn add_layer_tree(&self, diff_id: DiffId, bytes: &mut dyn Read) -> Result<(), StoreError> {
         let dir = self.layer_dir(diff_id)?;
-        self.write_record(&dir.join("tree"), bytes)
+        self.write_record_from(&dir.join("tree"), bytes)
     }
 
     /// Waits until no other thread or process unpacks the layer, and keeps others from it.
@@ -169,8 +170,8 @@ impl Layer {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn tree(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.read_noted(&self.dir().join("tree"))
+    pub fn tree(&self) -> Result<Option<RecordFile>, StoreError> {
+        self.store.open_noted(&self.dir().join("tree"))
     }
 
     /// The known compressed forms whose blobs are in the store.

@@ -46,7 +46,7 @@ fn child() {
             store.adopt_unpacked(layer, &dir.keep()).unwrap();
         }
         drop(guard);
-        store.add_layer_tree(layer, &bytes).unwrap();
+        store.add_layer_tree(layer, &mut &bytes[..]).unwrap();
         let blob = LayerBlob {
             descriptor: descriptor.clone(),
             compression: name.clone(),

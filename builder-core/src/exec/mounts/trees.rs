@@ -53,8 +53,9 @@ impl MountedFiles {
                 };
                 let above = view.get(path).ok().flatten().filter(|entry| entry.node.is_directory() && !path.is_root());
                 above.iter().for_each(|entry| add(&path.to_string()[1..], &describe(entry), None));
-                if let Ok(selection) = select(&**view, &whole(path)) {
-                    selection.describe(&mut add);
+                let selection = select(&**view, &whole(path)).ok();
+                if selection.is_some_and(|selection| selection.describe(&mut add).is_err()) {
+                    return FilesBuilder::default().finish();
                 }
             }
             files.finish()
@@ -124,7 +125,7 @@ impl StageRun<'_, '_> {
         let view = self.source_view(from)?;
         let path = resolve(&*view, mount.source.as_bytes(), FollowLast::Yes).during(action)?;
         let Some(entry) = view.get(&path).during(action)? else {
-            return Err(BuildError::failed(action(), format!("`{}` was not found", mount.source)));
+            return Err(self.build.missing_mount(&*view, (self.key.platform, from), &mount.source));
         };
         let is_directory = entry.node.is_directory();
         // Of a whole image the layers say as much as all its files, and are known without a look at them.
