@@ -14,7 +14,8 @@ fn put_layer(store: &Store, name: &str) -> (DiffId, Descriptor) {
     let dir = store.unpack_dir().unwrap();
     fs::write(dir.path().join("file"), name).unwrap();
     store.adopt_unpacked(id, &dir.keep()).unwrap();
-    let blob = LayerBlob { descriptor: descriptor.clone(), compression: String::new(), encoder: String::new() };
+    let (compression, encoder) = (String::new(), String::new());
+    let blob = LayerBlob { descriptor: descriptor.clone(), compression, encoder, source: None };
     store.add_layer_blob(id, blob).unwrap();
     (id, descriptor)
 }
