@@ -223,7 +223,7 @@ impl Selection {
         for item in &self.items {
             match &item.kind {
                 ItemKind::File(picked) | ItemKind::Archive(picked) => {
-                    merged.add(std::iter::once(Ok(picked.clone())))?
+                    merged.add(std::iter::once(Ok(picked.clone())))?;
                 }
                 ItemKind::Directory { entry, contents } => merged.add(contents.iter(&entry.path))?,
             }
