@@ -269,7 +269,7 @@ fn split_parents(source: &dyn TreeView, text: &[u8]) -> Result<(Vec<u8>, Option<
 }
 
 /// Follows all links of a path, and gives what is there.
-fn find(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Entry, CopyError> {
+pub(super) fn find(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Entry, CopyError> {
     let missing = || CopyError::SourceNotFound { wanted: wanted.to_owned() };
     let followed = match resolve(source, path, Last::Followed) {
         Err(TreeError::NotADirectory { .. }) => return Err(missing()),
@@ -291,7 +291,7 @@ fn resolve(source: &dyn TreeView, path: &TreePath, last: Last) -> Result<TreePat
 }
 
 /// A path up to its first part with wildcards, and the parts from there on.
-fn before_wildcards(path: &TreePath) -> (TreePath, Vec<&[u8]>) {
+pub(super) fn before_wildcards(path: &TreePath) -> (TreePath, Vec<&[u8]>) {
     let components: Vec<&[u8]> = path.components().collect();
     let first = components.iter().position(|component| has_wildcards(component)).unwrap_or(components.len());
     let start = components[..first].iter().fold(TreePath::root(), |start, component| start.join(component));
@@ -299,7 +299,7 @@ fn before_wildcards(path: &TreePath) -> (TreePath, Vec<&[u8]>) {
 }
 
 /// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
-fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+pub(super) fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
     let (start, patterns) = before_wildcards(path);
     let start = find(source, &start, wanted)?.path;
     let globs = patterns.into_iter().map(Glob::parse).collect::<Result<Vec<_>, _>>()?;

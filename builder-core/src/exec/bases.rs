@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::build::Build;
 use super::layers::{Layers, Origin, StackLayer, in_parallel, lock};
+use super::left_blobs::from_store;
 use super::options::NamedContext;
 use crate::error::{BuildError, During};
 use crate::image::{self, Image, LayoutImage, LayoutSource};
@@ -129,7 +130,7 @@ fn named(error: BuildError, name: &str) -> BuildError {
     BuildError::failed(format!("open the build context `{name}`"), error)
 }
 
-pub(crate) fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base {
+fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base {
     let stack: Vec<StackLayer> = image
         .config
         .rootfs
@@ -137,10 +138,6 @@ pub(crate) fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base
         .iter()
         .zip(&image.manifest.layers)
         .map(|(&diff_id, blob)| {
-            if matches!(origin, Origin::Store) {
-                // Claims the blob: no prune may remove what the build will read from here.
-                let _ = layers.store().has_blob(&blob.digest, blob.size);
-            }
             layers.add_origin(diff_id, blob.clone(), origin.clone());
             StackLayer { diff_id, base_blob: Some(blob.clone()) }
         })
@@ -155,7 +152,8 @@ fn resolve_image(build: &Build<'_>, reference: &Reference, platform: &Platform) 
     if let Some(descriptor) = store.resolve_tag(&reference.to_string()).during(action)?
         && let Ok(image) = image::load_image(store, &descriptor, platform)
     {
-        return Ok(checked(build, reference, platform, from_image(&build.layers, image, &Origin::Store)));
+        let base = from_store(&build.layers, image, &|| build.client())?;
+        return Ok(checked(build, reference, platform, base));
     }
     let client = build.client()?;
     let known = || {

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::bases::Resolved;
 use super::build::StageKey;
 use super::layers::Layers;
+use super::owner::add_owner;
 use super::selection::{SelectionSource, select_options};
 use super::stage::{Made, StageRun};
 use crate::cache::{Files, FilesBuilder, PreImage, input};
@@ -107,7 +108,7 @@ impl StageRun<'_, '_> {
     pub(crate) fn prepare_copy(&self, copy: &Copy, inputs: &mut PreImage) -> Result<PreparedCopy, BuildError> {
         inputs.add("destination", &copy.destination);
         inputs.add("working directory", &copy.working_dir);
-        inputs.add("--chown", copy.chown.clone().unwrap_or_default());
+        add_owner("--chown", copy.chown.as_deref().unwrap_or_default(), inputs);
         inputs.add("--chmod", copy.chmod_text.clone().unwrap_or_default());
         inputs.add("--link", copy.link.to_string());
         inputs.add("--parents", copy.parents.to_string());
@@ -183,6 +184,7 @@ impl StageRun<'_, '_> {
             Source::Context => self.build.context().fingerprint(&options),
             _ => fingerprint(&*view, &options),
         };
+        let print = print.and_then(|print| self.check_wildcard(copy, path, &*view).map(|()| print));
         let explained = |error| self.build.unusable_source(error, &*view, (self.key.platform, &copy.from), path);
         found.fingerprint.append(&print.map_err(explained)?);
         found.parts.push(Part::InTree { view, options });
@@ -261,22 +263,6 @@ impl StageRun<'_, '_> {
         // What was selected takes more memory than the changes that came of it.
         let PreparedCopy { earlier, _folders: _downloads, .. } = prepared;
         self.store_changes(placement.changes, Some(files), earlier)
-    }
-
-    /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.
-    fn owner(&self, below: &dyn TreeView, spec: &str, step: &Step) -> Result<(u32, u32), BuildError> {
-        let owner = lookup_chown(below, spec).during(|| format!("look up the owner `{spec}`"))?;
-        for (kind, name) in [("user", &owner.unknown_user), ("group", &owner.unknown_group)] {
-            if let Some(name) = name {
-                self.warn(
-                    "unknown-chown-name",
-                    format!("the {kind} `{name}` of --chown={spec} is not in the image: root's id is used"),
-                    "make it in an earlier step, or give a number",
-                    step,
-                )?;
-            }
-        }
-        Ok((owner.uid, owner.gid))
     }
 
     fn warn_about_placing(&self, warning: &PlaceWarning, step: &Step) -> Result<(), BuildError> {

@@ -183,9 +183,18 @@ pub(super) fn open_origin<'a>(
 ) -> Result<Box<dyn Read + Send + 'a>, BuildError> {
     Ok(match origin {
         Origin::Layout(layout) => Box::new(layout.open_blob(blob).during(|| format!("open the blob {}", blob.digest))?),
-        Origin::Registry(client, reference) => {
-            Box::new(client.blob(reference, blob).during(|| format!("fetch the blob {} of {reference}", blob.digest))?)
-        }
+        Origin::Registry(client, reference) => Box::new(client.blob(reference, blob).map_err(|error| {
+            let is_offline = error.is_offline();
+            let failed = BuildError::failed(format!("fetch the blob {} of {reference}", blob.digest), error);
+            match is_offline {
+                true => failed.with_help(format!(
+                    "the store does not have this layer of `{}`, because no build needed its files: build once without \
+                     --offline",
+                    reference.without_digest().familiar()
+                )),
+                false => failed,
+            }
+        })?),
         Origin::Carried(inner, _) => open_origin(store, inner, blob)?,
         Origin::Store => Box::new(store.open_blob(blob).during(|| format!("open the blob {}", blob.digest))?),
     })

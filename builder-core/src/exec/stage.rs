@@ -9,6 +9,7 @@ use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::journal::{StepNote, milliseconds};
 use super::layers::StackLayer;
 use super::options::{ExpectCached, NoCache};
+use super::owner::add_owner;
 use crate::cache::{Files, PreImage, StepKey, StepRecord, input};
 use crate::error::{BuildError, During, ErrorKind, FailedStep};
 use crate::layer::Compression;
@@ -281,6 +282,7 @@ impl StageRun<'_, '_> {
         let instruction = step.name.split(' ').next().unwrap_or_default();
         inputs.add("instruction", instruction);
         inputs.add("platform", self.plan.platform.to_string());
+        self.check_owner(step)?;
         Ok(match &step.action {
             Action::Run(run) => {
                 self.add_parent(inputs);
@@ -295,7 +297,7 @@ impl StageRun<'_, '_> {
             Action::MakeDirectory { path, owner } => {
                 self.add_parent(inputs);
                 inputs.add("directory", path);
-                inputs.add("user", owner);
+                add_owner("user", owner, inputs);
                 self.add_epoch(inputs);
                 Prepared::MakeDirectory
             }

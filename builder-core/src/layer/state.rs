@@ -24,7 +24,8 @@ enum Placed {
 #[derive(Debug)]
 struct FileData {
     size: u64,
-    digest: ContentDigest,
+    /// Known when all of the content was read.
+    digest: Option<ContentDigest>,
     modified: Timestamp,
     owner: usize,
 }
@@ -155,8 +156,8 @@ impl LayerState {
         self.put(path.clone(), Placed::other(Node::Directory { opaque: true }, metadata));
     }
 
-    /// Puts a regular file.
-    pub(super) fn put_file(&mut self, path: &TreePath, size: u64, digest: ContentDigest, metadata: Metadata) {
+    /// Puts a regular file; gives the number by which to tell its digest.
+    pub(super) fn put_file(&mut self, path: &TreePath, size: u64, metadata: Metadata) -> usize {
         let number = u32::try_from(self.files.len()).expect("the limit of entries is far below");
         let modified = metadata.modified;
         let owner = Metadata { modified: Timestamp::default(), ..metadata };
@@ -164,8 +165,14 @@ impl LayerState {
             self.owners.push(owner.clone());
             self.owners.len() - 1
         });
-        self.files.push(FileData { size, digest, modified, owner });
+        self.files.push(FileData { size, digest: None, modified, owner });
         self.replace(path, Placed::File(number));
+        number as usize
+    }
+
+    /// Tells the digest of a regular file.
+    pub(super) fn set_digest(&mut self, number: usize, digest: ContentDigest) {
+        self.files[number].digest = Some(digest);
     }
 
     /// Puts anything but directories, regular files and hard links.
@@ -256,7 +263,7 @@ impl LayerState {
             let FileData { size, digest, modified, owner } = files[number as usize];
             let metadata = Metadata { modified, ..owners[owner].clone() };
             let entry = Entry { path, node: Node::File { size }, metadata };
-            tree.add(&TreeEntry { entry, digest: Some(digest) }, has_links)?;
+            tree.add(&TreeEntry { entry, digest }, has_links)?;
         }
         tree.finish()
     }

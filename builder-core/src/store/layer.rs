@@ -32,6 +32,9 @@ pub struct LayerBlob {
     pub compression: String,
     /// The version of the encoder that wrote it; empty where it came from elsewhere.
     pub encoder: String,
+    /// The image of a registry that has the blob, where it came with one. Without a digest: prune would keep what it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -94,14 +97,17 @@ impl Store {
         Ok(serde_json::from_slice::<BlobList>(&bytes).unwrap_or_default().blobs)
     }
 
-    /// Adds a compressed form to a layer's list; one of the same digest is replaced.
+    /// Adds a compressed form to a layer's list; one of the same digest is replaced, but for its source where the new one
+    /// has none.
     ///
     /// # Errors
     /// When the list can't be written.
-    pub fn add_layer_blob(&self, diff_id: DiffId, blob: LayerBlob) -> Result<(), StoreError> {
+    pub fn add_layer_blob(&self, diff_id: DiffId, mut blob: LayerBlob) -> Result<(), StoreError> {
         let path = self.layer_dir(diff_id)?.join("blobs.json");
         let _lock = self.lock("layer-blobs")?;
         let mut blobs = self.all_layer_blobs(diff_id)?;
+        let old = blobs.iter().find(|other| other.descriptor.digest == blob.descriptor.digest);
+        blob.source = blob.source.or_else(|| old?.source.clone());
         if blobs.contains(&blob) {
             return Ok(());
         }
@@ -227,7 +233,8 @@ mod tests {
                 let store = &store;
                 scope.spawn(move || {
                     let descriptor = store.put_blob(&[n], "x/y").unwrap();
-                    let blob = LayerBlob { descriptor, compression: "gzip-6".into(), encoder: "1".into() };
+                    let (compression, encoder) = ("gzip-6".into(), "1".into());
+                    let blob = LayerBlob { descriptor, compression, encoder, source: None };
                     store.add_layer_blob(id, blob).unwrap();
                 });
             }

@@ -19,7 +19,7 @@ mod resolve;
 mod spool;
 mod view;
 
-pub use accounts::{AccountError, ChownOwner, User, lookup_chown, lookup_user};
+pub use accounts::{AccountError, ChownOwner, User, chown_needs_accounts, lookup_chown, lookup_user};
 pub use change_list::{ChangeList, ChangeListBuilder, Changes};
 pub use delta::Delta;
 pub use entry::{

@@ -68,6 +68,24 @@ fn whole(path: &TreePath) -> SelectOptions {
     SelectOptions { sources: vec![path.as_bytes().to_vec()], ..SelectOptions::default() }
 }
 
+/// Refuses a source where a mount has none: what begins empty holds no path.
+///
+/// COMPAT(buildkit): there, a cache that an earlier step filled may hold it.
+fn refuse_source(mount: &PlannedMount, has_from: bool) -> Result<(), BuildError> {
+    let below_top = !TreePath::clean(mount.source.as_bytes()).is_root();
+    let refused = match mount.kind {
+        MountType::Cache => below_top && !has_from,
+        MountType::Tmpfs => below_top,
+        MountType::Ssh => !mount.source.is_empty(),
+        MountType::Bind | MountType::Secret => false,
+    };
+    if refused {
+        let (kind, source) = (mount.kind.name(), &mount.source);
+        return Err(BuildError::failed(format!("mount `{source}`"), format!("a {kind} mount has no such source")));
+    }
+    Ok(())
+}
+
 impl StageRun<'_, '_> {
     /// Adds mounts to a command's inputs: what they show, by content, and how.
     pub(crate) fn prepare_mounts(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
@@ -75,6 +93,7 @@ impl StageRun<'_, '_> {
         for (mount, from) in &run.mounts {
             let target = &mount.target;
             let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
+            refuse_source(mount, from.is_some())?;
             let (name, mut facts) = (format!("mount {} {shown}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
