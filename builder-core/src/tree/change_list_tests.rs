@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io;
 
 use super::*;
+use crate::tree::{SourceFile, Timestamp};
 
 struct Nowhere;
 
