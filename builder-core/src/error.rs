@@ -1,5 +1,6 @@
 //! What can go wrong with a build, with the step and the place in the Dockerfile that it belongs to.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::ops::Range;
 
@@ -55,6 +56,9 @@ pub enum ErrorKind {
         /// The bytes of the Dockerfile that are wrong.
         span: Option<Range<usize>>,
     },
+    /// Several things went wrong that do not depend on each other.
+    #[error("{} errors", .0.len())]
+    Several(Vec<BuildError>),
     /// An option has a value that can't be.
     #[error("{message}")]
     Usage {
@@ -128,6 +132,36 @@ impl BuildError {
         ErrorKind::Cancelled.into()
     }
 
+    /// Tells several errors as one: by their places in the Dockerfile, each once, and nothing else beside a wish to stop.
+    /// `None` where there is none.
+    #[must_use]
+    pub fn several(errors: Vec<Self>) -> Option<Self> {
+        let mut list: Vec<Self> = Vec::new();
+        for error in errors {
+            match error.kind {
+                ErrorKind::Cancelled => return Some(error),
+                ErrorKind::Several(parts) => list.extend(parts),
+                _ => list.push(error),
+            }
+        }
+        list.sort_by_key(|error| error.span().map_or(usize::MAX, |span| span.start));
+        let mut told = BTreeSet::new();
+        list.retain(|error| told.insert((error.span().map(|span| (span.start, span.end)), error.to_string())));
+        match list.len() {
+            0 | 1 => list.pop(),
+            _ => Some(ErrorKind::Several(list).into()),
+        }
+    }
+
+    /// The errors that this one tells: itself, unless it stands for several.
+    #[must_use]
+    pub fn parts(&self) -> &[Self] {
+        match &self.kind {
+            ErrorKind::Several(parts) => parts,
+            _ => std::slice::from_ref(self),
+        }
+    }
+
     /// Says what to do about a failed action.
     #[must_use]
     pub fn with_help(mut self, text: impl Into<String>) -> Self {
@@ -163,7 +197,7 @@ impl BuildError {
             | ErrorKind::Usage { help, .. }
             | ErrorKind::Failed { help, .. }
             | ErrorKind::Command { help, .. } => help,
-            ErrorKind::Dockerfile(_) | ErrorKind::NotCached { .. } | ErrorKind::Cancelled => "",
+            ErrorKind::Dockerfile(_) | ErrorKind::Several(_) | ErrorKind::NotCached { .. } | ErrorKind::Cancelled => "",
         }
     }
 
@@ -204,5 +238,26 @@ pub(crate) trait During<T> {
 impl<T, E: Into<Cause>> During<T> for Result<T, E> {
     fn during(self, action: impl FnOnce() -> String) -> Result<T, BuildError> {
         self.map_err(|cause| BuildError::failed(action(), cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(message: &str, start: usize) -> BuildError {
+        BuildError::plan("some-code", message, "", Some(start..start + 1))
+    }
+
+    #[test]
+    fn several_errors_are_told_in_order_and_once() {
+        let all = vec![plan("b", 9), plan("a", 2), BuildError::several(vec![plan("c", 4), plan("b", 9)]).unwrap()];
+        let told = BuildError::several(all).unwrap();
+        assert_eq!(told.parts().iter().map(ToString::to_string).collect::<Vec<_>>(), ["a", "c", "b"]);
+        let one = BuildError::several(vec![plan("a", 2), plan("a", 2)]).unwrap();
+        assert!(matches!(one.kind, ErrorKind::Plan { .. }) && one.parts().len() == 1);
+        assert!(BuildError::several(Vec::new()).is_none());
+        let stopped = BuildError::several(vec![plan("a", 2), BuildError::cancelled()]).unwrap();
+        assert!(matches!(stopped.kind, ErrorKind::Cancelled));
     }
 }

@@ -157,7 +157,7 @@ CMD run
 
 #[test]
 fn check_points_at_what_it_finds() {
-    let folder = folder(&[("Dockerfile", "FROM alpine:3 AS Build\nCOPY a b /x\n")]);
+    let folder = folder(&[("Dockerfile", "FROM alpine:3 AS Build\nCOPY a b /x\n"), ("a", ""), ("b", "")]);
     rbuild(&folder, &["check"]).code(1).stderr_eq("").stdout_eq(str![[r#"
 warning[StageNameCasing]: the stage name `Build` should be lower-case
  --> Dockerfile:1:1
@@ -185,6 +185,7 @@ warning[CopySeveralSourcesToFile]: unless `/x` is a directory already, the last 
     assert!(String::from_utf8_lossy(&found).starts_with("warning[CopyIgnoredFile]"), "a file stands for its folder");
     rbuild(&clean, &["check", "-f", "other", "--target=none"]).code(1).stdout_eq(str![[r#"
 error: target stage `none` could not be found
+hint: no stage has a name: write `FROM … AS name`, or leave --target out
 
 1 error in other
 
@@ -193,7 +194,7 @@ error: target stage `none` could not be found
 
 #[test]
 fn fix_mends_what_takes_no_decision() {
-    let folder = folder(&[("Dockerfile", CARELESS)]);
+    let folder = folder(&[("Dockerfile", CARELESS), ("a", ""), ("b", "")]);
     let report = rbuild(&folder, &["check", "--fix"]).code(1).get_output().stdout.clone();
     let report = String::from_utf8_lossy(&report);
     assert!(
@@ -216,7 +217,7 @@ CMD run
 
 #[test]
 fn reports_for_programs_name_rules_and_places() {
-    let folder = folder(&[("my file", CARELESS)]);
+    let folder = folder(&[("my file", CARELESS), ("a", ""), ("b", "")]);
     let output = rbuild(&folder, &["check", "--format=sarif", "my file"]).code(1).get_output().stdout.clone();
     let sarif: serde_json::Value = serde_json::from_slice(&output).expect("SARIF is JSON");
     assert_eq!(sarif["version"], "2.1.0");
@@ -243,6 +244,48 @@ fn sarif_has_syntax_errors_by_their_codes() {
     let codes: Vec<_> = results.iter().map(|result| (&result["ruleId"], &result["level"])).collect();
     let error = serde_json::Value::from("error");
     assert_eq!(codes, [(&"unknown-instruction".into(), &error), (&"missing-destination".into(), &error)]);
+}
+
+#[test]
+fn checks_tell_all_that_would_end_a_build() {
+    let dockerfile =
+        "FROM scratch AS other\nEXPOSE x\nCOPY mian.c /\nFROM base\nSTOPSIGNAL SIGTREM\nENV A=${OF_BASE:?}\n";
+    let folder = folder(&[("Dockerfile", dockerfile), ("main.c", "")]);
+    rbuild(&folder, &["check"]).code(1).stderr_eq("").stdout_eq(str![[r#"
+...
+error[invalid-port]: invalid port `x`: `x` is no port (0-65535) or range of ports
+ --> Dockerfile:2:8
+...
+error: could not copy `mian.c` from the build context
+ --> Dockerfile:3:1
+...
+hint: did you mean `main.c`?
+
+error[invalid-signal]: invalid signal: `SIGTREM`
+ --> Dockerfile:5:12
+...
+"#]]);
+    let report = |flags: &[&str]| -> serde_json::Value {
+        let output = rbuild(&folder, &[&["check"], flags].concat()).code(1).get_output().stdout.clone();
+        serde_json::from_slice(&output).expect("the report is JSON")
+    };
+    let json = report(&["--format=json"]);
+    let errors = json["errors"].as_array().expect("there is a list of errors");
+    let found: Vec<_> = errors.iter().map(|error| (&error["code"], &error["place"]["line"])).collect();
+    assert_eq!(
+        found,
+        [(&"invalid-port".into(), &2.into()), (&"".into(), &3.into()), (&"invalid-signal".into(), &5.into())]
+    );
+    let sarif = report(&["--format=sarif"]);
+    let results = sarif["runs"][0]["results"].as_array().expect("there are results");
+    let errors = results.iter().filter(|result| result["level"] == "error");
+    let rules: Vec<_> = errors.map(|result| &result["ruleId"]).collect();
+    assert_eq!(rules, ["invalid-port", "build-error", "invalid-signal"]);
+    // Of a target, only the stages that it needs count.
+    for (target, count) in [("1", 1), ("other", 2)] {
+        let json = report(&["--format=json", "--target", target]);
+        assert_eq!(json["errors"].as_array().map(Vec::len), Some(count), "{target}: {json}");
+    }
 }
 
 #[test]

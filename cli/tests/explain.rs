@@ -351,6 +351,10 @@ fn failed_and_stopped_steps_are_on_record() {
     let ran = built.bench.build(&built.context, &[]).fails(7, &[]);
     assert_eq!(Built::said(&ran.stderr, 2), "it was not finished the last time");
     assert_eq!(built.why("2", &[])["end"], "failed");
+    // Under other inputs too, there never was a result that could be lost.
+    built.write("Dockerfile", &dockerfile("exit 8"));
+    let ran = built.bench.build(&built.context, &[]).fails(8, &[]);
+    assert_eq!(Built::said(&ran.stderr, 2), "it was not finished the last time");
     built.write("Dockerfile", &dockerfile("true"));
     let output = built.bench.build(&built.context, &[]).ok().stderr;
     assert!(output.contains("#1 CACHED"), "{output}");

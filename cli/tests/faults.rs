@@ -100,6 +100,20 @@ fn failing_commands_keep_their_status_and_last_words() {
 
 /// The steps before and beside a failing one are kept.
 #[test]
+fn failing_commands_come_with_what_to_do() {
+    let bench = Bench::new();
+    for (lines, hint) in [
+        ("RUN [\"echo\", \"a\" \"b\"]", "hint: this is no JSON array, so a shell got it as it stands"),
+        ("RUN --mount=type=secret,id=tok cat /run/secrets/tok", "hint: the secret `tok` was not given: hand it over"),
+        ("RUN exit 137", "hint: a program was killed"),
+        ("USER nobody-here\nRUN id", "hint: USER or the base image chose it"),
+    ] {
+        let ran = failing(&bench, &format!("FROM busybox\n{lines}\n"), &[], &[]);
+        assert!(ran.stderr.contains(hint), "{lines}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn what_was_done_before_a_failure_is_not_done_again() {
     let bench = Bench::new();
     let text = "FROM busybox\nRUN echo once\nRUN false\n";

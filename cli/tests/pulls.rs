@@ -12,12 +12,13 @@ use std::process::Stdio;
 use common::http::Reply;
 use common::registry::{Login, Registry};
 use rbuild_core::oci::{Digest, media_type};
-use support::{Bench, Ran};
+use support::{Bench, Ran, RunCommand};
 
 /// A registry that has the busybox image as `team/base:1`, and its layer's digest and bytes.
 struct Served {
     registry: Registry,
     layer: Digest,
+    diff_id: Digest,
     bytes: Vec<u8>,
     others: Vec<Digest>,
 }
@@ -36,10 +37,11 @@ impl Served {
         let parsed = json(&manifest);
         let (config, config_bytes) = blob(&parsed["config"]["digest"]);
         let (layer, bytes) = blob(&parsed["layers"][0]["digest"]);
+        let diff_id = json(&config_bytes)["rootfs"]["diff_ids"][0].as_str().unwrap().parse().unwrap();
         registry.put_blob("team/base", &config_bytes);
         registry.put_blob("team/base", &bytes);
         registry.put_manifest("team/base", "1", media_type::MANIFEST, &manifest);
-        Self { registry, layer, bytes, others: vec![config] }
+        Self { registry, layer, diff_id, bytes, others: vec![config] }
     }
 
     fn context(&self, bench: &Bench, name: &str, rest: &str) -> std::path::PathBuf {
@@ -76,17 +78,135 @@ fn processes_that_need_the_same_base_fetch_it_once() {
 fn a_base_is_fetched_and_unpacked_only_as_far_as_it_is_needed() {
     let bench = Bench::new();
     let served = Served::start(&bench);
-    let unpacked = bench.path("store/layers").join(served.layer.hex()).join("fs");
+    let unpacked = bench.path("store/layers").join(served.diff_id.hex()).join("fs");
     // Nothing needs the stage.
     let context = served.context(&bench, "context", "FROM scratch\nCOPY file /\n");
     bench.build(&context, &[]).ok();
     assert_eq!(served.layer_requests(), 0);
-    // The layer passes through into the image as it is.
-    bench.build(&served.context(&bench, "context", "ENV a=b\n"), &[]).ok();
+    // Nobody reads the image: its layers stay where they are.
+    for rest in ["ENV a=b\nCMD x\n", "COPY --link file /a/b\nUSER 1:1\n"] {
+        bench.build(&served.context(&bench, "context", rest), &[]).ok();
+    }
+    assert_eq!(served.layer_requests(), 0);
+    // The layer passes through into a named image as it is.
+    bench.build(&served.context(&bench, "context", "ENV a=b\n"), &["-t", "app"]).ok();
     assert_eq!((served.layer_requests(), unpacked.exists()), (1, false));
     // A command needs its files, which the store has.
     bench.build(&served.context(&bench, "context", "RUN true\n"), &[]).ok();
     assert_eq!((served.layer_requests(), unpacked.exists()), (1, true));
+    let requests = |target: &str| served.registry.server.count("GET", target);
+    assert_eq!((requests("/manifests/"), requests("/blobs/")), (1, 2), "manifest, configuration and layer, each once");
+}
+
+/// What needs the tree of the base needs its bytes, whatever becomes of the image.
+#[test]
+fn files_are_put_where_the_base_has_folders_and_names() {
+    for rest in ["COPY file /bin/\n", "COPY --chown=root:root file /\n", "WORKDIR /a/b\n", "ADD file /\n"] {
+        let bench = Bench::new();
+        let served = Served::start(&bench);
+        bench.build(&served.context(&bench, "context", rest), &[]).ok();
+        assert_eq!(served.layer_requests(), 1, "{rest}");
+        bench.build(&served.context(&bench, "context", rest), &["-t", "app"]).ok();
+        assert_eq!(served.layer_requests(), 1, "{rest}");
+    }
+}
+
+/// The same bytes come out whether the layers of the base were here from the start, came later, or went in between.
+#[test]
+fn layers_that_were_left_are_fetched_when_something_needs_them() {
+    let bench = Bench::new();
+    let served = Served::start(&bench);
+    let context = served.context(&bench, "context", "ENV a=b\n");
+    let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1"];
+    let whole = {
+        let other = Bench::new();
+        other.build(&context, &[&epoch[..], &["-t", "app"]].concat()).ok();
+        fs::read_to_string(other.path("store/index.json")).unwrap()
+    };
+    assert_eq!(served.layer_requests(), 1);
+    let id = bench.path("id");
+    let id_file = format!("--iidfile={}", id.display());
+    bench.build(&context, &[&epoch[..], &[&id_file]].concat()).ok();
+    assert_eq!(served.layer_requests(), 1, "nothing needed it");
+    bench.rbuild().args(["cache", "check"]).ran().ok();
+    bench.rbuild().args(["cache", "prune"]).ran().ok();
+    bench.rbuild().args(["cache", "du", "-v"]).ran().ok();
+    // An archive is made of all bytes.
+    let archive = format!("type=oci,dest={}", bench.path("out.tar").display());
+    bench.build(&context, &[&epoch[..], &["-o", &archive]].concat()).ok();
+    assert_eq!(served.layer_requests(), 2);
+    bench.build(&context, &[&epoch[..], &["-t", "app"]].concat()).ok();
+    assert_eq!(fs::read_to_string(bench.path("store/index.json")).unwrap(), whole);
+    assert_eq!(served.layer_requests(), 2);
+}
+
+#[test]
+fn a_command_runs_in_an_image_whose_layers_were_left() {
+    let bench = Bench::new();
+    let served = Served::start(&bench);
+    let name = format!("{}/team/app:1", served.registry.server.host());
+    bench.build(&served.context(&bench, "context", "ENV a=b\n"), &["-t", &name, "--push"]).ok();
+    assert_eq!(served.layer_requests(), 0, "the registry has the layer");
+    let command = ["run", "--network=none", &name, "/bin/sh", "-c", "echo $a"];
+    assert_eq!(bench.rbuild().args(command).ran().ok().stdout, "b\n");
+    assert_eq!(bench.rbuild().args(command).ran().ok().stdout, "b\n");
+    assert_eq!(served.layer_requests(), 1);
+}
+
+/// An image of the store as a base: its own base's bytes come from where they were left.
+#[test]
+fn an_image_whose_layers_were_left_is_a_base() {
+    let bench = Bench::new();
+    let served = Served::start(&bench);
+    let name = format!("{}/team/app:1", served.registry.server.host());
+    bench.build(&served.context(&bench, "context", "ENV a=b\n"), &["-t", &name, "--push"]).ok();
+    let context = bench.context("second", &[("Dockerfile", &format!("FROM {name}\nRUN echo $a\n"))]);
+    bench.build(&context, &["--offline"]).fails(
+        1,
+        &[
+            "--offline allows no request",
+            &format!("{}/team/base:1", served.registry.server.host()),
+            "once without --offline",
+        ],
+    );
+    assert_eq!(served.layer_requests(), 0);
+    bench.build(&context, &[]).ok().says(&["b"]);
+    bench.build(&context, &["--offline", "-t", "second"]).ok();
+    assert_eq!(served.layer_requests(), 1);
+    // A blob that was damaged is fetched again.
+    let blob = bench.path("store/blobs/sha256").join(served.layer.hex());
+    fs::write(&blob, "damaged").unwrap();
+    let archive = format!("type=oci,dest={}", bench.path("out.tar").display());
+    bench.build(&context, &["-o", &archive]).ok().says(&["store-damaged"]);
+    assert_eq!(served.layer_requests(), 2);
+    assert!(fs::read(&blob).unwrap() == served.bytes);
+}
+
+/// A registry that lacks the base is sent it, by way of the store.
+#[test]
+fn layers_that_were_left_are_pushed_to_other_registries() {
+    let bench = Bench::new();
+    let (served, other) = (Served::start(&bench), Registry::start(Login::None));
+    let here = format!("{}/team/app:1", served.registry.server.host());
+    let there = format!("{}/team/app:1", other.server.host());
+    let context = served.context(&bench, "context", "ENV a=b\n");
+    bench.build(&context, &["-t", &here, "--push"]).ok();
+    bench.build(&context, &["-t", &here, "--push"]).ok();
+    assert_eq!(served.layer_requests(), 0);
+    bench.build(&context, &["-t", &there, "--push"]).ok();
+    assert_eq!(served.layer_requests(), 1);
+    assert!(other.content.lock().unwrap().blobs["team/app"][&served.layer.to_string()] == served.bytes);
+    // `rbuild push` finds them too, and has them mounted where it can.
+    let bench = Bench::new();
+    bench.build(&context, &["-t", &here, "--push"]).ok();
+    served.registry.content.lock().unwrap().blobs.remove("team/app");
+    bench.rbuild().args(["push", &here]).ran().ok();
+    assert_eq!(served.layer_requests(), 1, "it was mounted");
+    served.registry.content.lock().unwrap().mounts = false;
+    served.registry.content.lock().unwrap().blobs.remove("team/app");
+    bench.rbuild().args(["push", &here]).ran().ok();
+    assert_eq!(served.layer_requests(), 2, "its bytes were sent");
+    assert!(served.registry.content.lock().unwrap().blobs["team/app"][&served.layer.to_string()] == served.bytes);
 }
 
 #[test]

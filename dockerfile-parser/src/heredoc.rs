@@ -112,6 +112,7 @@ pub(crate) fn read_bodies(
         let mut body = String::new();
         let mut span: Option<Span> = None;
         let mut terminated = false;
+        let mut nearly = None;
         let mut end = keyword.span.end;
         while let Some(line) = lexer.physical_line() {
             let candidate = if word.strip_tabs { line.text.trim_start_matches('\t') } else { line.text };
@@ -120,13 +121,20 @@ pub(crate) fn read_bodies(
                 terminated = true;
                 break;
             }
+            if nearly.is_none() && line.text.trim() == word.name {
+                nearly = Some(lexer.lines_read());
+            }
             end = line.end;
             span = Some(span.map_or(Span::new(line.start, line.end), |span| Span::new(span.start, line.end)));
             body.push_str(lexer.raw(line));
         }
         if !terminated {
             let message = format!("unterminated heredoc `{}`", word.name);
-            let help = format!("close it with a line that holds only `{}`", word.name);
+            let mut help = format!("close it with a line that holds only `{}`", word.name);
+            if let Some(line) = nearly {
+                let dash = if word.strip_tabs { "" } else { " (`<<-` takes tabs in front)" };
+                help.push_str(&format!("; in line {line} there are blanks beside it{dash}"));
+            }
             diagnostics.push(Diagnostic::error("unterminated-heredoc", message, keyword.span).with_help(help));
         }
         heredocs.push(Heredoc { word, body, span: span.unwrap_or(Span::new(end, end)) });

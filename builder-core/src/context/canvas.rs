@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::CopyError;
 use super::links::{self, Last};
+use super::place::unkept;
 use crate::tree::{
     Change, ChangeListBuilder, Content, Entry, Metadata, Node, Timestamp, TreeError, TreePath, TreeView,
 };
@@ -14,7 +15,7 @@ pub(super) type LinkGroup = u64;
 /// The tree below and what was placed on it.
 pub(super) struct Canvas<'a> {
     below: &'a dyn TreeView,
-    placed: BTreeMap<TreePath, Placed>,
+    placed: BTreeMap<TreePath, Box<Placed>>,
     /// Directories of the tree below that something else replaced.
     removed: Vec<TreePath>,
     groups: LinkGroup,
@@ -112,7 +113,8 @@ impl<'a> Canvas<'a> {
         let node = Node::Directory { opaque: false };
         check_placed(path, &node)?;
         let fresh = self.is_fresh(path)?;
-        self.placed.insert(path.clone(), Placed { node, metadata, content: Content::None, group: None, fresh });
+        let placed = Placed { node, metadata, content: Content::None, group: None, fresh };
+        self.placed.insert(path.clone(), Box::new(placed));
         Ok(())
     }
 
@@ -126,7 +128,7 @@ impl<'a> Canvas<'a> {
         group: Option<LinkGroup>,
     ) -> Result<(), CopyError> {
         check_placed(path, &node)?;
-        self.placed.insert(path.clone(), Placed { node, metadata, content, group, fresh: false });
+        self.placed.insert(path.clone(), Box::new(Placed { node, metadata, content, group, fresh: false }));
         Ok(())
     }
 
@@ -175,7 +177,8 @@ impl<'a> Canvas<'a> {
         if !self.placed.contains_key(path) {
             let Some((node, metadata)) = self.get(path)? else { return Ok(None) };
             let content = if matches!(node, Node::File { .. }) { self.below.content(path)? } else { Content::None };
-            self.placed.insert(path.clone(), Placed { node, metadata, content, group: None, fresh: false });
+            let placed = Placed { node, metadata, content, group: None, fresh: false };
+            self.placed.insert(path.clone(), Box::new(placed));
         }
         let group = self.groups + 1;
         let Some(placed) = self.placed.get_mut(path) else { return Ok(None) };
@@ -183,7 +186,7 @@ impl<'a> Canvas<'a> {
             placed.group = Some(group);
             self.groups = group;
         }
-        Ok(Some(placed.clone()))
+        Ok(Some((**placed).clone()))
     }
 
     /// Gives every name of a file the same metadata.
@@ -192,7 +195,7 @@ impl<'a> Canvas<'a> {
     }
 
     /// Everything that was placed.
-    pub(super) fn into_placed(mut self) -> BTreeMap<TreePath, Placed> {
+    pub(super) fn into_placed(mut self) -> BTreeMap<TreePath, Box<Placed>> {
         self.apply_group_metadata();
         self.placed
     }
@@ -228,18 +231,16 @@ impl<'a> Canvas<'a> {
                 }
             }
         }
-        let mut changes = Vec::with_capacity(self.placed.len() + above.len());
-        for path in above {
-            if let Some(entry) = self.below.get(&path)?.filter(|entry| entry.node.is_directory()) {
-                let node = Node::Directory { opaque: false };
-                changes.push(Change::new(Entry { path, node, metadata: entry.metadata }));
-            }
-        }
+        let mut above = above.into_iter().peekable();
         let mut first_names: BTreeMap<LinkGroup, TreePath> = BTreeMap::new();
-        for (path, placed) in self.placed {
+        for (path, placed) in std::mem::take(&mut self.placed) {
+            while let Some(directory) = above.next_if(|directory| *directory < path) {
+                self.repeat(directory, list)?;
+            }
+            let placed = *placed;
             if let Some(target) = placed.group.and_then(|group| first_names.get(&group)) {
                 let node = Node::HardLink { target: target.clone() };
-                changes.push(Change::new(Entry { path, node, metadata: Metadata::default() }));
+                list.push(Change::new(Entry { path, node, metadata: Metadata::default() })).map_err(unkept)?;
                 continue;
             }
             if let Some(group) = placed.group {
@@ -247,10 +248,18 @@ impl<'a> Canvas<'a> {
             }
             let hides = placed.node.is_directory() && self.removed.contains(&path);
             let node = if hides { Node::Directory { opaque: true } } else { placed.node };
-            changes.push(Change { entry: Entry { path, node, metadata: placed.metadata }, content: placed.content });
+            let entry = Entry { path, node, metadata: placed.metadata };
+            list.push(Change { entry, content: placed.content }).map_err(unkept)?;
         }
-        changes.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
-        changes.into_iter().for_each(|change| list.push(change));
+        above.try_for_each(|directory| self.repeat(directory, list))
+    }
+
+    /// Repeats a directory of the tree below as it is.
+    fn repeat(&self, path: TreePath, list: &mut ChangeListBuilder) -> Result<(), TreeError> {
+        if let Some(entry) = self.below.get(&path)?.filter(|entry| entry.node.is_directory()) {
+            let node = Node::Directory { opaque: false };
+            list.push(Change::new(Entry { path, node, metadata: entry.metadata })).map_err(unkept)?;
+        }
         Ok(())
     }
 

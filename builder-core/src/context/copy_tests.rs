@@ -1,5 +1,9 @@
 //! Tables of what COPY makes of a source tree and a tree below.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::tree::{Change, Content, Entry, Metadata, Node, Timestamp, TreePath};
 
@@ -85,24 +89,79 @@ fn copy_all(source: &MemoryTree, below: &MemoryTree, words: &str) -> Result<Plac
     select_options.sources = paths;
     let selection = select(source, &select_options)?;
     let folder = tempfile::tempdir().unwrap();
-    place(
-        &selection,
-        below,
-        &PlaceOptions {
-            destination: &destination,
-            working_directory: b"/w",
-            owner,
-            mode: mode.as_ref(),
-            link,
-            implied_time: IMPLIED_TIME,
-            temporary_folder: folder.path(),
-        },
-    )
+    let options = PlaceOptions {
+        destination: &destination,
+        working_directory: b"/w",
+        owner,
+        mode: mode.as_ref(),
+        link,
+        implied_time: IMPLIED_TIME,
+        temporary_folder: folder.path(),
+    };
+    let placed = place(&selection, below, &options);
+    // Sources that are merged on the way give what they give when each is placed on top of those before.
+    let one_by_one = place::place_one_by_one(&selection, below, &options);
+    assert_eq!(summary(&placed), summary(&one_by_one), "COPY {words}");
+    placed
+}
+
+/// The changes in order and the warnings; of errors, that there is one.
+fn summary(placed: &Result<Placement, CopyError>) -> Result<Vec<String>, ()> {
+    let placement = placed.as_ref().map_err(drop)?;
+    let mut warnings: Vec<String> = placement.warnings.iter().map(|warning| format!("{warning:?}")).collect();
+    warnings.sort();
+    let changes = placement.changes.iter().map(|change| change.unwrap()).map(|c| format!("{} {:?}", show(&c), c.entry));
+    Ok(changes.chain(warnings).collect())
+}
+
+fn any_tree() -> impl Strategy<Value = Vec<String>> {
+    const PATHS: [&str; 9] = ["a", "a/b", "a/b/c", "a/d", "e", "e/f", "g", "a.b", "a-b/x"];
+    let entries = proptest::collection::vec((0..PATHS.len(), 0..8_u8, 0..3_u8), 0..9);
+    entries.prop_map(|entries| {
+        let mut kinds: BTreeMap<&str, (u8, u8)> = BTreeMap::new();
+        for (at, kind, number) in entries {
+            kinds.insert(PATHS[at], (kind, number));
+        }
+        let is_directory = |path: &str| kinds.get(path).is_none_or(|(kind, _)| *kind < 3);
+        let below = |path: &&&str| path.match_indices('/').all(|(at, _)| is_directory(&path[..at]));
+        let line = |path: &&str| match kinds[path] {
+            (0..3, number) => format!("dir {path} 070{number} 0:{number}"),
+            (3, number) => format!("link {path} {number}"),
+            (4 | 5, number) => format!("hard {path} {number} same{number}"),
+            (_, number) => format!("file {path} text{number} 064{number}"),
+        };
+        kinds.keys().filter(below).map(line).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn sources_are_merged_as_if_placed_one_by_one(trees in proptest::collection::vec(any_tree(), 1..4), below in any_tree(), to in 0..4_usize) {
+        let mut lines: Vec<String> = (0..trees.len()).map(|n| format!("dir s{n}")).collect();
+        for (n, tree) in trees.iter().enumerate() {
+            lines.extend(tree.iter().map(|line| {
+                let (kind, rest) = line.split_once(' ').unwrap();
+                // Numbers of links count for the whole tree.
+                format!("{kind} s{n}/{rest}")
+            }));
+        }
+        lines.push("file a single".to_owned());
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let below: Vec<&str> = below.iter().map(String::as_str).collect();
+        let sources: Vec<String> = (0..trees.len()).map(|n| format!("s{n}")).collect();
+        let (sources, to) = (sources.join(" "), ["/", "/a/", "/new", "/e/f/"][to]);
+        for words in [format!("{sources} {to}"), format!("{sources} a {to}"), format!("a {sources} {to}")] {
+            // The comparison is in there.
+            let _ = copy_all(&tree(&lines), &tree(&below), &words);
+        }
+    }
 }
 
 fn copy(source: &[&str], below: &[&str], words: &str) -> Result<Vec<String>, CopyError> {
     copy_all(&tree(source), &tree(below), words)
-        .map(|placement| placement.changes.iter().map(|change| show(&change)).collect())
+        .map(|placement| placement.changes.iter().map(|change| show(&change.unwrap())).collect())
 }
 
 #[track_caller]
@@ -370,7 +429,13 @@ fn digests_tell_what_matters() {
     assert_ne!(digest(&["file a A"], "a"), digest(&["file b A"], "b"));
     let mut described = Vec::new();
     let selection = select(&tree(&["file t/a A", "link t/l x"]), &options("t")).unwrap();
-    selection.describe(&mut |path, facts, mark| described.push((path.to_owned(), facts.to_owned(), mark)));
+    selection.describe(&mut |path, facts, mark| described.push((path.to_owned(), facts.to_owned(), mark))).unwrap();
+    // Of several sources in the order of paths, and what is copied twice once.
+    let mut paths = Vec::new();
+    let sources = [b"u".to_vec(), b"t".to_vec(), b"t/b".to_vec(), b"t".to_vec()].to_vec();
+    let several = select(&tree(&["file u U", "file t/a A", "file t/b B"]), &SelectOptions { sources, ..options("t") });
+    several.unwrap().describe(&mut |path, _, _| paths.push(path.to_owned())).unwrap();
+    assert_eq!(paths, ["t/a", "t/b", "u"]);
     let mark = Some((&blake3::hash(b"A")).into());
     let want = [("t/a", "file 0644 0:0", mark), ("t/l", "link to x 0777 0:0", None)];
     assert_eq!(described, want.map(|(path, facts, mark)| (path.to_owned(), facts.to_owned(), mark)));

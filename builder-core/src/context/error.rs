@@ -86,6 +86,12 @@ pub enum CopyError {
         /// The source as it was written.
         wanted: String,
     },
+    /// A wildcard matches nothing in a directory of which the build names nothing else.
+    #[error("`{wanted}` matches nothing")]
+    NothingMatches {
+        /// The source as it was written.
+        wanted: String,
+    },
     /// A source is a symbolic link to something that is not in the tree.
     #[error("`{wanted}` is a symbolic link to `{target}`, which was not found")]
     DanglingLink {

@@ -147,7 +147,10 @@ fn link(canvas: &mut Canvas<'_>, path: &TreePath, original: &TreePath, member: &
     // The link's own header counts for the file, as it is applied last.
     let xattrs =
         if member.metadata.xattrs.is_empty() { placed.metadata.xattrs } else { member.metadata.xattrs.clone() };
-    let metadata = Metadata { xattrs, ..member.metadata.clone() };
+    // A symbolic link has no mode that could be changed.
+    let is_symlink = matches!(placed.node, Node::Symlink { .. });
+    let mode = if is_symlink { placed.metadata.mode } else { member.metadata.mode };
+    let metadata = Metadata { mode, xattrs, ..member.metadata.clone() };
     canvas.set(path, placed.node, metadata.clone(), placed.content, placed.group)?;
     if let Some(group) = placed.group.filter(|_| is_file) {
         canvas.set_group_metadata(group, metadata);

@@ -1,4 +1,5 @@
-//! What a walk picked below a directory, packed: a COPY of a million files takes some sixty megabytes.
+//! What a walk picked below a directory, packed: a COPY of a million files takes some sixty megabytes, most of which are
+//! in a temporary file where there is a folder for it.
 //!
 //! ```text
 //! entry: tag u8 (kind, and which parts follow) | length, name | size of a file, target of a link or numbers of a device
@@ -9,7 +10,13 @@
 //! What is in a directory follows it, up to a tag of 0. Numbers are LEB128. A walk packs each directory by itself, and
 //! what it packed is put together without being looked at.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::select::Picked;
@@ -42,16 +49,34 @@ impl From<&ContentDigest> for ContentMark {
     }
 }
 
+/// Once a walk packed as many bytes, what each directory adds goes to the temporary file.
+const MOST_IN_MEMORY: u64 = 2 << 20;
+
 /// Packed entries, each directory before what is in it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Packed {
-    pieces: Vec<Vec<u8>>,
+    pieces: Vec<Piece>,
 }
 
-/// Where contents of packed entries are read from.
+/// Whole entries.
+#[derive(Debug, Clone)]
+enum Piece {
+    Memory(Vec<u8>),
+    /// Bytes of the walk's file.
+    File {
+        start: u64,
+        length: usize,
+    },
+}
+
+/// Where contents of packed entries are read from, and the file that entries are put into.
 #[derive(Default)]
 pub(super) struct Contents {
     table: Mutex<Table>,
+    packed: AtomicU64,
+    folder: Option<PathBuf>,
+    file: Mutex<Option<Arc<File>>>,
+    file_size: AtomicU64,
 }
 
 #[derive(Clone, Default)]
@@ -64,10 +89,10 @@ struct Table {
 #[derive(Clone)]
 pub(super) struct PickedTree {
     packed: Packed,
+    file: Option<Arc<File>>,
     contents: Arc<Table>,
     /// The links with several names among what was picked.
     shared: Arc<HashSet<u64>>,
-    count: usize,
 }
 
 impl Packed {
@@ -127,22 +152,49 @@ impl Packed {
     /// Adds packed entries behind these.
     pub(super) fn append(&mut self, other: Self) {
         for piece in other.pieces {
-            match self.pieces.last_mut() {
-                Some(last) if last.len() + piece.len() <= PIECE => last.extend_from_slice(&piece),
+            match (self.pieces.last_mut(), &piece) {
+                (Some(Piece::Memory(last)), Piece::Memory(next)) if last.len() + next.len() <= PIECE => {
+                    last.extend_from_slice(next);
+                }
                 _ => self.begin_piece(piece),
             }
         }
     }
 
-    fn last_piece(&mut self) -> &mut Vec<u8> {
-        if self.pieces.last().is_none_or(|piece| piece.len() >= PIECE) {
-            self.begin_piece(Vec::new());
+    /// Puts these entries into the walk's file, where what the walk packed is much already and there is one.
+    pub(super) fn put_by(&mut self, contents: &Contents) -> io::Result<()> {
+        let own: usize =
+            self.pieces.iter().map(|piece| if let Piece::Memory(bytes) = piece { bytes.len() } else { 0 }).sum();
+        let packed = contents.packed.fetch_add(own as u64, Ordering::Relaxed);
+        if packed <= MOST_IN_MEMORY {
+            return Ok(());
         }
-        self.pieces.last_mut().expect("one was just pushed if there was none")
+        let Some(file) = contents.file()? else { return Ok(()) };
+        for piece in &mut self.pieces {
+            if let Piece::Memory(bytes) = piece
+                && !bytes.is_empty()
+            {
+                let length = bytes.len();
+                let start = contents.file_size.fetch_add(length as u64, Ordering::Relaxed);
+                file.write_all_at(bytes, start)?;
+                *piece = Piece::File { start, length };
+            }
+        }
+        Ok(())
     }
 
-    fn begin_piece(&mut self, piece: Vec<u8>) {
-        if let Some(full) = self.pieces.last_mut() {
+    fn last_piece(&mut self) -> &mut Vec<u8> {
+        if !matches!(self.pieces.last(), Some(Piece::Memory(bytes)) if bytes.len() < PIECE) {
+            self.begin_piece(Piece::Memory(Vec::new()));
+        }
+        match self.pieces.last_mut() {
+            Some(Piece::Memory(bytes)) => bytes,
+            _ => unreachable!("one was just pushed if there was none"),
+        }
+    }
+
+    fn begin_piece(&mut self, piece: Piece) {
+        if let Some(Piece::Memory(full)) = self.pieces.last_mut() {
             full.shrink_to_fit();
         }
         self.pieces.push(piece);
@@ -150,11 +202,25 @@ impl Packed {
 }
 
 impl Contents {
+    /// `folder` is for a file without a name.
+    pub(super) fn in_folder(folder: Option<&Path>) -> Self {
+        Self { folder: folder.map(Path::to_owned), ..Self::default() }
+    }
+
+    /// The file for entries; `None` where there is no folder for one.
+    fn file(&self) -> io::Result<Option<Arc<File>>> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (None, Some(folder)) = (&*file, &self.folder) {
+            *file = Some(Arc::new(tempfile::tempfile_in(folder)?));
+        }
+        Ok(file.clone())
+    }
+
     /// The part of an entry's tag that tells what kind of content it has.
     fn tag(&self, content: &Content) -> u8 {
         match content {
             Content::None => 0,
-            Content::Bytes(_) => HAS_CONTENT,
+            Content::Bytes(_) | Content::Part(_) => HAS_CONTENT,
             Content::Source(_) => HAS_SOURCE,
         }
     }
@@ -163,7 +229,7 @@ impl Contents {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         match content {
             Content::None => {}
-            content @ Content::Bytes(_) => {
+            content @ (Content::Bytes(_) | Content::Part(_)) => {
                 push_number(bytes, table.contents.len() as u64);
                 table.contents.push(content);
             }
@@ -187,48 +253,80 @@ impl Contents {
 
 impl PickedTree {
     /// Takes what a walk packed; `shared` are the links that have several names in it.
-    pub(super) fn new(packed: Packed, contents: Contents, shared: HashSet<u64>, count: usize) -> Self {
+    pub(super) fn new(packed: Packed, contents: Contents, shared: HashSet<u64>) -> Self {
         let table = contents.table.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Self { packed, contents: Arc::new(table), shared: Arc::new(shared), count }
-    }
-
-    /// Whether there is nothing.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.count == 0
+        let file = contents.file.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Self { packed, file, contents: Arc::new(table), shared: Arc::new(shared) }
     }
 
     /// All entries, with their paths below `directory`.
     pub(super) fn iter<'a>(&'a self, directory: &'a TreePath) -> PickedEntries<'a> {
-        let (next, rest) = (self.packed.pieces.iter(), PackedReader::new(&[]));
-        PickedEntries { tree: self, directory, next, rest, relative: TreePath::root() }
+        let next = self.packed.pieces.iter();
+        PickedEntries { tree: self, directory, next, piece: Cow::Borrowed(&[]), at: 0, relative: TreePath::root() }
     }
 }
 
-/// Goes through what a walk picked.
+/// Goes through what a walk picked. An error, after which there is nothing more, says that the file with it can't be read.
 pub(super) struct PickedEntries<'a> {
     tree: &'a PickedTree,
     directory: &'a TreePath,
-    next: std::slice::Iter<'a, Vec<u8>>,
-    rest: PackedReader<'a>,
+    next: std::slice::Iter<'a, Piece>,
+    piece: Cow<'a, [u8]>,
+    at: usize,
     /// The directory that the walk is in.
     relative: TreePath,
 }
 
 impl Iterator for PickedEntries<'_> {
-    type Item = Picked;
+    type Item = Result<Picked, TreeError>;
 
-    fn next(&mut self) -> Option<Picked> {
-        let tag = loop {
-            if self.rest.is_empty() {
-                self.rest = PackedReader::new(self.next.next()?);
-                continue;
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.at == self.piece.len() {
+                let piece = self.next.next()?;
+                match self.load(piece) {
+                    Ok(piece) => (self.piece, self.at) = (piece, 0),
+                    Err(source) => {
+                        self.next = [].iter();
+                        return Some(Err(unreadable(source)));
+                    }
+                }
             }
-            match self.rest.byte() {
-                END => self.relative = self.relative.parent().unwrap_or_default(),
-                tag => break tag,
+            let piece = std::mem::take(&mut self.piece);
+            let mut rest = PackedReader::new(&piece[self.at..]);
+            let picked = self.entry(&mut rest);
+            self.at = piece.len() - rest.len();
+            self.piece = piece;
+            if picked.is_some() {
+                return picked.map(Ok);
             }
-        };
-        let rest = &mut self.rest;
+        }
+    }
+}
+
+impl<'a> PickedEntries<'a> {
+    fn load(&self, piece: &'a Piece) -> io::Result<Cow<'a, [u8]>> {
+        match (piece, &self.tree.file) {
+            (Piece::Memory(bytes), _) => Ok(bytes.into()),
+            (Piece::File { start, length }, Some(file)) => {
+                let mut bytes = vec![0; *length];
+                file.read_exact_at(&mut bytes, *start)?;
+                Ok(bytes.into())
+            }
+            (Piece::File { .. }, None) => unreachable!("only what has a file puts pieces into it"),
+        }
+    }
+
+    /// The next entry of a piece; `None` at the end of it and of a directory.
+    fn entry(&mut self, rest: &mut PackedReader<'_>) -> Option<Picked> {
+        if rest.is_empty() {
+            return None;
+        }
+        let tag = rest.byte();
+        if tag == END {
+            self.relative = self.relative.parent().unwrap_or_default();
+            return None;
+        }
         let relative = self.relative.join(rest.bytes());
         let node = match tag & KIND {
             1 => Node::Directory { opaque: false },
@@ -251,6 +349,11 @@ impl Iterator for PickedEntries<'_> {
         let entry = Entry { path, node, metadata };
         Some(Picked { relative, entry, content, mark, link, only_on_the_way: tag & ON_THE_WAY != 0 })
     }
+}
+
+/// The error of entries that were put by, and can't be written or read again.
+pub(super) fn unreadable(source: io::Error) -> TreeError {
+    TreeError::Io { action: "keep", path: "the list of files to copy".to_owned(), source }
 }
 
 fn read_content(rest: &mut PackedReader<'_>, tag: u8, table: &Table, path: &TreePath) -> Content {

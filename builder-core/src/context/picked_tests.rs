@@ -39,8 +39,8 @@ fn what_was_packed_comes_out_again() {
     packed.add_directory(b"a", &metadata(90), true, Packed::default());
     packed.add_directory(b"d", &metadata(91), false, inner);
     packed.add_directory(b"e", &metadata(92), false, Packed::default());
-    let tree = PickedTree::new(packed, contents, HashSet::from([8]), 9);
-    let found: Vec<Picked> = tree.iter(&directory).collect();
+    let tree = PickedTree::new(packed, contents, HashSet::from([8]));
+    let found: Vec<Picked> = tree.iter(&directory).collect::<Result<_, _>>().unwrap();
     let paths: Vec<_> = found.iter().map(|picked| picked.relative.to_string()).collect();
     assert_eq!(paths, ["/a", "/d", "/d/n0", "/d/n1", "/d/n2", "/d/n3", "/d/n4", "/d/n5", "/e"]);
     assert_eq!(found[8].entry.path.to_string(), "/from/here/e");
@@ -83,19 +83,68 @@ fn a_file_takes_few_bytes() {
         };
         packed.add_file(&seen, &TreePath::root(), &contents).unwrap();
     }
-    let bytes: usize = packed.pieces.iter().map(Vec::capacity).sum();
+    let capacity = |piece: &Piece| match piece {
+        Piece::Memory(bytes) => bytes.capacity(),
+        Piece::File { .. } => unreachable!("there is no file"),
+    };
+    let bytes: usize = packed.pieces.iter().map(capacity).sum();
     assert!(bytes < 70 * count as usize, "{} bytes a file", bytes / count as usize);
-    let tree = PickedTree::new(packed, contents, HashSet::new(), count as usize);
+    let tree = PickedTree::new(packed, contents, HashSet::new());
     assert_eq!((tree.contents.openers.len(), tree.iter(&TreePath::root()).count()), (1, count as usize));
-    let last = tree.iter(&TreePath::root()).last().unwrap();
+    let last = tree.iter(&TreePath::root()).last().unwrap().unwrap();
     let Content::Source(file) = last.content else { unreachable!("it has a source") };
     assert_eq!((file.path.to_string(), file.stamp), ("/file_009999.txt".to_owned(), u64::MAX - 9999));
+}
+
+#[test]
+fn what_is_too_much_for_memory_comes_out_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let contents = Contents::in_folder(Some(folder.path()));
+    let mut packed = Packed::default();
+    let count = 60;
+    for directory in 0..count {
+        let name = format!("d{directory:02}");
+        let mut inner = Packed::default();
+        for n in 0..1000 {
+            let file_name = format!("file_{n:04}");
+            let seen = Seen {
+                name: file_name.as_bytes(),
+                node: &Node::File { size: 3 },
+                metadata: &Metadata { mode: 0o644, uid: directory, ..Metadata::default() },
+                digest: Some(blake3::hash(&[directory as u8])),
+                link: None,
+                hollow: false,
+                content: &|| Ok(Content::Bytes(Arc::from(&b"abc"[..]))),
+            };
+            inner.add_file(&seen, &TreePath::clean(name.as_bytes()), &contents).unwrap();
+        }
+        inner.put_by(&contents).unwrap();
+        packed.add_directory(name.as_bytes(), &Metadata::default(), false, inner);
+    }
+    let in_files = packed.pieces.iter().filter(|piece| matches!(piece, Piece::File { .. })).count();
+    assert!(in_files > 2, "{in_files} of {}", packed.pieces.len());
+    let tree = PickedTree::new(packed, contents, HashSet::new());
+    let root = TreePath::root();
+    let mut entries = tree.iter(&root).map(Result::unwrap);
+    for directory in 0..count {
+        assert_eq!(entries.next().unwrap().relative.to_string(), format!("/d{directory:02}"));
+        for n in 0..1000 {
+            let Picked { relative, entry, mark, .. } = entries.next().unwrap();
+            assert_eq!(relative.to_string(), format!("/d{directory:02}/file_{n:04}"));
+            assert_eq!(entry.metadata.uid, directory);
+            assert_eq!(mark, Some(ContentMark::from(&blake3::hash(&[directory as u8]))));
+        }
+    }
+    assert!(entries.next().is_none());
+    tree.file.as_ref().unwrap().set_len(1000).unwrap();
+    let read: Vec<_> = tree.iter(&TreePath::root()).collect();
+    assert!(read.len() < 1001 * count as usize && read.last().unwrap().is_err());
 }
 
 struct Nowhere;
 
 impl OpenContent for Nowhere {
-    fn open(&self, path: &TreePath, _: u64) -> std::io::Result<std::fs::File> {
-        Err(std::io::Error::other(path.to_string()))
+    fn open(&self, path: &TreePath, _: u64) -> io::Result<File> {
+        Err(io::Error::other(path.to_string()))
     }
 }

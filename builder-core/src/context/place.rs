@@ -1,16 +1,18 @@
 //! Putting a selection into a stage's tree.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
-use super::canvas::{Canvas, Existing, Implied, check_placed};
+use super::canvas::{Canvas, Existing, Implied};
 use super::error::CopyError;
 use super::extract::{self, ExtractOptions};
 use super::links::Last;
 use super::memory::MemoryTree;
+use super::merge::{Contents, Merged, Order};
 use super::mode::ModeChange;
 use super::select::{Item, ItemKind, Picked, Selection};
-use crate::tree::{Change, ChangeList, ChangeListBuilder, Entry, Metadata, Node, Timestamp, TreePath, TreeView};
+use crate::tree::{ChangeList, ChangeListBuilder, Entry, Metadata, Node, Timestamp, TreeError, TreePath, TreeView};
 
 /// How a selection is placed.
 #[derive(Debug, Clone, Copy)]
@@ -64,20 +66,25 @@ pub enum PlaceWarning {
 /// be read.
 pub fn place(selection: &Selection, below: &dyn TreeView, options: &PlaceOptions<'_>) -> Result<Placement, CopyError> {
     let nothing = MemoryTree::new();
-    // COMPAT(buildkit): `--chmod` turns `--link` off.
-    let below = if options.link && options.mode.is_none() { &nothing } else { below };
-    let mut placer = Placer {
-        canvas: Canvas::new(below),
-        destination: Destination::new(options.destination, options.working_directory),
-        options,
-        files: BTreeMap::new(),
-        warnings: Vec::new(),
-        alone: selection.items.len() == 1,
-        rest: None,
-    };
-    for item in &selection.items {
-        placer.place_item(item)?;
+    let mut placer = Placer::new(selection, below, options, &nothing);
+    if placer.goes_into_one_directory()? {
+        selection.items.iter().try_for_each(|item| placer.merge_item(item))?;
+    } else {
+        selection.items.iter().try_for_each(|item| placer.place_item(item))?;
     }
+    placer.finish()
+}
+
+/// The same, with what each source brings gathered before the next is looked at.
+#[cfg(test)]
+pub(super) fn place_one_by_one(
+    selection: &Selection,
+    below: &dyn TreeView,
+    options: &PlaceOptions<'_>,
+) -> Result<Placement, CopyError> {
+    let nothing = MemoryTree::new();
+    let mut placer = Placer::new(selection, below, options, &nothing);
+    selection.items.iter().try_for_each(|item| placer.place_item(item))?;
     placer.finish()
 }
 
@@ -97,7 +104,7 @@ pub fn make_directory(
     canvas.make_directories(&path, Implied { mode: 0o755, owner, modified })?;
     let mut changes = ChangeListBuilder::default();
     canvas.into_changes(None, &mut changes)?;
-    Ok(changes.finish())
+    Ok(changes.finish().map_err(unkept)?)
 }
 
 /// A destination as it was meant.
@@ -114,84 +121,98 @@ impl Destination {
     }
 }
 
-struct Placer<'a> {
+pub(super) struct Placer<'a> {
     canvas: Canvas<'a>,
     destination: Destination,
     options: &'a PlaceOptions<'a>,
     /// The files that single sources became, with these sources.
     files: BTreeMap<TreePath, TreePath>,
     warnings: Vec<PlaceWarning>,
-    /// Whether there is a single source.
-    alone: bool,
-    /// A directory's contents that go where nothing else does, and where that is: they need not be gathered first.
-    rest: Option<(TreePath, &'a Item)>,
+    /// What goes into one directory, and where that is: it need not be gathered first.
+    pub(super) merged: Merged<'a>,
+    target: Option<TreePath>,
+    pub(super) items: &'a [Item],
 }
 
 impl<'a> Placer<'a> {
-    /// The changes of all that was placed.
-    fn finish(mut self) -> Result<Placement, CopyError> {
-        let mut changes = ChangeListBuilder::default();
-        if let Some((target, Item { kind: ItemKind::Directory { entry, contents }, .. })) = self.rest.take() {
-            let directory = Existing { below: self.canvas.below(), fresh: vec![self.canvas.is_fresh(&target)?] };
-            let canvas = std::mem::replace(&mut self.canvas, Canvas::new(directory.below));
-            canvas.into_changes(Some(&target).filter(|_| !contents.is_empty()), &mut changes)?;
-            self.add_contents(&target, contents.iter(&entry.path), directory, &mut changes)?;
-        } else {
-            self.canvas.into_changes(None, &mut changes)?;
+    fn new(
+        selection: &'a Selection,
+        below: &'a dyn TreeView,
+        options: &'a PlaceOptions<'a>,
+        nothing: &'a MemoryTree,
+    ) -> Self {
+        // COMPAT(buildkit): `--chmod` turns `--link` off.
+        let below = if options.link && options.mode.is_none() { nothing } else { below };
+        Self {
+            canvas: Canvas::new(below),
+            destination: Destination::new(options.destination, options.working_directory),
+            options,
+            files: BTreeMap::new(),
+            warnings: Vec::new(),
+            merged: Merged::new(Order::Target),
+            target: None,
+            items: &selection.items,
         }
-        Ok(Placement { changes: changes.finish(), warnings: self.warnings })
     }
 
-    /// Adds the contents of a directory, in order, where nothing else was placed.
-    fn add_contents(
-        &self,
-        target: &TreePath,
-        contents: impl Iterator<Item = Picked>,
-        mut existing: Existing<'_>,
-        changes: &mut ChangeListBuilder,
-    ) -> Result<(), CopyError> {
-        let mut first_names: HashMap<u64, TreePath> = HashMap::new();
-        for picked in contents {
-            let path = target.join_path(&picked.relative);
-            let old = existing.get(&path, picked.relative.components().count())?;
-            let node = picked.entry.node.clone();
-            check_placed(&path, &node)?;
-            if node.is_directory() {
-                existing.enter(old.is_none());
-                let metadata = self.directory_metadata(&path, &picked, old)?;
-                changes.push(Change::new(Entry { path, node, metadata }));
-                continue;
+    /// The changes of all that was placed.
+    fn finish(mut self) -> Result<Placement, CopyError> {
+        let mut changes = ChangeListBuilder::in_folder(self.options.temporary_folder);
+        let mut first = self.merged.next()?;
+        let canvas = Canvas::new(self.canvas.below());
+        if let Some(target) = self.target.take() {
+            let existing = Existing { below: self.canvas.below(), fresh: vec![self.canvas.is_fresh(&target)?] };
+            let canvas = std::mem::replace(&mut self.canvas, canvas);
+            canvas.into_changes(Some(&target).filter(|_| !first.is_empty()), &mut changes)?;
+            let mut contents = Contents::new(&mut self, target, existing);
+            while !first.is_empty() {
+                contents.add(first, &mut changes)?;
+                first = contents.placer.merged.next()?;
             }
-            check_replaced(&path, old.as_ref())?;
-            if let Some(target) = picked.link.and_then(|link| first_names.get(&link)) {
-                let node = Node::HardLink { target: target.clone() };
-                changes.push(Change::new(Entry { path, node, metadata: Metadata::default() }));
-                continue;
-            }
-            if let Some(link) = picked.link {
-                first_names.insert(link, path.clone());
-            }
-            let metadata = self.metadata(&picked.entry);
-            changes.push(Change { entry: Entry { path, node, metadata }, content: picked.content });
+        } else {
+            std::mem::replace(&mut self.canvas, canvas).into_changes(None, &mut changes)?;
         }
+        Ok(Placement { changes: changes.finish().map_err(unkept)?, warnings: self.warnings })
+    }
+
+    /// Whether all sources go into one directory, which is known without placing any.
+    fn goes_into_one_directory(&self) -> Result<bool, TreeError> {
+        if self.items.iter().any(|item| matches!(item.kind, ItemKind::Archive(_))) {
+            return Ok(false);
+        }
+        if self.destination.is_directory
+            || matches!(self.items.first(), Some(Item { kind: ItemKind::Directory { .. }, .. }))
+        {
+            return Ok(true);
+        }
+        let named = self.canvas.resolve(&TreePath::root(), &self.destination.path, Last::Followed)?;
+        Ok(self.canvas.get(&named)?.is_some_and(|(node, _)| node.is_directory()))
+    }
+
+    /// Adds a source to those that go into one directory.
+    fn merge_item(&mut self, item: &'a Item) -> Result<(), CopyError> {
+        let (target, is_there) = self.make_target(item)?;
+        match &item.kind {
+            ItemKind::Directory { entry, contents } => {
+                self.make_directory(&target, is_there, entry.metadata.modified)?;
+                self.merged.add(contents.iter(&entry.path))?;
+            }
+            ItemKind::File(picked) => {
+                let relative = TreePath::root().join(item.path.file_name().unwrap_or(b"unnamed"));
+                self.merged.add(std::iter::once(Ok(Picked { relative, ..picked.clone() })))?;
+            }
+            ItemKind::Archive(_) => unreachable!("archives are placed one by one"),
+        }
+        self.target = Some(target);
         Ok(())
     }
 
     fn place_item(&mut self, item: &'a Item) -> Result<(), CopyError> {
-        let (is_file, time) = match &item.kind {
-            ItemKind::Archive(picked) => return self.extract(item, picked),
-            ItemKind::File(_) => (true, self.options.implied_time),
-            ItemKind::Directory { entry, .. } => (false, entry.metadata.modified),
-        };
-        let root = TreePath::root();
-        let named = self.destination.path.clone();
-        let needed = if self.destination.is_directory { named.clone() } else { named.parent().unwrap_or_default() };
-        let needed = self.canvas.resolve(&root, &needed, Last::Followed)?;
-        self.canvas.make_directories(&needed, self.implied())?;
-        let mut target = self.canvas.resolve(&root, &named, Last::Followed)?;
-        let existing = self.canvas.get(&target)?;
-        let is_directory = existing.as_ref().is_some_and(|(node, _)| node.is_directory());
-        let renamed = !is_directory;
+        if let ItemKind::Archive(picked) = &item.kind {
+            return self.extract(item, picked);
+        }
+        let (mut target, existing) = self.make_target(item)?;
+        let is_directory = existing == Some(true);
         match &item.kind {
             ItemKind::File(picked) => {
                 if is_directory {
@@ -200,31 +221,57 @@ impl<'a> Placer<'a> {
                 let parent = target.parent().unwrap_or_default();
                 self.canvas.make_directories(&parent, self.implied())?;
                 self.place_file(&target, picked, None)?;
-                self.note_file(target, item, renamed);
+                self.note_file(target, item, !is_directory);
             }
             ItemKind::Directory { entry, contents } => {
-                if existing.is_none() {
-                    let implied = Implied { modified: time, ..self.implied() };
-                    let parent = target.parent().unwrap_or_default();
-                    self.canvas.make_directories(&parent, self.implied())?;
-                    self.canvas.make_directories(&target, implied)?;
-                } else if !is_directory {
-                    return Err(CopyError::NotADirectory { path: target.to_string() });
-                }
-                if self.alone {
-                    self.rest = Some((target, item));
-                } else {
-                    self.place_contents(&target, contents.iter(&entry.path))?;
-                }
+                self.make_directory(&target, existing, entry.metadata.modified)?;
+                self.place_contents(&target, contents.iter(&entry.path))?;
             }
-            ItemKind::Archive(_) => debug_assert!(!is_file, "archives were handled above"),
+            ItemKind::Archive(_) => unreachable!("archives were handled above"),
         }
         Ok(())
     }
 
-    fn place_contents(&mut self, target: &TreePath, contents: impl Iterator<Item = Picked>) -> Result<(), CopyError> {
+    /// Makes the directories that a source's destination needs; where it is then, without links, and whether that is a
+    /// directory, if anything is there.
+    fn make_target(&mut self, item: &Item) -> Result<(TreePath, Option<bool>), CopyError> {
+        debug_assert!(!matches!(item.kind, ItemKind::Archive(_)), "archives are unpacked in their own way");
+        let root = TreePath::root();
+        let named = self.destination.path.clone();
+        let needed = if self.destination.is_directory { named.clone() } else { named.parent().unwrap_or_default() };
+        let needed = self.canvas.resolve(&root, &needed, Last::Followed)?;
+        self.canvas.make_directories(&needed, self.implied())?;
+        let target = self.canvas.resolve(&root, &named, Last::Followed)?;
+        let existing = self.canvas.get(&target)?.map(|(node, _)| node.is_directory());
+        Ok((target, existing))
+    }
+
+    /// Makes the directory that a source directory becomes, where nothing is there.
+    fn make_directory(
+        &mut self,
+        target: &TreePath,
+        existing: Option<bool>,
+        modified: Timestamp,
+    ) -> Result<(), CopyError> {
+        match existing {
+            Some(true) => Ok(()),
+            Some(false) => Err(CopyError::NotADirectory { path: target.to_string() }),
+            None => {
+                let parent = target.parent().unwrap_or_default();
+                self.canvas.make_directories(&parent, self.implied())?;
+                self.canvas.make_directories(target, Implied { modified, ..self.implied() })
+            }
+        }
+    }
+
+    fn place_contents(
+        &mut self,
+        target: &TreePath,
+        contents: impl Iterator<Item = Result<Picked, TreeError>>,
+    ) -> Result<(), CopyError> {
         let mut groups = BTreeMap::new();
         for picked in contents {
+            let picked = picked?;
             let path = target.join_path(&picked.relative);
             if picked.entry.node.is_directory() {
                 let metadata = self.directory_metadata(&path, &picked, self.canvas.get(&path)?)?;
@@ -239,7 +286,7 @@ impl<'a> Placer<'a> {
     }
 
     /// The metadata of a directory that is placed where `old` is.
-    fn directory_metadata(
+    pub(super) fn directory_metadata(
         &self,
         path: &TreePath,
         picked: &Picked,
@@ -284,12 +331,15 @@ impl<'a> Placer<'a> {
     fn note_file(&mut self, target: TreePath, item: &Item, renamed: bool) {
         let destination = target.to_string();
         if let Some(lost) = self.files.insert(target, item.path.clone()) {
-            let (lost, kept) = (lost.to_string(), item.path.to_string());
-            let name = |path: &str| path[1..].to_owned();
             // The first source may itself have been what made the name a file.
             let renamed = renamed || self.destination_is(&destination);
-            self.warnings.push(PlaceWarning::SourceLost { destination, lost: name(&lost), kept: name(&kept), renamed });
+            self.warn_of_loss(destination, &lost, &item.path, renamed);
         }
+    }
+
+    pub(super) fn warn_of_loss(&mut self, destination: String, lost: &TreePath, kept: &TreePath, renamed: bool) {
+        let (lost, kept) = (lost.to_string()[1..].to_owned(), kept.to_string()[1..].to_owned());
+        self.warnings.push(PlaceWarning::SourceLost { destination, lost, kept, renamed });
     }
 
     fn destination_is(&self, path: &str) -> bool {
@@ -305,7 +355,7 @@ impl<'a> Placer<'a> {
         Implied { mode, owner: self.options.owner.unwrap_or_default(), modified: self.options.implied_time }
     }
 
-    fn metadata(&self, entry: &Entry) -> Metadata {
+    pub(super) fn metadata(&self, entry: &Entry) -> Metadata {
         let mut metadata = entry.metadata.clone();
         if let Some((uid, gid)) = self.options.owner {
             (metadata.uid, metadata.gid) = (uid, gid);
@@ -317,8 +367,13 @@ impl<'a> Placer<'a> {
     }
 }
 
+/// The error of changes that can't be put by.
+pub(super) fn unkept(source: io::Error) -> TreeError {
+    TreeError::Io { action: "keep", path: "the list of changes".to_owned(), source }
+}
+
 /// Refuses a directory where something that is none is to be.
-fn check_replaced(path: &TreePath, old: Option<&(Node, Metadata)>) -> Result<(), CopyError> {
+pub(super) fn check_replaced(path: &TreePath, old: Option<&(Node, Metadata)>) -> Result<(), CopyError> {
     match old {
         Some((Node::Directory { .. }, _)) => Err(CopyError::IsADirectory { path: path.to_string() }),
         _ => Ok(()),

@@ -1,10 +1,13 @@
 //! What a COPY or ADD takes from its source.
 
+use std::path::Path;
+
 use super::archive::is_archive;
 use super::describe::describe;
 use super::error::CopyError;
 use super::glob::{Glob, has_wildcards};
 use super::links::{self, Last};
+use super::merge::{Merged, Order};
 use super::pattern::PatternList;
 use super::picked::{ContentMark, PickedTree};
 use super::walk::{Collect, Filter, content_size, digest_of, walk};
@@ -87,7 +90,15 @@ pub(super) struct Picked {
 /// When a source without wildcards, or the directory before a wildcard, does not exist; when a pattern is bad; when the
 /// tree can't be read.
 pub fn select(source: &dyn TreeView, options: &SelectOptions) -> Result<Selection, CopyError> {
-    collect(source, options, Collect::Entries)
+    collect(source, options, Collect::Entries(None))
+}
+
+/// The same, for very many files: what is known of them is put into a file in `folder`, which has no name.
+///
+/// # Errors
+/// As for [`select`], and when the file can't be written.
+pub fn select_in(source: &dyn TreeView, options: &SelectOptions, folder: &Path) -> Result<Selection, CopyError> {
+    collect(source, options, Collect::Entries(Some(folder)))
 }
 
 /// Finds out what [`select`] would give, and keeps nothing of it: the way to a step's key, also with a million files.
@@ -98,7 +109,23 @@ pub fn fingerprint(source: &dyn TreeView, options: &SelectOptions) -> Result<Fin
     Ok(collect(source, options, Collect::Digest)?.fingerprint)
 }
 
-fn collect(source: &dyn TreeView, options: &SelectOptions, what: Collect) -> Result<Selection, CopyError> {
+/// Makes sure that the sources are there, without a look at what is in them.
+///
+/// # Errors
+/// Those of [`select`], as far as they show so.
+pub fn check_source(source: &dyn TreeView, options: &SelectOptions) -> Result<(), CopyError> {
+    parse_excludes(&options.excludes)?;
+    for text in &options.sources {
+        let wanted = String::from_utf8_lossy(text).into_owned();
+        let path = if options.parents { split_parents(source, text)?.0 } else { text.clone() };
+        let path = TreePath::clean(&path);
+        let path = if options.wildcards { before_wildcards(&path).0 } else { path };
+        find(source, &path, &wanted)?;
+    }
+    Ok(())
+}
+
+fn collect(source: &dyn TreeView, options: &SelectOptions, what: Collect<'_>) -> Result<Selection, CopyError> {
     let excludes = parse_excludes(&options.excludes)?;
     let mut selection = Selection::default();
     for text in &options.sources {
@@ -189,34 +216,46 @@ impl Selection {
         self.fingerprint.digest()
     }
 
-    /// Hands over what each source path is: its kind, mode, owner and attributes in words, and the mark of its content.
-    /// For telling which input changed since an earlier build.
-    pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) {
-        self.each(&mut |picked| take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark));
-    }
-
     /// A digest of all that is copied, each file by the state that it is in instead of by its content.
-    #[must_use]
-    pub fn outline(&self) -> ContentDigest {
+    ///
+    /// # Errors
+    /// When what was selected can't be read back.
+    pub fn outline(&self) -> Result<ContentDigest, TreeError> {
         let mut hasher = blake3::Hasher::new();
-        self.each(&mut |picked| {
-            let facts = describe(&picked.entry);
-            for field in [picked.entry.path.as_bytes(), facts.as_bytes()] {
+        let mut add = |picked: &Picked| {
+            for field in [picked.entry.path.as_bytes(), describe(&picked.entry).as_bytes()] {
                 hasher.update(&(field.len() as u64).to_le_bytes()).update(field);
             }
             let stamp = if let Content::Source(file) = &picked.content { file.stamp } else { 0 };
             hasher.update(&stamp.to_le_bytes());
-        });
-        hasher.finalize()
-    }
-
-    fn each(&self, take: &mut dyn FnMut(&Picked)) {
+        };
         for item in &self.items {
             match &item.kind {
-                ItemKind::File(picked) | ItemKind::Archive(picked) => take(picked),
-                ItemKind::Directory { entry, contents } => contents.iter(&entry.path).for_each(|picked| take(&picked)),
+                ItemKind::File(picked) | ItemKind::Archive(picked) => add(picked),
+                ItemKind::Directory { entry, contents } => {
+                    contents.iter(&entry.path).try_for_each(|picked| picked.map(|picked| add(&picked)))?;
+                }
             }
         }
+        Ok(hasher.finalize())
+    }
+
+    /// Hands over what each source path is, sorted: its kind, mode, owner and attributes in words, and the mark of its content.
+    /// For telling which input changed since an earlier build.
+    pub fn describe(&self, take: &mut dyn FnMut(&str, &str, Option<ContentMark>)) -> Result<(), TreeError> {
+        let mut merged = Merged::new(Order::Source);
+        for item in &self.items {
+            match &item.kind {
+                ItemKind::File(picked) | ItemKind::Archive(picked) => {
+                    merged.add(std::iter::once(Ok(picked.clone())))?;
+                }
+                ItemKind::Directory { entry, contents } => merged.add(contents.iter(&entry.path))?,
+            }
+        }
+        while let Some((_, picked)) = merged.next()?.pop() {
+            take(&picked.entry.path.to_string()[1..], &describe(&picked.entry), picked.mark);
+        }
+        Ok(())
     }
 }
 
@@ -254,7 +293,7 @@ fn split_parents(source: &dyn TreeView, text: &[u8]) -> Result<(Vec<u8>, Option<
 }
 
 /// Follows all links of a path, and gives what is there.
-fn find(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Entry, CopyError> {
+pub(super) fn find(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Entry, CopyError> {
     let missing = || CopyError::SourceNotFound { wanted: wanted.to_owned() };
     let followed = match resolve(source, path, Last::Followed) {
         Err(TreeError::NotADirectory { .. }) => return Err(missing()),
@@ -275,16 +314,19 @@ fn resolve(source: &dyn TreeView, path: &TreePath, last: Last) -> Result<TreePat
     links::resolve(&|path| Ok(source.get(path)?.map(|entry| entry.node)), &TreePath::root(), path, last)
 }
 
-/// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
-fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+/// A path up to its first part with wildcards, and the parts from there on.
+pub(super) fn before_wildcards(path: &TreePath) -> (TreePath, Vec<&[u8]>) {
     let components: Vec<&[u8]> = path.components().collect();
     let first = components.iter().position(|component| has_wildcards(component)).unwrap_or(components.len());
-    let mut start = TreePath::root();
-    for component in &components[..first] {
-        start = start.join(component);
-    }
+    let start = components[..first].iter().fold(TreePath::root(), |start, component| start.join(component));
+    (start, components[first..].to_vec())
+}
+
+/// The matches of a path with wildcards, in order. Links are followed up to the first wildcard only.
+pub(super) fn expand(source: &dyn TreeView, path: &TreePath, wanted: &str) -> Result<Vec<TreePath>, CopyError> {
+    let (start, patterns) = before_wildcards(path);
     let start = find(source, &start, wanted)?.path;
-    let globs = components[first..].iter().map(|c| Glob::parse(c)).collect::<Result<Vec<_>, _>>()?;
+    let globs = patterns.into_iter().map(Glob::parse).collect::<Result<Vec<_>, _>>()?;
     let mut matches = vec![start];
     for (index, glob) in globs.iter().enumerate() {
         let mut next = Vec::new();
@@ -306,7 +348,7 @@ struct Picking<'a> {
     source: &'a dyn TreeView,
     filter: &'a Filter<'a>,
     unpack: bool,
-    what: Collect,
+    what: Collect<'a>,
 }
 
 impl Picking<'_> {
@@ -319,7 +361,7 @@ impl Picking<'_> {
             fingerprint.count += found.count;
             fingerprint.size += found.size;
             let shared = found.shared_links();
-            let contents = PickedTree::new(found.picked, found.contents, shared, found.count);
+            let contents = PickedTree::new(found.picked, found.contents, shared);
             ItemKind::Directory { entry, contents }
         } else {
             // COMPAT(buildkit): `--exclude` never leaves out a file that is itself the source.
@@ -338,7 +380,7 @@ impl Picking<'_> {
             fingerprint.add(if unpacked { b"archive" } else { b"file" }, name, digest.as_bytes());
             if unpacked { ItemKind::Archive(picked) } else { ItemKind::File(picked) }
         };
-        if self.what == Collect::Entries {
+        if matches!(self.what, Collect::Entries(_)) {
             selection.items.push(Item { path, kind });
         }
         Ok(())

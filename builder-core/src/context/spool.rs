@@ -1,38 +1,36 @@
-//! Contents that are on no disk of ours: kept in memory while they are small, in temporary files otherwise.
+//! Contents that are on no disk of ours: kept in memory while they are few, in a temporary file otherwise.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::tree::{Content, ContentDigest, OpenContent, SourceFile, TreePath};
+use crate::tree::{Content, ContentDigest, FilePart};
 
 /// A file of up to this many bytes may be kept in memory.
-const SMALL: u64 = 256 * 1024;
+const SMALL: u64 = 64 * 1024;
 
 /// As many bytes of small files are kept in memory.
-const MOST_IN_MEMORY: u64 = 64 * 1024 * 1024;
+const MOST_IN_MEMORY: u64 = 4 * 1024 * 1024;
 
-/// Where the contents of an archive's members are kept. The files go when the last content that is in them goes.
+/// As many bytes are copied at once.
+const PIECE: u64 = 128 * 1024;
+
+/// Where the contents of an archive's members are kept: all that are not in memory in one file without a name, which
+/// goes with the last content that is in it.
 pub(super) struct Spool<'a> {
     folder: &'a Path,
     in_memory: u64,
-}
-
-struct Spooled {
-    file: tempfile::TempPath,
-}
-
-impl OpenContent for Spooled {
-    fn open(&self, _: &TreePath, _: u64) -> io::Result<File> {
-        File::open(&self.file)
-    }
+    file: Option<Arc<File>>,
+    length: u64,
+    buffer: Vec<u8>,
 }
 
 impl<'a> Spool<'a> {
-    /// `folder` must exist; it is for temporary files.
+    /// `folder` must exist; it is for the temporary file.
     pub(super) const fn new(folder: &'a Path) -> Self {
-        Self { folder, in_memory: 0 }
+        Self { folder, in_memory: 0, file: None, length: 0, buffer: Vec::new() }
     }
 
     /// Takes exactly `size` bytes.
@@ -49,24 +47,23 @@ impl<'a> Spool<'a> {
             self.in_memory += size;
             return Ok(Content::Bytes(bytes.into()));
         }
-        let mut file = tempfile::NamedTempFile::new_in(self.folder).map_err(SpoolError::Write)?;
-        let mut left = size;
-        let mut buffer = vec![0; 128 * 1024];
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let count = reader.read(&mut buffer[..most]).map_err(SpoolError::Read)?;
-            if count == 0 {
-                return Err(SpoolError::Read(io::ErrorKind::UnexpectedEof.into()));
+        let file = match &self.file {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = Arc::new(tempfile::tempfile_in(self.folder).map_err(SpoolError::Write)?);
+                Arc::clone(self.file.insert(file))
             }
-            io::Write::write_all(&mut file, &buffer[..count]).map_err(SpoolError::Write)?;
-            left -= count as u64;
+        };
+        let start = self.length;
+        self.buffer.resize(PIECE as usize, 0);
+        while self.length < start + size {
+            let most = (start + size - self.length).min(PIECE) as usize;
+            let piece = &mut self.buffer[..most];
+            reader.read_exact(piece).map_err(SpoolError::Read)?;
+            file.write_all_at(piece, self.length).map_err(SpoolError::Write)?;
+            self.length += most as u64;
         }
-        file.rewind().map_err(SpoolError::Write)?;
-        Ok(Content::Source(SourceFile {
-            opener: Arc::new(Spooled { file: file.into_temp_path() }),
-            path: TreePath::root(),
-            stamp: 0,
-        }))
+        Ok(Content::Part(FilePart { file, start, length: size }))
     }
 }
 
@@ -83,6 +80,7 @@ pub(super) fn open_content(content: &Content) -> io::Result<Box<dyn Read + Send>
         Content::None => Box::new(io::empty()),
         Content::Bytes(bytes) => Box::new(io::Cursor::new(Arc::clone(bytes))),
         Content::Source(source) => Box::new(source.open()?),
+        Content::Part(part) => Box::new(part.reader()),
     })
 }
 
@@ -92,6 +90,7 @@ pub(super) fn hash_content(content: &Content) -> io::Result<ContentDigest> {
         Content::None => Ok(blake3::hash(b"")),
         Content::Bytes(bytes) => Ok(blake3::hash(bytes)),
         Content::Source(source) => hash_reader(source.open()?),
+        Content::Part(part) => hash_reader(part.reader()),
     }
 }
 

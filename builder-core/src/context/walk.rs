@@ -4,11 +4,12 @@
 //! it, so a walk for the digest alone holds one directory per thread and no list of files.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::pattern::{DirectoryMatch, PatternList};
-use super::picked::{Contents, Packed};
+use super::picked::{Contents, Packed, unreadable};
 use crate::tree::{Content, ContentDigest, Entry, Metadata, Node, Seen, TreeError, TreePath, TreeView};
 
 /// As many bytes are gathered before they are hashed.
@@ -33,11 +34,11 @@ pub(super) struct Filter<'a> {
 
 /// What a walk brings home.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Collect {
+pub(super) enum Collect<'a> {
     /// The digest, and how much there is.
     Digest,
-    /// The entries too.
-    Entries,
+    /// The entries too; where they are many, in a file of the folder.
+    Entries(Option<&'a Path>),
 }
 
 /// What was found below a directory.
@@ -84,7 +85,7 @@ struct State {
 struct Walk<'a> {
     source: &'a dyn TreeView,
     filter: &'a Filter<'a>,
-    collect: Collect,
+    collect: Collect<'a>,
     contents: Contents,
 }
 
@@ -93,9 +94,13 @@ pub(super) fn walk(
     source: &dyn TreeView,
     directory: &TreePath,
     filter: &Filter<'_>,
-    collect: Collect,
+    collect: Collect<'_>,
 ) -> Result<Found, TreeError> {
-    let walk = Walk { source, filter, collect, contents: Contents::default() };
+    let contents = match collect {
+        Collect::Digest => Contents::default(),
+        Collect::Entries(folder) => Contents::in_folder(folder),
+    };
+    let walk = Walk { source, filter, collect, contents };
     let mut found = walk.directory(walk.level(directory.clone(), &TreePath::root(), &State::default())?, 0)?;
     found.contents = walk.contents;
     let shared = found.shared_links();
@@ -183,7 +188,7 @@ impl Walk<'_> {
             found.count += 1 + inner.count;
             found.size += inner.size;
             found.links.extend(inner.links);
-            if self.collect == Collect::Entries {
+            if matches!(self.collect, Collect::Entries(_)) {
                 found.picked.add_directory(name, &below.metadata, !below.wanted, inner.picked);
             }
             found.picked.append(after);
@@ -228,7 +233,7 @@ impl Walk<'_> {
             if let Some(link) = seen.link {
                 found.links.push((relative.join(seen.name), link));
             }
-            if self.collect == Collect::Entries {
+            if matches!(self.collect, Collect::Entries(_)) {
                 let last = own.last_mut().expect("there is one behind every directory");
                 last.add_file(&seen, &path, &self.contents)?;
             }
@@ -236,6 +241,7 @@ impl Walk<'_> {
         })?;
         hasher.update(&record);
         found.digest = hasher.finalize().into();
+        own.iter_mut().try_for_each(|packed| packed.put_by(&self.contents)).map_err(unreadable)?;
         Ok(Level { path, found, own, below, inner: Vec::new() })
     }
 

@@ -101,7 +101,7 @@ fn in_memory(folder: &Path, paths: &[String]) -> MemoryTree {
 
 fn names(selection: &Selection) -> Vec<String> {
     let mut names = Vec::new();
-    selection.describe(&mut |path, _, _| names.push(path.to_owned()));
+    selection.describe(&mut |path, _, _| names.push(path.to_owned())).unwrap();
     names.sort();
     names
 }

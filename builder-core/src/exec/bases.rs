@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::build::Build;
 use super::layers::{Layers, Origin, StackLayer, in_parallel, lock};
+use super::left_blobs::from_store;
 use super::options::NamedContext;
 use crate::error::{BuildError, During};
 use crate::image::{self, Image, LayoutImage, LayoutSource};
@@ -41,9 +42,9 @@ impl Bases {
         lock(&self.resolved).get(source).cloned()
     }
 
-    /// Looks up several sources at the same time. A failure points at the place that names the source.
-    pub(crate) fn resolve_all(&self, build: &Build<'_>, needed: &[Needed]) -> Result<(), BuildError> {
-        in_parallel(needed, |needed| {
+    /// Looks up several sources at the same time; gives the failures, each at the place that names the source.
+    pub(crate) fn resolve_all(&self, build: &Build<'_>, needed: &[Needed]) -> Vec<BuildError> {
+        let look_up = |needed: &Needed| {
             if self.resolved(&needed.source).is_none() {
                 let place = |error: BuildError| match needed.span {
                     Some(span) => error.at(span.range()),
@@ -53,8 +54,9 @@ impl Bases {
                 lock(&self.resolved).insert(needed.source.clone(), resolved);
             }
             Ok(())
-        })?;
-        Ok(())
+        };
+        let results = in_parallel(needed, |needed| Ok(look_up(needed)));
+        results.into_iter().flatten().filter_map(Result::err).collect()
     }
 
     /// Looks up a source that nothing depends on; gives none where that fails.
@@ -128,7 +130,7 @@ fn named(error: BuildError, name: &str) -> BuildError {
     BuildError::failed(format!("open the build context `{name}`"), error)
 }
 
-pub(crate) fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base {
+fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base {
     let stack: Vec<StackLayer> = image
         .config
         .rootfs
@@ -136,10 +138,6 @@ pub(crate) fn from_image(layers: &Layers, image: Image, origin: &Origin) -> Base
         .iter()
         .zip(&image.manifest.layers)
         .map(|(&diff_id, blob)| {
-            if matches!(origin, Origin::Store) {
-                // Claims the blob: no prune may remove what the build will read from here.
-                let _ = layers.store().has_blob(&blob.digest, blob.size);
-            }
             layers.add_origin(diff_id, blob.clone(), origin.clone());
             StackLayer { diff_id, base_blob: Some(blob.clone()) }
         })
@@ -154,7 +152,8 @@ fn resolve_image(build: &Build<'_>, reference: &Reference, platform: &Platform) 
     if let Some(descriptor) = store.resolve_tag(&reference.to_string()).during(action)?
         && let Ok(image) = image::load_image(store, &descriptor, platform)
     {
-        return Ok(checked(build, reference, platform, from_image(&build.layers, image, &Origin::Store)));
+        let base = from_store(&build.layers, image, &|| build.client())?;
+        return Ok(checked(build, reference, platform, base));
     }
     let client = build.client()?;
     let known = || {

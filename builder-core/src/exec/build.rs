@@ -1,6 +1,7 @@
 //! A build from its options to its result.
 
 mod background;
+mod checks;
 mod epoch;
 mod planning;
 mod services;
@@ -202,7 +203,9 @@ fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) 
     sources.sort();
     sources.dedup();
     let needed: Vec<Needed> = sources.into_iter().map(|source| Needed { source, span: None }).collect();
-    build.bases.resolve_all(&build, &needed)?;
+    if let Some(error) = BuildError::several(build.bases.resolve_all(&build, &needed)) {
+        return Err(error);
+    }
     build.plans = stages.into_iter().map(|stage| (StageKey { platform: 0, stage: stage.index }, stage)).collect();
     build.mark_exported(&[target]);
     run_plan(build, &[target])
@@ -212,9 +215,7 @@ fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) 
 fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
     build.check_expectations()?;
     build.announce();
-    build.check_entitlements()?;
-    build.check_devices()?;
-    build.check_commands_can_run()?;
+    build.check_steps()?;
     let result = run_steps(&build, targets);
     // A try that is followed by another is no build of its own.
     if result.is_ok() || !build.carry.losses().has_news() {

@@ -6,16 +6,16 @@ use rbuild_dockerfile::lint::{
     BaseFacts, BaseRequest, FolderNames, IgnoreFile, LintContext, LintOptions, LintOutcome, LintWarning, RuleGroup,
     lint,
 };
-use rbuild_dockerfile::{Diagnostics, Dockerfile};
+use rbuild_dockerfile::{Diagnostics, Dockerfile, find_stage};
 
 use super::bases::{self, Resolved};
 use super::build::{Build, Fetcher};
 use super::context::{DOCKERFILE_LIMIT, DockerfileText};
 use super::options::{BuildOptions, Cancel, ContextInput, DockerfileInput};
 use crate::context::{IgnoreRules, Verdict, idle_patterns};
-use crate::error::{BuildError, During};
+use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::{ImageConfig, Platform};
-use crate::plan;
+use crate::plan::{self, StageIndex, Stages};
 use crate::progress::{Event, Events, Warning};
 use crate::rootfs::{DirectoryTree, Root};
 use crate::store::Store;
@@ -33,6 +33,8 @@ pub struct CheckResult {
     pub dockerfile: Dockerfile,
     /// What was found.
     pub outcome: LintOutcome,
+    /// All that would end a build before its first step, as far as that shows without fetching more.
+    pub error: Option<BuildError>,
 }
 
 /// Which rules are looked at.
@@ -80,7 +82,8 @@ enum Look {
 /// Checks the Dockerfile of a build by the linter's rules. Nothing is built.
 ///
 /// # Errors
-/// When the context or the Dockerfile can't be read, or a directive is wrong. Errors of the text are part of the result.
+/// When the context or the Dockerfile can't be read, or a directive is wrong. Errors of the text, and of what it means,
+/// are part of the result.
 pub fn check(
     options: &BuildOptions,
     check_options: CheckOptions,
@@ -91,14 +94,39 @@ pub fn check(
     let fetcher = Fetcher { store: &store, options };
     let (context, DockerfileText { name, text }) = super::context::open(options, &store, &fetcher)?;
     let (dockerfile, diagnostics) = rbuild_dockerfile::parse(&text);
-    let build = Build::new(options, events, cancel, store, context, &name);
+    let mut build = Build::new(options, events, cancel, store, context, &name);
     match lint_build(&build, &dockerfile, &diagnostics, Look::Check(check_options)) {
-        Ok(outcome) => Ok(CheckResult { name, dockerfile, outcome }),
+        Ok(outcome) => {
+            let error = faults(&mut build, &dockerfile, diagnostics).map(|mut error| {
+                error.dockerfile = Some((name.clone(), text));
+                error
+            });
+            Ok(CheckResult { name, dockerfile, outcome, error })
+        }
         Err(mut error) => {
             error.dockerfile.get_or_insert((name, text));
             Err(error)
         }
     }
+}
+
+/// What would end a build before its first step. Without a target every stage counts.
+fn faults(build: &mut Build<'_>, dockerfile: &Dockerfile, diagnostics: Diagnostics) -> Option<BuildError> {
+    if diagnostics.has_errors() {
+        return Some(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
+    }
+    let named = |target: &str| find_stage(&dockerfile.stages, target, dockerfile.stages.len());
+    let stages = match build.options.target.as_deref() {
+        None => Stages::All,
+        // The linter takes numbers too, which builds do not.
+        Some(target) => named(target).map_or(Stages::Needed, |stage| Stages::NeededBy(StageIndex(stage.index))),
+    };
+    let mut errors = Vec::new();
+    for platform in 0..build.platforms().len() {
+        errors.extend(build.look_through(dockerfile, platform, stages));
+    }
+    errors.extend(build.source_errors());
+    BuildError::several(errors)
 }
 
 /// Tells the linter's findings as warnings of a build.

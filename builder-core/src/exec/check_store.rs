@@ -37,10 +37,13 @@ fn first_wrong_file(store: &Store, layer: &UnpackedLayer) -> Option<String> {
     let below = layer.unpacked.over.as_ref().and_then(|(base, _)| tree_of(store, *base));
     let roots: Result<Vec<Root>, _> = layer.unpacked.folders().map(Root::open).collect();
     let Ok(roots) = roots else { return Some(String::new()) };
-    let is_shared =
-        |entry: &TreeEntry| below.as_ref().is_some_and(|tree| tree.get(&entry.entry.path).as_ref() == Some(entry));
-    let wrong = tree.iter().find(|entry| !is_shared(entry) && !roots.iter().any(|root| is_right(root, entry)))?;
-    Some(wrong.entry.path.to_string())
+    let is_shared = |entry: &TreeEntry| {
+        below.as_ref().is_some_and(|tree| matches!(tree.get(&entry.entry.path), Ok(Some(found)) if found == *entry))
+    };
+    let is_wrong = |entry: &TreeEntry| !is_shared(entry) && !roots.iter().any(|root| is_right(root, entry));
+    // What can't be read is as bad as what is wrong.
+    let wrong = tree.iter().find(|entry| entry.as_ref().map_or(true, is_wrong))?;
+    Some(wrong.map_or_else(|_| String::new(), |entry| entry.entry.path.to_string()))
 }
 
 /// Whether a folder has what an entry of a layer's record says.

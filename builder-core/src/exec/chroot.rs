@@ -71,9 +71,11 @@ pub(crate) fn run(stage: &StageRun<'_, '_>, command: &Command<'_>, mut mounted: 
         Executed::Done { peak_bytes } => peak_bytes,
         Executed::NetworkLost => unreachable!("it has the host's network"),
     };
-    let changes = copy.changes(below, &mounted.layer.own).during(|| "read what the command changed".to_owned())?;
+    let action = || "read what the command changed".to_owned();
+    let folder = stage.build.layers.store().temp_folder().during(action)?;
+    let changes = copy.changes(below, &mounted.layer.own, &folder).during(action)?;
     drop(mounted.keep);
-    Ok(Made { peak_bytes, ..stage.store_changes(changes.into(), None, None)? })
+    Ok(Made { peak_bytes, ..stage.store_changes(changes, None, None)? })
 }
 
 /// Makes the working directory where an earlier step removed it; it then belongs to the layer.

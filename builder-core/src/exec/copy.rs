@@ -1,18 +1,19 @@
 //! COPY, ADD and WORKDIR.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
 use super::build::StageKey;
 use super::layers::Layers;
+use super::owner::add_owner;
 use super::remote_files::with_add_options;
 use super::selection::{SelectionSource, describe, hex, select_options};
 use super::stage::{Made, StageRun};
-use super::unread_copy::UnreadFiles;
 use crate::cache::{Files, FilesBuilder, PreImage, input};
 use crate::context::{
-    CopyError, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
-    explain_missing, fingerprint, place, select,
+    ContextDir, Fingerprint, MemoryTree, ModeChange, PlaceOptions, PlaceWarning, SelectOptions, Selection,
+    check_source, fingerprint, place, select, select_in,
 };
 use crate::error::{BuildError, During, ErrorKind};
 use crate::oci::DiffId;
@@ -37,7 +38,7 @@ pub(crate) struct PreparedCopy {
     /// The layer of an earlier run of the step.
     pub(crate) earlier: Option<DiffId>,
     /// Where the files are to be copied before they are read, and the step's key is known only after that.
-    pub(crate) unread: Option<UnreadFiles>,
+    pub(crate) unread: bool,
     /// Keeps downloads until they are copied.
     _folders: Vec<TempDir>,
 }
@@ -59,7 +60,7 @@ enum Part {
 
 impl PreparedCopy {
     /// What is copied. It is what the key was made of, or an error.
-    fn selection(&self) -> Result<&Selection, BuildError> {
+    fn selection(&self, folder: &Path) -> Result<&Selection, BuildError> {
         if let Some(selection) = self.selection.get() {
             return Ok(selection);
         }
@@ -72,11 +73,11 @@ impl PreparedCopy {
             selection.append(match part {
                 Part::Selected(part) => part.clone(),
                 Part::InTree { view, options } => {
-                    select(&**view, options).during(|| "read the files to copy".to_owned())?
+                    select_in(&**view, options, folder).during(|| "read the files to copy".to_owned())?
                 }
             });
         }
-        if selection.digest() != found.fingerprint.digest() {
+        if !self.unread && selection.digest() != found.fingerprint.digest() {
             return Err(BuildError::failed(
                 "read the files to copy",
                 "they changed while the build used them: build again when nothing writes to them",
@@ -92,8 +93,8 @@ impl PreparedCopy {
 
     /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
     /// them will tell.
-    pub(crate) fn describe(&self) -> Files {
-        match (&self.found, self.selection()) {
+    pub(crate) fn describe(&self, folder: &Path) -> Files {
+        match (&self.found, self.selection(folder)) {
             (Some(_), Ok(selection)) => describe(selection),
             _ => FilesBuilder::default().finish(),
         }
@@ -104,7 +105,7 @@ impl StageRun<'_, '_> {
     pub(crate) fn prepare_copy(&self, copy: &Copy, inputs: &mut PreImage) -> Result<PreparedCopy, BuildError> {
         inputs.add("destination", &copy.destination);
         inputs.add("working directory", &copy.working_dir);
-        inputs.add("--chown", copy.chown.clone().unwrap_or_default());
+        add_owner("--chown", copy.chown.as_deref().unwrap_or_default(), inputs);
         inputs.add("--chmod", copy.chmod_text.clone().unwrap_or_default());
         inputs.add("--link", copy.link.to_string());
         inputs.add("--parents", copy.parents.to_string());
@@ -120,7 +121,7 @@ impl StageRun<'_, '_> {
                 CopySource::Path(path) => {
                     inputs.add(input::SOURCE, path);
                     if known.is_none() && unread.is_none() {
-                        self.look_for(copy, path, &mut found)?;
+                        self.look_for(copy, path, None, &mut found)?;
                     }
                     continue;
                 }
@@ -142,14 +143,12 @@ impl StageRun<'_, '_> {
         if let Some(add) = &copy.add {
             inputs.add("--unpack", format!("{:?}", add.unpack));
         }
-        if let Some(folder) = unread.take_if(|_| !self.may_be_known(inputs)) {
-            let selection = self.select_paths(copy, &folder.unread())?;
-            let unread = Some(UnreadFiles::of(&selection));
-            let (found, selection) = (Some(found), OnceLock::from(selection));
-            return Ok(PreparedCopy { found, selection, known: None, earlier: None, unread, _folders: folders });
-        }
-        if unread.is_some() {
-            self.look_for_all(copy, &mut found)?;
+        if unread.take_if(|_| self.may_be_known(inputs)).is_some() {
+            self.look_for_all(copy, None, &mut found)?;
+        } else if let Some(folder) = unread {
+            self.look_for_all(copy, Some(&folder), &mut found)?;
+            let (found, selection) = (Some(found), OnceLock::new());
+            return Ok(PreparedCopy { found, selection, known: None, earlier: None, unread: true, _folders: folders });
         }
         let files = known.clone().unwrap_or_else(|| digest_of(&found));
         if let (Some(source), None) = (&source, &known) {
@@ -162,7 +161,7 @@ impl StageRun<'_, '_> {
             selection: OnceLock::new(),
             known: source.zip(known),
             earlier: None,
-            unread: None,
+            unread: false,
             _folders: folders,
         })
     }
@@ -173,7 +172,7 @@ impl StageRun<'_, '_> {
             return Ok(());
         }
         let mut found = Found::default();
-        self.look_for_all(copy, &mut found)?;
+        self.look_for_all(copy, None, &mut found)?;
         if let Some((source, known)) = &prepared.known {
             self.check_selection(source, known, &digest_of(&found))?;
         }
@@ -181,54 +180,36 @@ impl StageRun<'_, '_> {
         Ok(())
     }
 
-    fn look_for_all(&self, copy: &Copy, found: &mut Found) -> Result<(), BuildError> {
+    /// Looks for all sources; of those in a folder that is to stay unread it only makes sure that they are there.
+    fn look_for_all(&self, copy: &Copy, unread: Option<&Arc<ContextDir>>, found: &mut Found) -> Result<(), BuildError> {
         copy.sources.iter().try_for_each(|source| {
             let CopySource::Path(path) = source else { unreachable!("what is known or unread has paths alone") };
-            self.look_for(copy, path, found)
+            self.look_for(copy, path, unread, found)
         })
     }
 
-    fn look_for(&self, copy: &Copy, path: &str, found: &mut Found) -> Result<(), BuildError> {
-        let view = self.source_view(&copy.from)?;
+    fn look_for(
+        &self,
+        copy: &Copy,
+        path: &str,
+        unread: Option<&Arc<ContextDir>>,
+        found: &mut Found,
+    ) -> Result<(), BuildError> {
+        let view: Arc<dyn TreeView> = match unread {
+            Some(folder) => Arc::new(folder.unread()),
+            None => self.source_view(&copy.from)?,
+        };
         let options = select_options(copy, path);
         let print = match copy.from {
+            Source::Context if unread.is_some() => check_source(&*view, &options).map(|()| Fingerprint::default()),
             Source::Context => self.build.context().fingerprint(&options),
             _ => fingerprint(&*view, &options),
         };
-        found.fingerprint.append(&print.map_err(|error| self.explain(error, &*view, copy, path))?);
+        let print = print.and_then(|print| self.check_wildcard(copy, path, &*view).map(|()| print));
+        let explained = |error| self.build.unusable_source(error, &*view, (self.key.platform, &copy.from), path);
+        found.fingerprint.append(&print.map_err(explained)?);
         found.parts.push(Part::InTree { view, options });
         Ok(())
-    }
-
-    /// Finds out more about a source that is missing: names like it, and the ignore pattern that hides it.
-    pub(super) fn explain(&self, error: CopyError, view: &dyn TreeView, copy: &Copy, path: &str) -> BuildError {
-        let from_context = matches!(copy.from, Source::Context);
-        let missing = matches!(error, CopyError::SourceNotFound { .. });
-        let place = match &copy.from {
-            Source::Context => "the build context".to_owned(),
-            Source::Stage(index) => format!("the stage `{}`", self.build.stage_name(self.key.platform, *index)),
-            Source::Named(name) => format!("the build context `{name}`"),
-            Source::Image { reference, .. } => format!("the image `{reference}`"),
-            Source::Scratch => "the empty image".to_owned(),
-        };
-        let failed = BuildError::failed(format!("copy `{path}` from {place}"), error);
-        if !missing {
-            return failed;
-        }
-        let folder = self.build.context_folder().filter(|_| from_context);
-        let hint = explain_missing(view, folder.map(|(folder, _)| &**folder), path.as_bytes());
-        let mut help = String::new();
-        if let (Some((line, pattern)), Some((_, file))) = (&hint.ignored_by, folder) {
-            help = format!("it is excluded by {file}:{line} (`{pattern}`)");
-        } else if let Some(similar) = hint.similar.first() {
-            help = format!("did you mean `{similar}`?");
-        } else if from_context && path.split('/').any(|part| part == "..") {
-            // COMPAT(buildkit): such a path is taken as one from the context's top.
-            help = "`..` does not lead out of the build context: give a larger folder as the context, or another one with \
-                    --build-context and COPY --from"
-                .to_owned();
-        }
-        failed.with_help(help)
     }
 
     fn select_heredoc(&self, name: &str, body: &Arc<str>) -> Result<Selection, BuildError> {
@@ -294,35 +275,24 @@ impl StageRun<'_, '_> {
             implied_time: self.made_time(),
             temporary_folder: folder.path(),
         };
-        let placement =
-            place(prepared.selection()?, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
+        let selection = prepared.selection(folder.path())?;
+        let placement = place(selection, &*below, &options).during(|| format!("copy to `{}`", copy.destination))?;
         for warning in &placement.warnings {
             self.warn_about_placing(warning, step)?;
         }
-        let files = prepared.unread.is_none().then(|| prepared.describe());
+        let outline = if prepared.unread {
+            Some(selection.outline().during(|| "read the files to copy".to_owned())?)
+        } else {
+            None
+        };
+        let files = outline.is_none().then(|| prepared.describe(folder.path()));
         // What was selected takes more memory than the changes that came of it.
-        let PreparedCopy { earlier, unread, _folders: _downloads, .. } = prepared;
+        let PreparedCopy { earlier, _folders: _downloads, .. } = prepared;
         let made = self.store_changes(placement.changes, files, earlier)?;
-        Ok(match unread {
-            Some(unread) => self.look_after(copy, &unread, made),
+        Ok(match outline {
+            Some(outline) => self.look_after(copy, outline, folder.path(), made),
             None => made,
         })
-    }
-
-    /// Looks up `--chown`. BuildKit takes root for a user that is not there, without a word.
-    fn owner(&self, below: &dyn TreeView, spec: &str, step: &Step) -> Result<(u32, u32), BuildError> {
-        let owner = lookup_chown(below, spec).during(|| format!("look up the owner `{spec}`"))?;
-        for (kind, name) in [("user", &owner.unknown_user), ("group", &owner.unknown_group)] {
-            if let Some(name) = name {
-                self.warn(
-                    "unknown-chown-name",
-                    format!("the {kind} `{name}` of --chown={spec} is not in the image: root's id is used"),
-                    "make it in an earlier step, or give a number",
-                    step,
-                )?;
-            }
-        }
-        Ok((owner.uid, owner.gid))
     }
 
     fn warn_about_placing(&self, warning: &PlaceWarning, step: &Step) -> Result<(), BuildError> {

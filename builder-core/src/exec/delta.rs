@@ -34,8 +34,8 @@ impl Layers {
         let known = lock(&self.trees).get(&diff_id).cloned();
         let tree = known.or_else(|| self.stored_tree(diff_id))?;
         // Contents are known only when they were read; mostly what changed has another time or size.
-        let entries = changes.iter().map(|change| TreeEntry { entry: recorded(change.entry), digest: None });
-        Delta::over(&tree, entries).filter(Delta::is_small)?;
+        let entries = changes.iter().map(|change| Ok(TreeEntry { entry: recorded(change?.entry), digest: None }));
+        Delta::over(&tree, entries).ok()?.filter(Delta::is_small)?;
         Some(Base { diff_id, tree })
     }
 
@@ -52,16 +52,18 @@ impl Layers {
         if store.sound_layer(diff_id).during(action)?.is_some() {
             return Ok(());
         }
-        let delta = Delta::over(&base.tree, tree.iter()).filter(Delta::is_small);
+        let delta = Delta::over(&base.tree, tree.iter()).during(action)?.filter(Delta::is_small);
         let is_held = |number: usize| delta.as_ref().is_none_or(|delta| delta.holds()[number]);
-        let held: ChangeList =
-            changes.iter().enumerate().filter(|(number, _)| is_held(*number)).map(|(_, change)| change).collect();
+        let held = changes.iter().enumerate().filter(|(number, _)| is_held(*number)).map(|(_, change)| change);
+        let held = ChangeList::collect_in(&store.temp_folder().during(action)?, held).during(action)?;
         let folder = store.unpack_dir().during(action)?;
         unpack_changes(&held, folder.path()).during(action)?;
         // The files were read a second time.
         let root = Root::open(folder.path()).during(action)?;
         let mut entries = tree.iter().enumerate().filter(|(number, _)| is_held(*number));
-        if let Some((_, wrong)) = entries.find(|(_, entry)| !is_right(&root, entry)) {
+        let wrong = entries.find(|(_, entry)| !entry.as_ref().is_ok_and(|entry| is_right(&root, entry)));
+        if let Some((_, wrong)) = wrong {
+            let wrong = wrong.during(action)?;
             let path = &wrong.entry.path;
             return Err(BuildError::failed(format!("copy `{path}`"), "it changed while it was read")
                 .with_help("build again when nothing writes to the files"));
@@ -94,12 +96,28 @@ impl Layers {
         if let Some(copy) = copies.get(&diff_id) {
             return Ok(copy.path().to_owned());
         }
-        let changes = changes_of(&*self.tree(diff_id)?, unpacked).during(action)?;
+        let changes = self.changes_of(&*self.tree(diff_id)?, unpacked).during(action)?;
         let folder = self.store().unpack_dir().during(action)?;
         unpack_changes(&changes, folder.path()).during(action)?;
         let path = folder.path().to_owned();
         copies.insert(diff_id, folder);
         Ok(path)
+    }
+
+    /// The changes of a layer, from its record and its unpacked files.
+    pub(super) fn changes_of(&self, tree: &Tree, unpacked: &Unpacked) -> io::Result<ChangeList> {
+        let opener: Arc<dyn OpenContent> = Arc::new(LayerFolders::open(unpacked).map_err(io::Error::other)?);
+        let changes = tree.iter().map(|record| {
+            let entry = record?.entry;
+            let content = match entry.node {
+                Node::File { size } if size > 0 => {
+                    Content::Source(SourceFile { opener: Arc::clone(&opener), path: entry.path.clone(), stamp: 0 })
+                }
+                _ => Content::None,
+            };
+            Ok(Change { entry, content })
+        });
+        ChangeList::collect_in(&self.store().temp_folder().map_err(io::Error::other)?, changes)
     }
 
     /// Makes a layer's files count as lost, wherever they lie, because they are not what they should be.
@@ -133,21 +151,6 @@ impl LayerFolders {
         }
         last.open_file(path)
     }
-}
-
-/// The changes of a layer, from its record and its unpacked files.
-pub(super) fn changes_of(tree: &Tree, unpacked: &Unpacked) -> io::Result<ChangeList> {
-    let opener: Arc<dyn OpenContent> = Arc::new(LayerFolders::open(unpacked).map_err(io::Error::other)?);
-    let changes = tree.iter().map(|record| {
-        let content = match record.entry.node {
-            Node::File { size } if size > 0 => {
-                Content::Source(SourceFile { opener: Arc::clone(&opener), path: record.entry.path.clone(), stamp: 0 })
-            }
-            _ => Content::None,
-        };
-        Change { entry: record.entry, content }
-    });
-    Ok(changes.collect())
 }
 
 impl OpenContent for LayerFolders {

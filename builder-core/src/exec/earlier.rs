@@ -1,5 +1,7 @@
 //! Earlier runs of a step: why their results can't be used, and what is left of them.
 
+use std::path::Path;
+
 use super::journal::{Counterpart, text};
 use super::stage::{Prepared, StageRun};
 use crate::cache::{Files, PreImage, StepFacts, StepRecord, Written, explain_miss, input};
@@ -30,15 +32,13 @@ impl StageRun<'_, '_> {
         let mut unfinished = None;
         let mut newest = None;
         let mut found = None;
-        let mut begun = false;
+        let mut finished = false;
         for Counterpart { build, step } in self.build.journal.counterparts(self.plan, number) {
             newest.get_or_insert_with(|| build.id.clone());
             let failed = matches!(step.end, Some(StepEnd::Failed | StepEnd::Cancelled));
+            finished |= !failed;
             // Of files that were to be copied before they were read no key came.
-            let Some(earlier) = &step.key else {
-                begun |= failed;
-                continue;
-            };
+            let Some(earlier) = &step.key else { continue };
             if failed && earlier == key.as_str() {
                 unfinished.get_or_insert_with(|| build.id.clone());
             }
@@ -53,13 +53,11 @@ impl StageRun<'_, '_> {
         } else if let Some(build) = unfinished {
             return EarlierRun { miss: MissCause::NotFinished.into(), against: Some(build), record };
         } else if let Some(record) = &record {
-            let files = prepared.files();
+            let files = store.temp_folder().ok().and_then(|folder| prepared.files(&folder));
             let now = StepFacts { inputs, written, files: files.as_ref() };
             explain(store, record, now).unwrap_or_else(|| MissCause::RecordGone.into())
-        } else if begun {
-            MissCause::NotFinished.into()
         } else if against.is_some() {
-            MissCause::RecordGone.into()
+            if finished { MissCause::RecordGone.into() } else { MissCause::NotFinished.into() }
         } else {
             MissCause::NeverBuilt.into()
         };
@@ -68,10 +66,10 @@ impl StageRun<'_, '_> {
 }
 
 impl Prepared {
-    /// The files that a step takes, one by one.
-    pub(crate) fn files(&self) -> Option<Files> {
+    /// The files that a step takes, one by one. A list of very many is made with the help of a file in `folder`.
+    pub(crate) fn files(&self, folder: &Path) -> Option<Files> {
         match self {
-            Self::Copy(copy) => Some(copy.describe()),
+            Self::Copy(copy) => Some(copy.describe(folder)),
             Self::Run(run) => Some(run.mounted.list().clone()),
             Self::MakeDirectory => None,
         }

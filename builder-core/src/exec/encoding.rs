@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::delta::changes_of;
 use super::layers::{Layers, StackLayer, compression_name, descriptor_of, lock};
 use crate::error::{BuildError, During};
 use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer};
@@ -71,7 +70,7 @@ impl Layers {
             None => self.encode(changes, Compression::Uncompressed, unpack_into, &mut io::sink()).during(action)?,
         };
         let diff_id = encoded.diff_id;
-        self.store().add_layer_tree(diff_id, encoded.tree.as_bytes()).during(action)?;
+        self.store().add_layer_tree(diff_id, &mut encoded.tree.reader()).during(action)?;
         if let Some(folder) = folder {
             self.store().adopt_unpacked(diff_id, folder.path()).during(action)?;
         }
@@ -102,7 +101,7 @@ impl Layers {
             return Ok(blob);
         }
         let unpacked = self.unpacked(layer.diff_id)?;
-        let changes = changes_of(&tree, &unpacked).during(action)?;
+        let changes = self.changes_of(&tree, &unpacked).during(action)?;
         let encoded = self.write_blob(&changes, compression, None, Some(layer.diff_id), action)?;
         Ok(descriptor_of(&encoded))
     }
@@ -157,7 +156,12 @@ impl Layers {
         out: &mut dyn io::Write,
     ) -> Result<EncodedLayer, layer::LayerError> {
         let encoders = self.encoders();
-        let mut options = EncodeOptions { compression, unpack_into, ..EncodeOptions::default() };
+        let folder = self
+            .store()
+            .temp_folder()
+            .map_err(|error| layer::LayerError::Record { source: io::Error::other(error) })?;
+        let temporary_folder = Some(folder.as_path());
+        let mut options = EncodeOptions { compression, unpack_into, temporary_folder, ..EncodeOptions::default() };
         if !layer::is_large(changes) {
             return layer::encode_with(changes, &options, out);
         }

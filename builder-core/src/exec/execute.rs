@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::advice;
 use super::build::Build;
 use super::command_output::CommandOutput;
 use crate::error::{BuildError, During, ErrorKind};
@@ -71,7 +72,7 @@ pub(crate) fn execute(build: &Build<'_>, id: StepId, spec: SandboxSpec) -> Resul
                 Exit::Code(_) => None,
             };
             let (code, output) = (i32::from(exit.code()), last.into());
-            Err(ErrorKind::Command { code, signal, output, help: advice(exit) }.into())
+            Err(ErrorKind::Command { code, signal, output, help: advice::of_end(code, signal) }.into())
         }
         Err(error) => Err(start_failed(error, last.into())),
     }
@@ -178,14 +179,6 @@ impl Ready {
             *place = is_ready(pipe).then_some(stream);
         }
         ready
-    }
-}
-
-fn advice(exit: Exit) -> String {
-    match exit {
-        Exit::Signal(9) => "the machine may have run out of memory".to_owned(),
-        Exit::Code(127) => "a program that the command calls is not in the image".to_owned(),
-        _ => String::new(),
     }
 }
 

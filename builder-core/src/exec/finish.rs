@@ -1,20 +1,19 @@
 //! The end of a build: configuration, manifest, names, outputs, push.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 
 use super::build::{Build, BuildResult, BuiltImage, StageKey};
 use super::carry;
-use super::layers::{Layers, in_parallel};
+use super::layers::{StackLayer, in_parallel};
+use super::left_blobs;
 use super::options::{BuildOptions, Destination, Output, OutputKind};
 use super::stage::StageResult;
 use crate::error::{BuildError, During};
 use crate::image::{self, AnnotationLevel, ArchiveFormat, ArchiveOptions, AssembleOptions};
 use crate::oci::{Descriptor, Digest, History, ImageConfig, Platform};
 use crate::progress::Event;
-use crate::reference::Reference;
-use crate::registry::{self, BlobSource, PushOptions};
 
 /// The build argument that asks for an index of one image, or forbids one.
 const MULTI_PLATFORM_ARG: &str = "BUILDKIT_MULTI_PLATFORM";
@@ -33,7 +32,7 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
             config,
         };
         if build.makes_image() {
-            let layers = in_parallel(&result.stack, |layer| build.layers.blob(layer, build.options.compression))?;
+            let layers = in_parallel(&result.stack, |layer| blob_of(build, layer))?;
             let mut annotations = annotations(build, AnnotationLevel::Manifest, &built.platform);
             annotations.extend(carry::inline_annotation(build, *key));
             let options = AssembleOptions { annotations, ..AssembleOptions::default() };
@@ -66,6 +65,26 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
         build.events.event(Event::Built { manifest: manifest.digest, config });
     }
     Ok(BuildResult { manifest, images })
+}
+
+/// The blob that the image has a layer in. That of a base need not be in the store where nothing reads it there.
+fn blob_of(build: &Build<'_>, layer: &StackLayer) -> Result<Descriptor, BuildError> {
+    if let Some(blob) = layer.base_blob.as_ref().filter(|_| !keeps_whole_image(build.options))
+        && build.layers.can_be_left(layer.diff_id, blob)?
+    {
+        return Ok(blob.clone());
+    }
+    build.layers.blob(layer, build.options.compression)
+}
+
+/// Whether all bytes of the image are wanted on this machine: in an output, or under a name that other tools find it by
+/// in the store. One that is pushed is found by that name in its registry.
+fn keeps_whole_image(options: &BuildOptions) -> bool {
+    let is_image = |output: &Output| match output.kind {
+        OutputKind::OciArchive | OutputKind::DockerArchive | OutputKind::OciLayout => true,
+        OutputKind::Local | OutputKind::Tar => false,
+    };
+    options.outputs.iter().any(is_image) || (!options.tags.is_empty() && !options.push)
 }
 
 /// Whether an index is made of one manifest too: for what BUILDKIT_MULTI_PLATFORM says, or to annotate it.
@@ -206,29 +225,13 @@ fn write_files(output: &Output, view: &crate::tree::MergedTree, folder: Option<&
     }
 }
 
-/// Reads what is pushed out of the store, and knows which registries have it already.
-struct Blobs<'a>(&'a Layers);
-
-impl BlobSource for Blobs<'_> {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + '_>> {
-        let reader = self.0.store().open_blob(descriptor).map_err(io::Error::other)?;
-        Ok(Box::new(reader))
-    }
-
-    fn pulled_with(&self, digest: &Digest) -> Option<Reference> {
-        self.0.pulled_with(digest)
-    }
-}
-
 fn push(build: &Build<'_>, manifest: &Descriptor) -> Result<(), BuildError> {
     if build.options.tags.is_empty() {
         return Err(BuildError::usage("--push needs a name for the image", "name it with -t REGISTRY/NAME:TAG"));
     }
     let client = build.client()?;
-    let options = PushOptions { events: Some(Arc::clone(&build.events)), ..PushOptions::default() };
     for tag in &build.options.tags {
-        registry::push_image(&client, tag, manifest, &Blobs(&build.layers), &options)
-            .during(|| format!("push the image to `{}`", tag.familiar()))?;
+        left_blobs::push(&build.layers, &client, tag, manifest, Arc::clone(&build.events))?;
     }
     Ok(())
 }

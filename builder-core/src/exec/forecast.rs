@@ -65,6 +65,7 @@ pub fn forecast(options: &BuildOptions, events: Events, cancel: &Cancel) -> Resu
 
 fn look_ahead(mut build: Build<'_>) -> Result<Forecast, BuildError> {
     build.check_expectations()?;
+    build.check_sources()?;
     let infos = build.announce();
     let mut ahead = Ahead { build: &build, open: BTreeSet::new(), outlooks: Vec::new() };
     for (key, plan) in build.plans() {

@@ -37,11 +37,12 @@ pub(crate) fn healing<T>(
             Ok(result) => return Ok(result),
             Err(error) => error,
         };
-        if !made_room && is_full(&error) && super::room::empty_full_disk(store, &events) {
+        if !made_room && error.parts().iter().any(|part| is_full(part)) && super::room::empty_full_disk(store, &events)
+        {
             made_room = true;
             continue;
         }
-        match damaged(&error) {
+        match error.parts().iter().find_map(|part| damaged(part)) {
             Some(damaged) if healed.insert(damaged) => match damaged {
                 Damaged::Blob(digest) => tell(&events, format!("the blob `{digest}` was damaged")),
                 Damaged::Layer(diff_id) => tell(&events, format!("the layer {diff_id} was lost")),

@@ -17,7 +17,7 @@ use super::options::Cancel;
 use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
 use crate::layer::{self, EncodedLayer};
-use crate::oci::{Descriptor, DiffId, Digest};
+use crate::oci::{Descriptor, DiffId};
 use crate::reference::Reference;
 use crate::registry::Client;
 use crate::store::{LayerBlob, Store, TempDir, Unpacked};
@@ -85,14 +85,6 @@ impl Layers {
     /// Tells where a base image's layer can be read.
     pub(crate) fn add_origin(&self, diff_id: DiffId, blob: Descriptor, origin: Origin) {
         lock(&self.origins).entry(diff_id).or_insert((blob, origin));
-    }
-
-    /// The image of a registry that a blob of a base comes from.
-    pub(super) fn pulled_with(&self, digest: &Digest) -> Option<Reference> {
-        lock(&self.origins).values().find_map(|(blob, origin)| match origin {
-            Origin::Registry(_, reference) if blob.digest == *digest => Some(reference.clone()),
-            _ => None,
-        })
     }
 
     /// Lets a layer that nobody has count as there. Should it be needed after all, that is a loss.
@@ -196,6 +188,9 @@ impl Layers {
                     descriptor: descriptor.clone(),
                     compression: compression_name(&descriptor.media_type).to_owned(),
                     encoder: layer::ENCODER_VERSION.to_string(),
+                    source: self
+                        .registry_of(diff_id, &descriptor.digest)
+                        .map(|reference| reference.without_digest().to_string()),
                 },
             )
             .during(|| format!("record the layer {diff_id}"))
@@ -274,7 +269,8 @@ fn known_or_in_parallel<T: Sync, R: Send>(
 
 /// The record of a layer, where the store has it whole.
 pub(super) fn tree_of(store: &Store, diff_id: DiffId) -> Option<Tree> {
-    Tree::from_bytes(store.layer(diff_id)?.tree().ok()??).ok()
+    let record = store.layer(diff_id)?.tree().ok()??;
+    Tree::from_file(record.file, record.length).ok()?.ok()
 }
 
 /// Takes a lock whose data no panic leaves half-changed.

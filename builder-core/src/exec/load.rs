@@ -110,11 +110,11 @@ impl Layers {
     ) -> Result<Arc<Tree>, BuildError> {
         let action = || format!("unpack the layer {diff_id}");
         let folder = if unpack { Some(self.store.unpack_dir().during(action)?) } else { None };
-        let read =
-            layer::read_layer(reader, media_type, Some(diff_id), folder.as_ref().map(|f| f.path()), &Limits::default())
-                .during(action)?;
+        let limits = Limits { temporary_folder: Some(self.store.temp_folder().during(action)?), ..Limits::default() };
+        let unpack_into = folder.as_ref().map(|folder| folder.path());
+        let read = layer::read_layer(reader, media_type, Some(diff_id), unpack_into, &limits).during(action)?;
         let tree = Arc::new(read.tree);
-        self.store.add_layer_tree(diff_id, tree.as_bytes()).during(action)?;
+        self.store.add_layer_tree(diff_id, &mut tree.reader()).during(action)?;
         if let Some(folder) = &folder {
             self.store.adopt_unpacked(diff_id, folder.path()).during(action)?;
         }
@@ -183,9 +183,18 @@ pub(super) fn open_origin<'a>(
 ) -> Result<Box<dyn Read + Send + 'a>, BuildError> {
     Ok(match origin {
         Origin::Layout(layout) => Box::new(layout.open_blob(blob).during(|| format!("open the blob {}", blob.digest))?),
-        Origin::Registry(client, reference) => {
-            Box::new(client.blob(reference, blob).during(|| format!("fetch the blob {} of {reference}", blob.digest))?)
-        }
+        Origin::Registry(client, reference) => Box::new(client.blob(reference, blob).map_err(|error| {
+            let is_offline = error.is_offline();
+            let failed = BuildError::failed(format!("fetch the blob {} of {reference}", blob.digest), error);
+            match is_offline {
+                true => failed.with_help(format!(
+                    "the store does not have this layer of `{}`, because no build needed its files: build once without \
+                     --offline",
+                    reference.without_digest().familiar()
+                )),
+                false => failed,
+            }
+        })?),
         Origin::Carried(inner, _) => open_origin(store, inner, blob)?,
         Origin::Store => Box::new(store.open_blob(blob).during(|| format!("open the blob {}", blob.digest))?),
     })

@@ -7,7 +7,7 @@ use super::encoding::AddOptions;
 use super::layers::{Layers, StackLayer};
 use crate::error::{BuildError, During};
 use crate::oci::DiffId;
-use crate::tree::{Change, Entry, Node, TreeError, TreePath, TreeView, sort_changes};
+use crate::tree::{Change, ChangeList, Entry, Node, TreeError, TreePath, TreeView, sort_changes};
 
 /// A path of a tree and all below it, with the directories that lead there.
 pub(crate) struct Part {
@@ -171,19 +171,15 @@ pub(crate) fn set_file_metadata(path: &std::path::Path, mode: u32, uid: u32, gid
     Ok(())
 }
 
-/// Sets the times of unpacked entries that differ from what they were, so that the files on disk are what the layer
-/// says.
-pub(crate) fn set_times(
-    folder: &std::path::Path,
-    changes: &[Change],
-    before: &[crate::tree::Timestamp],
-) -> std::io::Result<()> {
+/// Sets the times of unpacked entries that are later than an epoch, so that the files on disk are what the layer says.
+pub(crate) fn clamp_times(folder: &std::path::Path, changes: &ChangeList, epoch: i64) -> std::io::Result<()> {
     use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
     let root = crate::rootfs::Root::open(folder).map_err(std::io::Error::other)?;
-    // Contents first: setting a file's time does not change its directory's.
-    for (change, before) in changes.iter().zip(before).rev() {
-        let entry = &change.entry;
-        if entry.metadata.modified == *before || matches!(entry.node, Node::Whiteout | Node::HardLink { .. }) {
+    for change in changes {
+        let change = change?;
+        let before = change.entry.metadata.modified;
+        let entry = crate::snapshot::clamp_time(change, epoch).entry;
+        if entry.metadata.modified == before || matches!(entry.node, Node::Whiteout | Node::HardLink { .. }) {
             continue;
         }
         let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else { continue };

@@ -21,10 +21,12 @@
 //! platforms  whether commands can run on this machine's processor
 //! layers     every layer that the build works with, in the form that is needed
 //! delta      layers that lie over an earlier one
+//! left_blobs blobs of base images that stay in their registry
 //! finish     configuration, manifest, names, outputs, push
 //! carry      results of steps from and for other machines
 //! ```
 
+mod advice;
 mod bases;
 mod build;
 mod ca;
@@ -48,10 +50,12 @@ mod host_files;
 mod jobs;
 mod journal;
 mod layers;
+mod left_blobs;
 mod load;
 mod materialize;
 mod mounts;
 mod options;
+mod owner;
 mod past;
 mod platforms;
 mod remote_files;
@@ -61,6 +65,7 @@ mod run;
 mod run_image;
 mod scheduler;
 mod selection;
+mod sent;
 mod ssh_agent;
 mod stage;
 mod unread_copy;
@@ -73,6 +78,7 @@ pub use check_store::check_store;
 pub use forecast::{Forecast, ForecastStep, Outlook, forecast};
 pub use heal::tell_damage;
 pub use host_files::{ExtraHost, ExtraHostError};
+pub use left_blobs::push_stored;
 pub use options::{
     BuildOptions, Cancel, ContextInput, Destination, DockerfileInput, ExpectCached, Isolation, NamedContext, NoCache,
     Output, OutputKind, Secret, SshSource,

@@ -8,46 +8,40 @@ use crate::plan::{Action, Source, StagePlan};
 use crate::sys::emulation::{Emulator, emulator};
 
 impl Build<'_> {
-    /// Refuses commands for another processor for which there is no emulator.
+    /// Commands for another processor for which there is no emulator, by their stages.
     ///
     /// What counts is the base image that a stage goes back to, not what was asked for: an image for this processor
     /// runs, whatever it is used for. What comes from `scratch` is anyone's guess and is tried.
-    pub(crate) fn check_commands_can_run(&self) -> Result<(), BuildError> {
+    pub(crate) fn emulator_errors(&self) -> Vec<BuildError> {
+        self.plans().iter().filter_map(|(key, plan)| self.emulator_error(*key, plan)).collect()
+    }
+
+    fn emulator_error(&self, key: StageKey, plan: &StagePlan) -> Option<BuildError> {
         let host = Platform::host();
-        for (key, plan) in self.plans() {
-            let Some(step) = plan.steps.iter().find(|step| matches!(step.action, Action::Run(_))) else { continue };
-            let Some(platform) = self.platform_of_root(*key, plan) else { continue };
-            if platform.runs_natively_on(&host) {
-                continue;
-            }
-            let name = &plan.name;
-            let Some(emulator) = emulator(&platform.architecture) else {
-                return Err(BuildError::plan(
-                    "emulator-missing",
-                    format!(
-                        "the stage `{name}` runs commands for {platform}, and this machine runs programs for {host}"
-                    ),
-                    format!(
-                        "install an emulator (Debian: apt-get install qemu-user-static), or run the command in a stage \
-                         `FROM --platform=$BUILDPLATFORM` that makes files for {platform}"
-                    ),
-                    step.span.clone(),
-                ));
-            };
-            if let Some(why) = unusable(&emulator) {
-                return Err(BuildError::plan(
-                    "emulator-unusable",
-                    format!(
-                        "the stage `{name}` runs commands for {platform}, and the emulator `{}` can't run in a step: \
-                         {why}",
-                        emulator.interpreter.display()
-                    ),
-                    "register it with the flag F, or install a static one (Debian: apt-get install qemu-user-static)",
-                    step.span.clone(),
-                ));
-            }
-        }
-        Ok(())
+        let step = plan.steps.iter().find(|step| matches!(step.action, Action::Run(_)))?;
+        let platform = self.platform_of_root(key, plan).filter(|platform| !platform.runs_natively_on(&host))?;
+        let name = &plan.name;
+        let Some(emulator) = emulator(&platform.architecture) else {
+            return Some(BuildError::plan(
+                "emulator-missing",
+                format!("the stage `{name}` runs commands for {platform}, and this machine runs programs for {host}"),
+                format!(
+                    "install an emulator (Debian: apt-get install qemu-user-static), or run the command in a stage \
+                     `FROM --platform=$BUILDPLATFORM` that makes files for {platform}"
+                ),
+                step.span.clone(),
+            ));
+        };
+        let why = unusable(&emulator)?;
+        Some(BuildError::plan(
+            "emulator-unusable",
+            format!(
+                "the stage `{name}` runs commands for {platform}, and the emulator `{}` can't run in a step: {why}",
+                emulator.interpreter.display()
+            ),
+            "register it with the flag F, or install a static one (Debian: apt-get install qemu-user-static)",
+            step.span.clone(),
+        ))
     }
 
     /// The emulator that a stage's commands need in their own root directory: one that the kernel looks up by its path.

@@ -93,7 +93,8 @@ impl StageRun<'_, '_> {
 
     pub(crate) fn run(&self, run: &Run, prepared: &PreparedRun, id: StepId) -> Result<Made, BuildError> {
         loop {
-            if let Some(made) = self.try_to_run(run, prepared, id)? {
+            let tried = self.try_to_run(run, prepared, id).map_err(|error| self.advised(error, run))?;
+            if let Some(made) = tried {
                 return Ok(made);
             }
             self.build.events.event(Event::Note("network: the command is started again, on the host's".to_owned()));
@@ -106,7 +107,8 @@ impl StageRun<'_, '_> {
         let devices = build.device_edits(run)?;
         let network = self.network(run);
         let below = self.below()?;
-        let mut user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user))?;
+        let user = lookup_user(&below, &run.user).during(|| format!("look up the user `{}`", run.user));
+        let mut user = user.map_err(super::advice::of_user)?;
         let work = build.layers.store().unpack_dir().during(|| "make a folder for the step".to_owned())?;
         user.groups.extend(&devices.groups);
         let mut environment = self.environment(run, &user);
@@ -231,13 +233,13 @@ impl StageRun<'_, '_> {
         own: &crate::snapshot::StepPaths,
     ) -> Result<Made, BuildError> {
         let action = || "read what the command changed".to_owned();
-        let mut changes = crate::snapshot::upper_changes(upper, below, own).during(action)?;
+        let folder = self.build.layers.store().temp_folder().during(action)?;
+        let mut changes = crate::snapshot::upper_changes(upper, below, own, &folder).during(action)?;
         if let Some(epoch) = self.build.file_epoch() {
-            let before: Vec<_> = changes.iter().map(|c| c.entry.metadata.modified).collect();
-            changes = changes.into_iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
-            super::materialize::set_times(upper, &changes, &before).during(action)?;
+            super::materialize::clamp_times(upper, &changes, epoch).during(action)?;
+            let clamped = changes.iter().map(|change| Ok(crate::snapshot::clamp_time(change?, epoch)));
+            changes = ChangeList::collect_in(&folder, clamped).during(action)?;
         }
-        let changes = ChangeList::from(changes);
         let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
         let diff_id = self.build.layers.add(&changes, AddOptions { compression, ..AddOptions::default() })?;
         drop(changes);

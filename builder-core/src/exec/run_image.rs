@@ -13,6 +13,7 @@ use crate::error::{BuildError, During};
 use crate::image;
 use crate::oci::{Descriptor, Platform};
 use crate::plan::NetworkChoice;
+use crate::registry::{self, Client};
 use crate::snapshot::{MountKind, MountPoint, mount_point_layer};
 use crate::store::Store;
 use crate::sys::mount::{Overlay, WritableLayer};
@@ -45,6 +46,8 @@ pub struct RunImageOptions {
     pub terminal: Option<(u16, u16)>,
     /// Folders to find programs of this machine in.
     pub program_path: Vec<PathBuf>,
+    /// How registries are reached, for layers that nothing needed before.
+    pub registry: registry::Options,
 }
 
 impl RunImageOptions {
@@ -63,6 +66,7 @@ impl RunImageOptions {
             network: NetworkChoice::Default,
             terminal: None,
             program_path: DEFAULT_PROGRAM_PATH.map(PathBuf::from).to_vec(),
+            registry: registry::Options::default(),
         }
     }
 }
@@ -189,7 +193,9 @@ pub fn run_image(
 fn find(store: &Store, layers: &Layers, options: &RunImageOptions) -> Result<Base, BuildError> {
     let action = || format!("load the image `{}`", options.image.digest);
     let image = image::load_image(store, &options.image, &Platform::host()).during(action)?;
-    Ok(super::bases::from_image(layers, image, &super::layers::Origin::Store))
+    let client =
+        || Client::new(options.registry.clone()).map(Arc::new).during(|| "prepare to reach registries".to_owned());
+    super::left_blobs::from_store(layers, image, &client)
 }
 
 /// Puts entrypoint and command together as `docker run` does.

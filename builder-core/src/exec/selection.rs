@@ -99,9 +99,11 @@ pub(super) fn hex(files: &Fingerprint) -> String {
     files.digest().to_hex().to_string()
 }
 
-/// What each source path of a selection is.
+/// What each source path of a selection is; nothing where that can't be read back.
 pub(super) fn describe(selection: &Selection) -> Files {
     let mut files = FilesBuilder::default();
-    selection.describe(&mut |path, facts, mark| files.add(path, facts, mark.map(|ContentMark(mark)| mark)));
-    files.finish()
+    let take = &mut |path: &str, facts: &str, mark: Option<ContentMark>| {
+        files.add(path, facts, mark.map(|ContentMark(mark)| mark));
+    };
+    if selection.describe(take).is_err() { FilesBuilder::default().finish() } else { files.finish() }
 }

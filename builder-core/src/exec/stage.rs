@@ -9,6 +9,7 @@ use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
 use super::journal::{StepNote, milliseconds};
 use super::layers::StackLayer;
 use super::options::{ExpectCached, NoCache};
+use super::owner::add_owner;
 use super::unread_copy::Taken;
 use crate::cache::{Files, PreImage, StepKey, StepRecord, input};
 use crate::error::{BuildError, During, ErrorKind, FailedStep};
@@ -63,7 +64,7 @@ pub(crate) enum Prepared {
 impl Prepared {
     /// Whether all inputs are known.
     fn has_key(&self) -> bool {
-        !matches!(self, Self::Copy(copy) if copy.unread.is_some())
+        !matches!(self, Self::Copy(copy) if copy.unread)
     }
 
     /// The files that a command's bind mounts show.
@@ -285,7 +286,7 @@ impl StageRun<'_, '_> {
         }
         let layers = &self.build.layers;
         let same = layers.is_stored(last.diff_id)
-            && matches!((layers.tree(last.diff_id), layers.tree(made)), (Ok(before), Ok(after)) if before.same_but_times(&after));
+            && matches!((layers.tree(last.diff_id), layers.tree(made)), (Ok(before), Ok(after)) if matches!(before.same_but_times(&after), Ok(true)));
         if same { (last.diff_id, last.created, true) } else { (made, now, false) }
     }
 
@@ -294,6 +295,7 @@ impl StageRun<'_, '_> {
         let instruction = step.name.split(' ').next().unwrap_or_default();
         inputs.add("instruction", instruction);
         inputs.add("platform", self.plan.platform.to_string());
+        self.check_owner(step)?;
         Ok(match &step.action {
             Action::Run(run) => {
                 self.add_parent(inputs);
@@ -308,7 +310,7 @@ impl StageRun<'_, '_> {
             Action::MakeDirectory { path, owner } => {
                 self.add_parent(inputs);
                 inputs.add("directory", path);
-                inputs.add("user", owner);
+                add_owner("user", owner, inputs);
                 self.add_epoch(inputs);
                 Prepared::MakeDirectory
             }
@@ -357,7 +359,10 @@ impl StageRun<'_, '_> {
         earlier: Option<DiffId>,
     ) -> Result<Made, BuildError> {
         if let Some(epoch) = self.build.file_epoch() {
-            changes = changes.iter().map(|change| crate::snapshot::clamp_time(change, epoch)).collect();
+            let action = || "write the layer".to_owned();
+            let folder = self.build.layers.store().temp_folder().during(action)?;
+            let clamped = changes.iter().map(|change| Ok(crate::snapshot::clamp_time(change?, epoch)));
+            changes = ChangeList::collect_in(&folder, clamped).during(action)?;
         }
         let compression = self.compression();
         let unpack = compression.is_none() || self.runs_later();

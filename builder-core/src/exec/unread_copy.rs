@@ -4,31 +4,19 @@
 //! the files, there is no earlier result whatever they hold: then they are copied at once, read once for that, and the
 //! key is made of what was copied. The key and the record are those that reading the files before would have given.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::options::ExpectCached;
 use super::selection::{describe, hex, select_options};
 use super::stage::{Made, StageRun};
 use crate::cache::{PreImage, StepKey, StepRecord, input};
-use crate::context::{ContextDir, Selection, select};
-use crate::error::BuildError;
+use crate::context::{ContextDir, Selection, select_in};
 use crate::plan::{Copy, CopySource, Source};
-use crate::tree::{ContentDigest, TreeView};
+use crate::tree::ContentDigest;
 
 /// Where more steps are on record, they are not looked through.
 const MOST_RECORDS: usize = 1000;
-
-/// Files that are copied before their digests are known.
-pub(crate) struct UnreadFiles {
-    /// What was found, each file by its state.
-    outline: ContentDigest,
-}
-
-impl UnreadFiles {
-    pub(super) fn of(selection: &Selection) -> Self {
-        Self { outline: selection.outline() }
-    }
-}
 
 /// What is known of the inputs of a step that was done.
 #[derive(Default)]
@@ -83,29 +71,22 @@ impl StageRun<'_, '_> {
         !self.must_run() && records.into_iter().any(|record| is_same(&record))
     }
 
-    /// Selects all that a COPY copies.
-    pub(super) fn select_paths(&self, copy: &Copy, view: &dyn TreeView) -> Result<Selection, BuildError> {
-        let mut all = Selection::default();
+    /// Finds out what files were that were copied unread: their digests are known now, but for those that only another name
+    /// was copied of. `outline` is that of what was copied.
+    pub(super) fn look_after(&self, copy: &Copy, outline: ContentDigest, folder: &Path, made: Made) -> Made {
+        let view = self.build.context_view();
+        let mut now = Selection::default();
         for source in &copy.sources {
             let CopySource::Path(path) = source else { unreachable!("only paths are copied unread") };
-            all.append(
-                select(view, &select_options(copy, path)).map_err(|error| self.explain(error, view, copy, path))?,
-            );
-        }
-        Ok(all)
-    }
-
-    /// Finds out what files were that were copied unread: their digests are known now, but for those that only another name
-    /// was copied of.
-    pub(super) fn look_after(&self, copy: &Copy, unread: &UnreadFiles, made: Made) -> Made {
-        let taken = match self.select_paths(copy, &*self.build.context_view()) {
-            Ok(selection) if selection.outline() == unread.outline => {
-                let files = describe(&selection);
-                return Made { files: Some(files), taken: Taken::Late(hex(selection.fingerprint())), ..made };
+            match select_in(&*view, &select_options(copy, path), folder) {
+                Ok(selection) => now.append(selection),
+                Err(_) => return Made { taken: Taken::Unknown, ..made },
             }
-            // The layer holds what was there then, which is not to be found out any more.
-            _ => Taken::Unknown,
-        };
-        Made { taken, ..made }
+        }
+        // The layer holds what was there then, which is not to be found out any more where it changed.
+        if !now.outline().is_ok_and(|now| now == outline) {
+            return Made { taken: Taken::Unknown, ..made };
+        }
+        Made { files: Some(describe(&now)), taken: Taken::Late(hex(now.fingerprint())), ..made }
     }
 }

@@ -205,6 +205,7 @@ fn write_file(folder: &OwnedFd, name: &[u8], size: u64, content: &Content, metad
         Content::Bytes(bytes) => file.write_all(bytes).map(|()| bytes.len() as u64)?,
         // Between files this clones or copies inside the kernel where it can.
         Content::Source(source) => io::copy(&mut source.open()?, &mut file)?,
+        Content::Part(part) => io::copy(&mut part.reader(), &mut file)?,
     };
     if written != size {
         let text = format!("it has {written} bytes instead of {size}");

@@ -40,4 +40,4 @@ pub use manifest::{
 };
 pub use output::OutputFile;
 pub use rootfs::{export_rootfs_tar, write_rootfs_tar};
-pub use stored::{Image, load_image};
+pub use stored::{Image, load_image, load_images};

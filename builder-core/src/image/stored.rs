@@ -4,7 +4,7 @@ use crate::oci::{Descriptor, ImageConfig, Platform};
 use crate::store::Store;
 
 use super::ImageError;
-use super::manifest::{DOCUMENT_LIMIT, Manifest, resolve_manifest};
+use super::manifest::{DOCUMENT_LIMIT, Document, Manifest, is_attestation, read_document, resolve_manifest};
 
 /// An image of one platform: its manifest and configuration, both checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +45,20 @@ pub fn load_image(store: &Store, descriptor: &Descriptor, platform: &Platform) -
     let (descriptor, manifest, _) = resolve_manifest(descriptor, platform, &mut fetch)?;
     let config = read_small(store, &manifest.config, "image configuration")?;
     Image::new(descriptor, manifest, &config)
+}
+
+/// Reads the images behind a manifest or index, as far as the store has their manifests; attestations are left out.
+///
+/// # Errors
+/// As [`load_image`].
+pub fn load_images(store: &Store, descriptor: &Descriptor) -> Result<Vec<Image>, ImageError> {
+    let manifests = match read_document(&read_small(store, descriptor, "manifest")?, Some(&descriptor.media_type))? {
+        Document::Manifest(_) => vec![descriptor.clone()],
+        Document::Index(index) => index.manifests,
+    };
+    let is_here = |entry: &&Descriptor| !is_attestation(entry) && store.has_blob(&entry.digest, entry.size);
+    let load = |entry: &Descriptor| load_image(store, entry, entry.platform.as_ref().unwrap_or(&Platform::host()));
+    manifests.iter().filter(is_here).map(load).collect()
 }
 
 pub(super) fn read_small(store: &Store, descriptor: &Descriptor, kind: &'static str) -> Result<Vec<u8>, ImageError> {

@@ -173,7 +173,7 @@ proptest! {
         let encoded = encode(&changes.as_slice().into(), Compression::Zstd { level: 1 }, &mut blob).unwrap();
         let read = read_layer(blob.as_slice(), encoded.media_type, None, None, &Limits::default()).unwrap();
         prop_assert_eq!(&read.tree, &encoded.tree);
-        prop_assert_eq!(read.tree.iter().map(|found| found.entry).collect::<Vec<_>>(), changes.into_iter().map(|change| change.entry).collect::<Vec<_>>());
+        prop_assert_eq!(read.tree.iter().map(|found| found.unwrap().entry).collect::<Vec<_>>(), changes.into_iter().map(|change| change.entry).collect::<Vec<_>>());
         prop_assert_eq!(read.diff_id, encoded.diff_id);
     }
 

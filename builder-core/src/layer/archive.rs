@@ -1,5 +1,6 @@
 //! The layout of a tar stream: which headers and which contents each chunk has. No file is read for it.
 
+use std::io;
 use std::sync::Arc;
 
 use tar::EntryType;
@@ -144,7 +145,7 @@ impl<'a> Layout<'a> {
         if let Some(change) = self.next.take() {
             return Ok(Some(change));
         }
-        let Some(change) = self.changes.next() else { return Ok(None) };
+        let Some(change) = self.changes.next().transpose().map_err(unreadable)? else { return Ok(None) };
         let path = &change.entry.path;
         if self.last.as_ref().is_some_and(|last| last >= path) {
             return Err(refuse(path, "entries must be sorted, and each path may come once"));
@@ -216,7 +217,7 @@ pub(crate) fn recorded(mut entry: Entry) -> Entry {
 
 /// The owner, mode and time of the file that a hard link names: readers may apply them once more for the link.
 fn metadata_of(changes: &ChangeList, path: &TreePath, target: &TreePath) -> Result<Metadata, LayerError> {
-    match changes.find(target).map(|change| change.entry) {
+    match changes.find(target).map_err(unreadable)?.map(|change| change.entry) {
         Some(file) if target < path && matches!(file.node, Node::File { .. }) => Ok(file.metadata),
         _ => Err(refuse(path, "it is a hard link to what is no earlier file of the same layer")),
     }
@@ -249,6 +250,11 @@ fn check(change: &Change) -> Result<(), LayerError> {
         Node::Symlink { target } if target.is_empty() || target.contains(&0) => error("its target is no path"),
         _ => Ok(()),
     }
+}
+
+/// The error of changes that were put by and can't be read again.
+pub(super) const fn unreadable(source: io::Error) -> LayerError {
+    LayerError::Record { source }
 }
 
 fn refuse(path: &TreePath, reason: &'static str) -> LayerError {

@@ -8,11 +8,14 @@
 //! the one before it, or when the one after it wants no more.
 
 use std::io::{self, BufRead, Read};
+use std::ops::{Deref, Range};
+use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use flate2::bufread::MultiGzDecoder;
 
+use super::gzip::UncheckedGzip;
 use super::{LayerError, Limits};
 use crate::oci::{DiffId, Hasher};
 
@@ -32,15 +35,55 @@ const PEEK: usize = 512;
 pub(super) struct Pieces {
     pieces: Receiver<Result<Vec<u8>, LayerError>>,
     used: Sender<Vec<u8>>,
-    piece: Vec<u8>,
+    piece: Arc<Piece>,
     position: usize,
 }
 
+/// Decompressed bytes, whose memory is used again when nobody needs them any more.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    used: Option<Sender<Vec<u8>>>,
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(used) = &self.used {
+            // The other end may be done already.
+            let _ = used.try_send(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+/// A part of a piece, which may be kept.
+pub(super) struct Slice {
+    piece: Arc<Piece>,
+    range: Range<usize>,
+}
+
+impl Slice {
+    /// Whether both keep the same memory.
+    pub(super) fn is_of_same_piece(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.piece, &other.piece)
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.piece.bytes[self.range.clone()]
+    }
+}
+
 /// Starts to read a blob in threads of `scope`; the last one gives the diff ID and size of what it passed on.
+///
+/// Who wants a certain diff ID compares it, so that no other checksum is needed then.
 pub(super) fn start<'scope, R: Read + Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     blob: R,
     media_type: &str,
+    want: Option<DiffId>,
     limits: &Limits,
 ) -> (Pieces, ScopedJoinHandle<'scope, (DiffId, u64)>) {
     let (chunks, coming_chunks) = bounded(PIECES);
@@ -52,7 +95,7 @@ pub(super) fn start<'scope, R: Read + Send + 'scope>(
     let (used, empty) = bounded(2 * PIECES + 2);
     let (media_type, limit) = (media_type.to_owned(), limits.expanded_bytes);
     scope.spawn(move || {
-        if let Err(error) = decompress(chunks, &media_type, limit, &decoded, &empty) {
+        if let Err(error) = decompress(decoder(chunks, &media_type, want), limit, &decoded, &empty) {
             // Nobody may want the error any more.
             let _ = decoded.send(Err(error));
         }
@@ -60,7 +103,7 @@ pub(super) fn start<'scope, R: Read + Send + 'scope>(
 
     let (hashed, pieces) = bounded(PIECES);
     let hashing = scope.spawn(move || hash(&coming, &hashed));
-    (Pieces { pieces, used, piece: Vec::new(), position: 0 }, hashing)
+    (Pieces { pieces, used, piece: Arc::default(), position: 0 }, hashing)
 }
 
 /// Reads a blob to its end, so that a slow network or disk and the decompression wait for each other as little as can be.
@@ -82,13 +125,12 @@ fn read(mut blob: impl Read, chunks: &Sender<io::Result<Vec<u8>>>, empty: &Recei
 
 /// Decompresses to the end, or until nobody reads any more.
 fn decompress(
-    chunks: Chunks,
-    media_type: &str,
+    decoder: Result<Decoder, LayerError>,
     limit: u64,
     pieces: &Sender<Result<Vec<u8>, LayerError>>,
     empty: &Receiver<Vec<u8>>,
 ) -> Result<(), LayerError> {
-    let (mut decoder, compression) = decoder(chunks, media_type)?;
+    let (mut decoder, compression) = decoder?;
     let mut size = 0;
     loop {
         let mut piece = empty.try_recv().unwrap_or_default();
@@ -160,17 +202,26 @@ impl Read for Chunks {
 impl Pieces {
     /// The next bytes, at most `most` of them; empty at the end.
     pub(super) fn next(&mut self, most: u64) -> Result<&[u8], LayerError> {
-        while self.position == self.piece.len() {
-            let Ok(piece) = self.pieces.recv() else { return Ok(&[]) };
-            let used = std::mem::replace(&mut self.piece, piece?);
-            // The other end may be done already.
-            let _ = self.used.try_send(used);
+        let range = self.next_range(most)?;
+        Ok(&self.piece.bytes[range])
+    }
+
+    /// As [`Self::next`], for whoever keeps the bytes.
+    pub(super) fn next_slice(&mut self, most: u64) -> Result<Slice, LayerError> {
+        let range = self.next_range(most)?;
+        Ok(Slice { piece: Arc::clone(&self.piece), range })
+    }
+
+    fn next_range(&mut self, most: u64) -> Result<Range<usize>, LayerError> {
+        while self.position == self.piece.bytes.len() {
+            let Ok(piece) = self.pieces.recv() else { break };
+            self.piece = Arc::new(Piece { bytes: piece?, used: Some(self.used.clone()) });
             self.position = 0;
         }
         let start = self.position;
-        let available = self.piece.len() - start;
+        let available = self.piece.bytes.len() - start;
         self.position += usize::try_from(most).map_or(available, |most| most.min(available));
-        Ok(&self.piece[start..self.position])
+        Ok(start..self.position)
     }
 
     /// Fills a buffer; the number of bytes is smaller only at the end.
@@ -188,7 +239,10 @@ impl Pieces {
     }
 }
 
-fn decoder(mut blob: Chunks, media_type: &str) -> Result<(Box<dyn Read>, &'static str), LayerError> {
+/// Decompressed bytes, and what they were compressed with.
+type Decoder = (Box<dyn Read>, &'static str);
+
+fn decoder(mut blob: Chunks, media_type: &str, want: Option<DiffId>) -> Result<Decoder, LayerError> {
     let error = |compression| move |source| LayerError::Decompress { compression, source };
     let mut start = vec![0; PEEK];
     let length = fill(&mut blob, &mut start).map_err(error("compressed"))?;
@@ -202,6 +256,7 @@ fn decoder(mut blob: Chunks, media_type: &str) -> Result<(Box<dyn Read>, &'stati
     let blob: Box<dyn BufRead> = Box::new(io::Cursor::new(start).chain(blob));
     // COMPAT(buildkit): the first bytes decide, and not the media type; the diff ID is checked either way.
     Ok(match found {
+        "gzip" if want.is_some() => (Box::new(UncheckedGzip::new(blob)), found),
         "gzip" => (Box::new(MultiGzDecoder::new(blob)), found),
         "zstd" => {
             let mut decoder = zstd::Decoder::with_buffer(blob).map_err(error(found))?;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::LayerError;
-use crate::tree::{Change, Content, TreePath};
+use crate::tree::{Change, Content, FilePart, TreePath};
 
 /// Reads exactly as many bytes of a file as its entry says, from anywhere in it, and notices when there are more.
 pub(super) struct ContentReader<'a> {
@@ -17,6 +17,7 @@ pub(super) struct ContentReader<'a> {
 enum Source<'a> {
     Bytes(&'a [u8]),
     File(File),
+    Part(&'a FilePart),
 }
 
 impl<'a> ContentReader<'a> {
@@ -26,6 +27,8 @@ impl<'a> ContentReader<'a> {
         let source = match &change.content {
             Content::None => Source::Bytes(&[]),
             Content::Bytes(bytes) => Source::Bytes(bytes),
+            Content::Part(part) if part.length != size => return Err(changed(path, size, part.length.to_string())),
+            Content::Part(part) => Source::Part(part),
             Content::Source(content) => Source::File(
                 content.open().map_err(|source| LayerError::ReadContent { path: path.to_string(), source })?,
             ),
@@ -47,6 +50,10 @@ impl<'a> ContentReader<'a> {
                 Ok(())
             }
             Source::File(file) => self.fill_from(file, buffer, offset),
+            Source::Part(FilePart { file, start, .. }) => {
+                let error = |source| LayerError::ReadContent { path: self.path.to_string(), source };
+                file.read_exact_at(buffer, start + offset).map_err(error)
+            }
         }
     }
 

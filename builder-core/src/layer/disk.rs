@@ -80,19 +80,6 @@ impl DiskWriter {
         })
     }
 
-    /// Makes a regular file and lets `fill` write its content.
-    pub(super) fn file<T>(
-        &mut self,
-        path: &TreePath,
-        metadata: &Metadata,
-        fill: impl FnOnce(&mut File) -> Result<T, LayerError>,
-    ) -> Result<T, LayerError> {
-        let mut file = self.create_file(path)?;
-        let filled = fill(&mut file)?;
-        self.set_file(&file, path, metadata)?;
-        Ok(filled)
-    }
-
     /// Makes an empty regular file. [`DiskWriter::set_file`] does the rest when its content is written.
     pub(super) fn create_file(&mut self, path: &TreePath) -> Result<File, LayerError> {
         self.in_parent(path, |parent, name, _| {
@@ -171,9 +158,14 @@ impl DiskWriter {
         let result =
             self.in_parent(path, |parent, name, _| remove_all(parent, name).map_err(|errno| ("remove", errno.into())));
         // What was open may be gone now.
+        self.forget_directories();
+        result
+    }
+
+    /// Opens directories anew from now on, because some may have been removed.
+    pub(super) fn forget_directories(&mut self) {
         self.open.clear();
         self.deep = None;
-        result
     }
 
     /// Gives a directory its metadata; once nothing more is put into it.

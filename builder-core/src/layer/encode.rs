@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::thread;
 
-use super::archive::{Layout, estimate, recorded};
+use super::archive::{Layout, estimate, recorded, unreadable};
 use super::border::BIG_FILE;
 use super::chunk_memory::{ChunkMemory, ChunkRecord, StoredChunk};
 use super::unpack::Unpacking;
@@ -32,6 +32,8 @@ pub struct EncodeOptions<'a> {
     pub memory: Option<&'a ChunkMemory>,
     /// An existing empty folder that the changes are unpacked into, as [`super::unpack_changes`] does.
     pub unpack_into: Option<&'a Path>,
+    /// A folder for temporary files, which keep memory small for a layer of many entries.
+    pub temporary_folder: Option<&'a Path>,
 }
 
 /// What came of encoding a layer.
@@ -89,7 +91,8 @@ pub fn encode_with(
     let workers = (0..threads).map(|_| Worker::new(&options, unpacking.as_ref()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
 
-    let records = Records { changes, rest: changes.iter(), number: 0, tree: TreeBuilder::new() };
+    let records =
+        Records { changes, rest: changes.iter(), number: 0, tree: TreeBuilder::new(options.temporary_folder) };
     let digests = Digests::default();
     let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks: Vec::new() };
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
@@ -108,7 +111,7 @@ pub fn encode_with(
         size: output.size,
         uncompressed_size,
         media_type: compression.media_type(),
-        tree: output.records.finish(),
+        tree: output.records.finish().map_err(unreadable)?,
         chunks: options.memory.map(|_| ChunkRecord::new(digest, output.chunks)),
     })
 }
@@ -138,7 +141,7 @@ impl Output<'_> {
         self.size += bytes.len() as u64;
         for piece in &made.digests {
             if let Some((number, digest)) = self.digests.add(piece) {
-                self.records.add_file(number, digest);
+                self.records.add_file(number, digest).map_err(unreadable)?;
             }
         }
         self.chunks.extend(made.stored);
@@ -176,26 +179,27 @@ struct Records<'a> {
 
 impl Records<'_> {
     /// Adds everything up to a file.
-    fn add_file(&mut self, number: usize, digest: ContentDigest) {
+    fn add_file(&mut self, number: usize, digest: ContentDigest) -> io::Result<()> {
         while self.number < number {
-            self.add(None);
+            self.add(None)?;
         }
-        self.add(Some(digest));
+        self.add(Some(digest))
     }
 
-    fn add(&mut self, digest: Option<ContentDigest>) {
-        let change = self.rest.next().expect("a digest is that of a change");
+    fn add(&mut self, digest: Option<ContentDigest>) -> io::Result<()> {
+        let change = self.rest.next().expect("a digest is that of a change")?;
         let has_links = self.changes.is_linked(&change.entry.path);
         if let (Some(digest), Content::Source(source)) = (digest, &change.content) {
             source.opener.note_digest(&source.path, source.stamp, digest);
         }
-        self.tree.add(&TreeEntry { entry: recorded(change.entry), digest }, has_links);
+        self.tree.add(&TreeEntry { entry: recorded(change.entry), digest }, has_links)?;
         self.number += 1;
+        Ok(())
     }
 
-    fn finish(mut self) -> Tree {
+    fn finish(mut self) -> io::Result<Tree> {
         while self.number < self.changes.len() {
-            self.add(None);
+            self.add(None)?;
         }
         self.tree.finish()
     }

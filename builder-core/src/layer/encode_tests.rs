@@ -1,8 +1,8 @@
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use super::*;
-use crate::tree::{Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath};
+use crate::tree::{Change, Content, Entry, FilePart, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath};
 
 fn change(path: &[u8], node: Node, bytes: &[u8]) -> Change {
     let metadata = Metadata { mode: 0o644, modified: Timestamp { seconds: 7, nanoseconds: 9 }, ..Metadata::default() };
@@ -195,7 +195,7 @@ fn entries_that_no_layer_can_tell_are_refused() {
 /// Takes some bytes and fails.
 struct Full(usize);
 
-impl io::Write for Full {
+impl Write for Full {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
         Ok(bytes.len())
@@ -219,4 +219,27 @@ fn a_full_disk_ends_the_work() {
 fn no_changes_make_an_empty_archive() {
     let (layer, bytes) = encoded(&[], Compression::Uncompressed, 1);
     assert_eq!((bytes, layer.tree.len()), (vec![0; 1024], 0));
+}
+
+#[test]
+fn parts_of_a_file_are_read_from_their_place() {
+    let (text, mut spool) = (noise("part", 3 << 20), tempfile::tempfile().unwrap());
+    spool.write_all(&text).unwrap();
+    let spool = Arc::new(spool);
+    let parts = [(5, 0), (0, 1), (1 << 20, 2 << 20), (77, 1 << 20)].map(|(start, length)| FilePart {
+        file: Arc::clone(&spool),
+        start,
+        length,
+    });
+    let as_bytes = |part: &FilePart| text[part.start as usize..][..part.length as usize].to_vec();
+    let path = |n: usize| format!("f{n}").into_bytes();
+    let plain: Vec<Change> = parts.iter().enumerate().map(|(n, p)| file(&path(n), &as_bytes(p))).collect();
+    let mut stored = plain.clone();
+    stored.iter_mut().zip(&parts).for_each(|(change, part)| change.content = Content::Part(part.clone()));
+    let (want, bytes) = encoded(&plain, Compression::default(), 2);
+    let (found, again) = encoded(&stored, Compression::default(), 2);
+    assert!(bytes == again && want.diff_id == found.diff_id && want.tree == found.tree);
+    stored[2].content = Content::Part(FilePart { length: 1, ..parts[2].clone() });
+    let short = encode_with(&stored.as_slice().into(), &EncodeOptions::default(), &mut io::sink());
+    assert!(matches!(short, Err(LayerError::ContentSize { .. })), "{short:?}");
 }

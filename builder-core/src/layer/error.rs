@@ -46,6 +46,12 @@ pub enum LayerError {
         /// Why.
         source: io::Error,
     },
+    /// The record of the layer's entries, or what is put by for it, can't be written or read again.
+    #[error("could not keep the list of the layer's entries")]
+    Record {
+        /// Why.
+        source: io::Error,
+    },
     /// The blob can't be read or decompressed.
     #[error("could not read the layer's {compression} data")]
     Decompress {

@@ -1,5 +1,7 @@
 //! What reading one layer may cost.
 
+use std::path::PathBuf;
+
 /// Limits on one layer; exceeding one is an error. All can be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -17,6 +19,8 @@ pub struct Limits {
     pub xattrs: usize,
     /// Bytes of one extended attribute's value.
     pub xattr_bytes: usize,
+    /// A folder for temporary files, which keep what is in memory small for a layer of many entries.
+    pub temporary_folder: Option<PathBuf>,
 }
 
 impl Default for Limits {
@@ -29,6 +33,7 @@ impl Default for Limits {
             expanded_bytes: 64 << 30,
             xattrs: 256,
             xattr_bytes: 64 << 10,
+            temporary_folder: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use tar::EntryType;
 
-use super::blob::Pieces;
+use super::blob::{Pieces, Slice};
 use super::pax::{self, Pax};
 use super::{LayerError, Limits};
 use crate::tree::{Metadata, Timestamp};
@@ -97,18 +97,18 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// More of the content of the member that was given last; empty at its end.
-    pub(super) fn content(&mut self) -> Result<&[u8], LayerError> {
+    /// More of the content of the member that was given last; `None` at its end.
+    pub(super) fn content(&mut self) -> Result<Option<Slice>, LayerError> {
         if self.content == 0 {
-            return Ok(&[]);
+            return Ok(None);
         }
-        let piece = self.pieces.next(self.content)?;
-        if piece.is_empty() {
+        let slice = self.pieces.next_slice(self.content)?;
+        if slice.is_empty() {
             return Err(refuse_at(self.position, "the archive ends within a file"));
         }
-        self.content -= piece.len() as u64;
-        self.position += piece.len() as u64;
-        Ok(piece)
+        self.content -= slice.len() as u64;
+        self.position += slice.len() as u64;
+        Ok(Some(slice))
     }
 
     /// Reads what follows the end mark, so that all of the blob is hashed; whether any of it is more than padding.
@@ -177,9 +177,7 @@ impl<'a> Members<'a> {
     }
 
     fn skip_content(&mut self) -> Result<(), LayerError> {
-        while self.content > 0 {
-            self.content()?;
-        }
+        while self.content()?.is_some() {}
         self.skip_padding()
     }
 
@@ -199,8 +197,8 @@ impl<'a> Members<'a> {
         }
         (self.content, self.padding) = (size, padding(size));
         let mut bytes = Vec::new();
-        while self.content > 0 {
-            bytes.extend_from_slice(self.content()?);
+        while let Some(slice) = self.content()? {
+            bytes.extend_from_slice(&slice);
         }
         self.skip_padding()?;
         Ok(bytes)

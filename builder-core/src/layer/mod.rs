@@ -8,7 +8,8 @@
 //! [Change] --archive--> tar --chunks--> compressed members --> out      encode
 //!                        '-- SHA-256: diff ID       '-- SHA-256: digest
 //! blob --decompress--> tar --members--> LayerState --> Tree             read
-//!             '-- SHA-256: diff ID          '--> DiskWriter --> folder in overlayfs lower-directory form
+//!             '-- SHA-256: diff ID    |       '--> DiskWriter --> folder in overlayfs lower-directory form
+//!                                     '--> contents of files, in several threads --^
 //! ```
 //!
 //! OCI image spec, "Image Layer Filesystem Changeset".
@@ -23,6 +24,8 @@ mod dense;
 mod disk;
 mod encode;
 mod error;
+mod files;
+mod gzip;
 mod header;
 mod limits;
 mod member;

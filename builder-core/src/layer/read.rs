@@ -18,11 +18,12 @@ use rustix::fs::FileType;
 
 use super::blob;
 use super::disk::DiskWriter;
+use super::files::FileWriters;
 use super::member::{Kind, Member, Members, refuse};
 use super::state::{Before, LayerState, LinkTarget};
 use super::{LayerError, Limits, OPAQUE_MARK, WHITEOUT_PREFIX};
 use crate::oci::DiffId;
-use crate::tree::{ContentDigest, Metadata, Node, Tree, TreePath};
+use crate::tree::{Metadata, Node, Tree, TreePath};
 
 /// What aufs keeps for itself in a layer's root begins so.
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
@@ -59,12 +60,14 @@ pub fn read_layer(
 ) -> Result<ReadLayer, LayerError> {
     let disk = unpack.map(DiskWriter::open).transpose()?;
     thread::scope(|scope| {
-        let (pieces, hashing) = blob::start(scope, blob, media_type, limits);
-        let mut reader = Reader { members: Members::new(pieces, limits), state: LayerState::default(), disk };
+        let (pieces, hashing) = blob::start(scope, blob, media_type, want_diff_id, limits);
+        let (members, files) = (Members::new(pieces, limits), FileWriters::new(scope, unpack));
+        let mut reader = Reader { members, files, state: LayerState::default(), disk, links: Vec::new() };
         while let Some(member) = reader.members.next()? {
             reader.apply(member)?;
         }
-        let Reader { members, state, disk } = reader;
+        reader.settle()?;
+        let Reader { members, state, disk, .. } = reader;
         let has_trailing_data = members.finish()?;
         let (diff_id, uncompressed_size) = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         if let Some(want) = want_diff_id.filter(|want| *want != diff_id) {
@@ -74,7 +77,8 @@ pub fn read_layer(
             set_directories(&mut disk, &state)?;
         }
         let implied_directories = state.implied_directories().into_iter().collect();
-        Ok(ReadLayer { diff_id, tree: state.finish(), uncompressed_size, implied_directories, has_trailing_data })
+        let tree = state.finish(limits.temporary_folder.as_deref()).map_err(|source| LayerError::Record { source })?;
+        Ok(ReadLayer { diff_id, tree, uncompressed_size, implied_directories, has_trailing_data })
     })
 }
 
@@ -88,13 +92,16 @@ fn set_directories(disk: &mut DiskWriter, state: &LayerState) -> Result<(), Laye
     Ok(())
 }
 
-struct Reader<'a> {
-    members: Members<'a>,
+struct Reader<'scope, 'env> {
+    members: Members<'env>,
+    files: FileWriters<'scope, 'env>,
     state: LayerState,
     disk: Option<DiskWriter>,
+    /// Further names of files, which are made when these are there: the name, and the file.
+    links: Vec<(TreePath, TreePath)>,
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     fn apply(&mut self, member: Member) -> Result<(), LayerError> {
         let Some((parent, name)) = place(&member)? else { return self.root(member) };
         if parent.is_empty() && name.starts_with(AUFS_PREFIX) && name != OPAQUE_MARK || parent.starts_with(AUFS_PREFIX)
@@ -105,9 +112,9 @@ impl Reader<'_> {
             return Err(refuse(&member.name, "it is in a directory with a whiteout's name"));
         }
         let (parent, revived) = self.state.resolve(&parent).map_err(|reason| refuse(&member.name, reason))?;
-        if let Some(disk) = &mut self.disk {
-            for path in revived {
-                disk.remove(&path)?;
+        for path in revived {
+            self.remove(&path)?;
+            if let Some(disk) = &mut self.disk {
                 disk.directory(&path)?;
             }
         }
@@ -164,9 +171,7 @@ impl Reader<'_> {
             }
             Kind::File => {
                 self.clear(path, false)?;
-                let digest = self.file(path, &metadata)?;
-                self.state.put_file(path, size, digest, metadata);
-                return Ok(());
+                return self.file(path, size, metadata);
             }
             Kind::HardLink => return self.hard_link(&name, &link, path),
             Kind::Symlink if link.is_empty() => return Err(refuse("it is a symbolic link to nothing")),
@@ -190,14 +195,17 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn file(&mut self, path: &TreePath, metadata: &Metadata) -> Result<ContentDigest, LayerError> {
-        let members = &mut self.members;
-        let mut hasher = blake3::Hasher::new();
-        match &mut self.disk {
-            Some(disk) => disk.file(path, metadata, |file| copy(members, Some(file), &mut hasher, path))?,
-            None => copy(members, None, &mut hasher, path)?,
+    fn file(&mut self, path: &TreePath, size: u64, metadata: Metadata) -> Result<(), LayerError> {
+        let number = self.state.put_file(path, size, metadata.clone());
+        self.files.begin(number, path, metadata)?;
+        while let Some(slice) = self.members.content()? {
+            self.files.bytes(slice)?;
         }
-        Ok(hasher.finalize())
+        self.files.end();
+        for (number, digest) in self.files.known_digests() {
+            self.state.set_digest(number, digest);
+        }
+        Ok(())
     }
 
     fn hard_link(&mut self, name: &[u8], link: &[u8], path: &TreePath) -> Result<(), LayerError> {
@@ -214,8 +222,8 @@ impl Reader<'_> {
             LinkTarget::Copy(node, metadata) => self.other(path, node, metadata),
             LinkTarget::File => {
                 self.clear(path, false)?;
-                if let Some(disk) = &mut self.disk {
-                    disk.hard_link(path, &target)?;
+                if self.disk.is_some() {
+                    self.links.push((path.clone(), target.clone()));
                 }
                 self.state.put_link(path, &target);
                 Ok(())
@@ -225,10 +233,30 @@ impl Reader<'_> {
 
     /// Removes from the disk what stands where an entry is to be.
     fn clear(&mut self, path: &TreePath, directory: bool) -> Result<(), LayerError> {
-        match (&mut self.disk, self.state.before(path, directory)) {
-            (Some(disk), Before::Remove) => disk.remove(path),
-            _ => Ok(()),
+        match self.state.before(path, directory) {
+            Before::Remove => self.remove(path),
+            Before::Free | Before::SameDirectory => Ok(()),
         }
+    }
+
+    /// Removes what is at a path from the disk, once it is there.
+    fn remove(&mut self, path: &TreePath) -> Result<(), LayerError> {
+        if self.disk.is_none() {
+            return Ok(());
+        }
+        self.settle()?;
+        self.files.forget_directories();
+        self.disk.iter_mut().try_for_each(|disk| disk.remove(path))
+    }
+
+    /// Waits for all files, and makes the further names that they have.
+    fn settle(&mut self) -> Result<(), LayerError> {
+        for (number, digest) in self.files.settle()? {
+            self.state.set_digest(number, digest);
+        }
+        let links = std::mem::take(&mut self.links);
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        links.iter().try_for_each(|(path, target)| disk.hard_link(path, target))
     }
 }
 
@@ -247,29 +275,6 @@ pub(super) fn write_special(
         Node::Whiteout => disk.whiteout(path),
         Node::Directory { .. } | Node::File { .. } | Node::HardLink { .. } => {
             unreachable!("the callers treat these kinds themselves")
-        }
-    }
-}
-
-fn copy(
-    members: &mut Members<'_>,
-    mut file: Option<&mut std::fs::File>,
-    hasher: &mut blake3::Hasher,
-    path: &TreePath,
-) -> Result<(), LayerError> {
-    use std::io::Write as _;
-    loop {
-        let piece = members.content()?;
-        if piece.is_empty() {
-            return Ok(());
-        }
-        hasher.update(piece);
-        if let Some(file) = &mut file {
-            file.write_all(piece).map_err(|source| LayerError::Unpack {
-                action: "write",
-                path: path.to_string(),
-                source,
-            })?;
         }
     }
 }

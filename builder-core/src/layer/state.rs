@@ -4,9 +4,11 @@
 //! can't see: the last of several with one name stays, something put over a removed or replaced path hides what lower
 //! layers have there, and a parent that is a symbolic link of this layer is followed inside the layer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
 
-use crate::tree::{ContentDigest, Entry, Metadata, Node, Tree, TreeEntry, TreePath};
+use crate::tree::{ContentDigest, Entry, Metadata, Node, Timestamp, Tree, TreeBuilder, TreeEntry, TreePath};
 
 /// As many links as the kernel follows in one path.
 const MOST_LINKS: u32 = 40;
@@ -14,15 +16,39 @@ const MOST_LINKS: u32 = 40;
 /// What is at a path: a file's data may have several names.
 #[derive(Debug, Clone)]
 enum Placed {
-    File(usize),
-    Other(Node, Metadata),
+    File(u32),
+    Other(Box<(Node, Metadata)>),
 }
 
+/// A regular file. Its owner, mode and attributes, which many files have in common, are in a table.
 #[derive(Debug)]
 struct FileData {
     size: u64,
-    digest: ContentDigest,
-    metadata: Metadata,
+    /// Known when all of the content was read.
+    digest: Option<ContentDigest>,
+    modified: Timestamp,
+    owner: usize,
+}
+
+impl Placed {
+    fn other(node: Node, metadata: Metadata) -> Self {
+        Self::Other(Box::new((node, metadata)))
+    }
+
+    /// What it is, unless it is a regular file.
+    fn node(&self) -> Option<&Node> {
+        if let Self::Other(other) = self { Some(&other.0) } else { None }
+    }
+
+    fn directory(&self) -> Option<(bool, &Metadata)> {
+        match self {
+            Self::Other(other) => match &**other {
+                (Node::Directory { opaque }, metadata) => Some((*opaque, metadata)),
+                _ => None,
+            },
+            Self::File(_) => None,
+        }
+    }
 }
 
 /// What has to go from a path before something can be put there.
@@ -50,6 +76,9 @@ pub(super) enum LinkTarget {
 pub(super) struct LayerState {
     entries: BTreeMap<TreePath, Placed>,
     files: Vec<FileData>,
+    /// Metadata of files without the time.
+    owners: Vec<Metadata>,
+    owner_numbers: HashMap<Metadata, usize>,
     /// The parent that was resolved last, as written, until something else than a file comes.
     last_parent: Option<(Vec<u8>, TreePath)>,
 }
@@ -74,8 +103,8 @@ impl LayerState {
                 continue;
             }
             let next = found.join(&name);
-            match self.entries.get(&next) {
-                Some(Placed::Other(Node::Symlink { target }, _)) => {
+            match self.entries.get(&next).map(Placed::node) {
+                Some(Some(Node::Symlink { target })) => {
                     links += 1;
                     if links > MOST_LINKS {
                         return Err("too many symbolic links lead to it");
@@ -86,12 +115,12 @@ impl LayerState {
                     todo.extend(names(target).rev().map(<[u8]>::to_vec));
                     continue;
                 }
-                Some(Placed::Other(Node::Whiteout, _)) => {
+                Some(Some(Node::Whiteout)) => {
                     let metadata = Metadata { mode: 0o755, ..Metadata::default() };
-                    self.entries.insert(next.clone(), Placed::Other(Node::Directory { opaque: true }, metadata));
+                    self.entries.insert(next.clone(), Placed::other(Node::Directory { opaque: true }, metadata));
                     revived.push(next.clone());
                 }
-                None | Some(Placed::Other(Node::Directory { .. }, _)) => {}
+                None | Some(Some(Node::Directory { .. })) => {}
                 Some(_) => return Err("what it is in is no directory"),
             }
             found = next;
@@ -103,7 +132,7 @@ impl LayerState {
     /// What putting a node at a path means for what is there.
     pub(super) fn before(&self, path: &TreePath, directory: bool) -> Before {
         match self.entries.get(path) {
-            Some(Placed::Other(Node::Directory { .. }, _)) if directory => Before::SameDirectory,
+            Some(found) if directory && found.directory().is_some() => Before::SameDirectory,
             Some(_) => Before::Remove,
             None if !self.has_below(path) => Before::Free,
             None if directory => Before::SameDirectory,
@@ -113,31 +142,42 @@ impl LayerState {
 
     /// Puts a directory; it hides lower layers' contents if it takes the place of something else in this layer.
     pub(super) fn put_directory(&mut self, path: &TreePath, metadata: Metadata) {
-        let opaque = match self.entries.get(path) {
-            Some(Placed::Other(Node::Directory { opaque }, _)) => *opaque,
-            found => found.is_some(),
-        };
-        self.put(path.clone(), Placed::Other(Node::Directory { opaque }, metadata));
+        let found = self.entries.get(path);
+        let opaque = found.is_some_and(|found| found.directory().is_none_or(|(opaque, _)| opaque));
+        self.put(path.clone(), Placed::other(Node::Directory { opaque }, metadata));
     }
 
     /// Makes a directory opaque; it comes into being where it was only implied.
     pub(super) fn put_opaque(&mut self, path: &TreePath) {
-        let metadata = match self.entries.get(path) {
-            Some(Placed::Other(Node::Directory { .. }, metadata)) => metadata.clone(),
-            _ => Metadata { mode: 0o755, ..Metadata::default() },
+        let metadata = match self.entries.get(path).and_then(Placed::directory) {
+            Some((_, metadata)) => metadata.clone(),
+            None => Metadata { mode: 0o755, ..Metadata::default() },
         };
-        self.put(path.clone(), Placed::Other(Node::Directory { opaque: true }, metadata));
+        self.put(path.clone(), Placed::other(Node::Directory { opaque: true }, metadata));
     }
 
-    /// Puts a regular file.
-    pub(super) fn put_file(&mut self, path: &TreePath, size: u64, digest: ContentDigest, metadata: Metadata) {
-        self.files.push(FileData { size, digest, metadata });
-        self.replace(path, Placed::File(self.files.len() - 1));
+    /// Puts a regular file; gives the number by which to tell its digest.
+    pub(super) fn put_file(&mut self, path: &TreePath, size: u64, metadata: Metadata) -> usize {
+        let number = u32::try_from(self.files.len()).expect("the limit of entries is far below");
+        let modified = metadata.modified;
+        let owner = Metadata { modified: Timestamp::default(), ..metadata };
+        let owner = *self.owner_numbers.entry(owner).or_insert_with_key(|owner| {
+            self.owners.push(owner.clone());
+            self.owners.len() - 1
+        });
+        self.files.push(FileData { size, digest: None, modified, owner });
+        self.replace(path, Placed::File(number));
+        number as usize
+    }
+
+    /// Tells the digest of a regular file.
+    pub(super) fn set_digest(&mut self, number: usize, digest: ContentDigest) {
+        self.files[number].digest = Some(digest);
     }
 
     /// Puts anything but directories, regular files and hard links.
     pub(super) fn put_other(&mut self, path: &TreePath, node: Node, metadata: Metadata) {
-        self.replace(path, Placed::Other(node, metadata));
+        self.replace(path, Placed::other(node, metadata));
         self.last_parent = None;
     }
 
@@ -152,8 +192,10 @@ impl LayerState {
     pub(super) fn link_target(&self, target: &TreePath) -> Result<LinkTarget, &'static str> {
         match self.entries.get(target) {
             Some(Placed::File(_)) => Ok(LinkTarget::File),
-            Some(Placed::Other(Node::Directory { .. } | Node::Whiteout, _)) => Err("it is a hard link to no file"),
-            Some(Placed::Other(node, metadata)) => Ok(LinkTarget::Copy(node.clone(), metadata.clone())),
+            Some(Placed::Other(other)) => match &**other {
+                (Node::Directory { .. } | Node::Whiteout, _) => Err("it is a hard link to no file"),
+                (node, metadata) => Ok(LinkTarget::Copy(node.clone(), metadata.clone())),
+            },
             None => Err("it is a hard link to what is not in the layer"),
         }
     }
@@ -165,8 +207,8 @@ impl LayerState {
             directories.insert(path, None);
         }
         for (path, placed) in &self.entries {
-            if let Placed::Other(Node::Directory { opaque }, metadata) = placed {
-                directories.insert(path.clone(), Some((*opaque, metadata)));
+            if let Some(directory) = placed.directory() {
+                directories.insert(path.clone(), Some(directory));
             }
         }
         directories
@@ -186,26 +228,44 @@ impl LayerState {
         implied
     }
 
-    /// The record of the layer. Of a file's names, the first in order is the file, and the others are hard links to it.
-    pub(super) fn finish(self) -> Tree {
-        let mut first_names: BTreeMap<usize, TreePath> = BTreeMap::new();
-        let files = &self.files;
-        let entry = |(path, placed): (TreePath, Placed)| match placed {
-            Placed::Other(node, metadata) => TreeEntry { entry: Entry { path, node, metadata }, digest: None },
-            Placed::File(index) => match first_names.get(&index) {
-                Some(first) => {
-                    let node = Node::HardLink { target: first.clone() };
-                    TreeEntry { entry: Entry { path, node, metadata: Metadata::default() }, digest: None }
+    /// The record of the layer, in a file of `folder` where it is large. Of a file's names, the first in order is the
+    /// file, and the others are hard links to it.
+    pub(super) fn finish(self, folder: Option<&Path>) -> io::Result<Tree> {
+        let Self { entries, files, owners, .. } = self;
+        // How many names each file has, up to two.
+        let mut names = vec![0_u8; files.len()];
+        for placed in entries.values() {
+            if let Placed::File(number) = placed {
+                names[*number as usize] = (names[*number as usize] + 1).min(2);
+            }
+        }
+        let mut first_names: HashMap<u32, TreePath> = HashMap::new();
+        let mut tree = TreeBuilder::new(folder);
+        for (path, placed) in entries {
+            let number = match placed {
+                Placed::Other(other) => {
+                    let (node, metadata) = *other;
+                    tree.add(&TreeEntry { entry: Entry { path, node, metadata }, digest: None }, false)?;
+                    continue;
                 }
-                None => {
-                    first_names.insert(index, path.clone());
-                    let FileData { size, digest, metadata } = &files[index];
-                    let node = Node::File { size: *size };
-                    TreeEntry { entry: Entry { path, node, metadata: metadata.clone() }, digest: Some(*digest) }
-                }
-            },
-        };
-        Tree::build(self.entries.into_iter().map(entry).collect())
+                Placed::File(number) => number,
+            };
+            if let Some(first) = first_names.get(&number) {
+                let node = Node::HardLink { target: first.clone() };
+                let entry = Entry { path, node, metadata: Metadata::default() };
+                tree.add(&TreeEntry { entry, digest: None }, false)?;
+                continue;
+            }
+            let has_links = names[number as usize] > 1;
+            if has_links {
+                first_names.insert(number, path.clone());
+            }
+            let FileData { size, digest, modified, owner } = files[number as usize];
+            let metadata = Metadata { modified, ..owners[owner].clone() };
+            let entry = Entry { path, node: Node::File { size }, metadata };
+            tree.add(&TreeEntry { entry, digest }, has_links)?;
+        }
+        tree.finish()
     }
 
     fn replace(&mut self, path: &TreePath, placed: Placed) {

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::LayerError;
-use super::archive::ChunkFile;
+use super::archive::{ChunkFile, unreadable};
 use super::content::ContentReader;
 use super::disk::DiskWriter;
 use super::read::write_special;
@@ -34,6 +34,7 @@ pub fn unpack_changes(changes: &ChangeList, root: &Path) -> Result<(), LayerErro
     let mut unpacker = unpacking.unpacker()?;
     let mut buffer = vec![0; BUFFER];
     for (number, change) in changes.iter().enumerate() {
+        let change = change.map_err(unreadable)?;
         let Node::File { size } = change.entry.node else { continue };
         let file = ChunkFile { number, change, size };
         let reader = ContentReader::open(&file.change, size)?;
@@ -82,7 +83,7 @@ impl<'a> Unpacking<'a> {
         let mut directories = BTreeMap::from([(TreePath::root(), None)]);
         let mut last = TreePath::root();
         for change in self.changes {
-            let entry = change.entry;
+            let entry = change.map_err(unreadable)?.entry;
             let parent = entry.path.parent().unwrap_or_default();
             if parent != last {
                 for ancestor in entry.path.ancestors() {
@@ -113,6 +114,7 @@ impl<'a> Unpacking<'a> {
     pub(super) fn finish(self) -> Result<(), LayerError> {
         let mut disk = DiskWriter::open(self.root)?;
         for change in self.changes {
+            let change = change.map_err(unreadable)?;
             if let Node::HardLink { target } = &change.entry.node {
                 disk.hard_link(&change.entry.path, target)?;
             }

@@ -1,11 +1,12 @@
 //! Build arguments: those that every FROM knows, those that stand above it, and those that nothing declares.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rbuild_dockerfile::word::expand;
-use rbuild_dockerfile::{Dockerfile, Instruction};
+use rbuild_dockerfile::{Dockerfile, Instruction, Word};
 
-use super::error::{PlanError, code};
+use super::error::{PlanError, PlanErrors, code};
 use super::graph::PlanOptions;
 use super::variables::{PROXY_ARGS, Variables};
 use crate::oci::Platform;
@@ -42,36 +43,64 @@ fn predefined_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Varia
 }
 
 /// The variables of FROM lines, and defaults of what stages declare: platforms, then global ARGs.
-pub(super) fn global_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Variables, PlanError> {
-    let mut globals = predefined_variables(dockerfile, options);
-    let declarations = dockerfile.global_arg_nodes().flat_map(|(_, arg)| &arg.declarations);
-    for declaration in declarations {
-        let name = &declaration.name.text;
-        let value = match (options.build_args.get(name), &declaration.default) {
-            (Some(value), _) => Some(value.clone()),
-            (None, Some(default)) => {
-                let lookup = |name: &str| globals.value(name).map(str::to_owned);
-                let expanded = expand(&default.text, dockerfile.escape(), &lookup);
-                Some(expanded.map_err(|e| PlanError::new(code::EXPANSION, e.to_string(), default.span))?.text)
+#[derive(Debug, Clone, Default)]
+pub(super) struct Globals {
+    pub(super) variables: Variables,
+    /// Those whose value is not known, because its default is wrong or holds another such one.
+    pub(super) doubtful: BTreeSet<String>,
+    /// What is wrong with defaults.
+    pub(super) errors: PlanErrors,
+}
+
+impl Globals {
+    pub(super) fn new(dockerfile: &Dockerfile, options: &PlanOptions) -> Self {
+        let mut globals = Self { variables: predefined_variables(dockerfile, options), ..Self::default() };
+        for declaration in dockerfile.global_arg_nodes().flat_map(|(_, arg)| &arg.declarations) {
+            let name = &declaration.name.text;
+            let value = match (options.build_args.get(name), &declaration.default) {
+                (Some(value), _) => Some(value.clone()),
+                (None, Some(default)) => match globals.expanded(default, dockerfile.escape()) {
+                    Ok(Some(value)) => Some(value),
+                    unknown => {
+                        globals.doubtful.insert(name.clone());
+                        unknown.err().into_iter().for_each(|error| globals.errors.push(error));
+                        continue;
+                    }
+                },
+                (None, None) => None,
+            };
+            if let Some(value) = value {
+                globals.variables.set(name, &value);
+                globals.doubtful.remove(name);
             }
-            (None, None) => None,
-        };
-        if let Some(value) = value {
-            globals.set(name, &value);
         }
+        let found = options.source_date_epoch.as_ref();
+        if let Some(found) = found.filter(|_| globals.variables.value(SOURCE_DATE_EPOCH).is_some()) {
+            globals.variables.set(SOURCE_DATE_EPOCH, found);
+        }
+        globals
     }
-    if let Some(found) = options.source_date_epoch.as_ref().filter(|_| globals.value(SOURCE_DATE_EPOCH).is_some()) {
-        globals.set(SOURCE_DATE_EPOCH, found);
+
+    /// Expands a word; `None` where that depends on a value that is not known.
+    pub(super) fn expanded(&self, word: &Word, escape: char) -> Result<Option<String>, PlanError> {
+        let doubt = Cell::new(false);
+        let lookup = |name: &str| {
+            doubt.set(doubt.get() || self.doubtful.contains(name));
+            self.variables.value(name).map(str::to_owned)
+        };
+        let expanded = expand(&word.text, escape, &lookup);
+        if doubt.get() {
+            return Ok(None);
+        }
+        let expanded = expanded.map_err(|e| PlanError::new(code::EXPANSION, e.to_string(), word.span))?;
+        Ok(Some(expanded.text))
     }
-    Ok(globals)
 }
 
 /// `SOURCE_DATE_EPOCH` as a build argument or a global ARG has it.
-pub(crate) fn source_date_epoch(dockerfile: &Dockerfile, options: &PlanOptions) -> Result<Option<String>, PlanError> {
-    if let Some(given) = options.build_args.get(SOURCE_DATE_EPOCH) {
-        return Ok(Some(given.clone()));
-    }
-    Ok(global_variables(dockerfile, options)?.value(SOURCE_DATE_EPOCH).map(str::to_owned))
+pub(crate) fn source_date_epoch(dockerfile: &Dockerfile, options: &PlanOptions) -> Option<String> {
+    let given = options.build_args.get(SOURCE_DATE_EPOCH).cloned();
+    given.or_else(|| Globals::new(dockerfile, options).variables.value(SOURCE_DATE_EPOCH).map(str::to_owned))
 }
 
 /// Build arguments that no ARG of the whole file declares and that nothing knows by itself.

@@ -9,7 +9,7 @@ use rbuild_dockerfile::word::expand_words;
 use rbuild_dockerfile::{Word, history};
 use serde_json::Value;
 
-use super::error::{PlanError, code};
+use super::error::{PlanError, PlanErrors, code, each};
 use super::stage::Walk;
 use super::variables::set_text;
 use crate::oci::Healthcheck;
@@ -26,7 +26,7 @@ impl Walk<'_> {
                 // A default that is not needed is not expanded, so it can't fail.
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => Some(self.expanded(default)?),
-                (None, None) => self.globals.value(name).map(str::to_owned),
+                (None, None) => self.global(name),
             };
             if let Some(value) = value.as_ref().filter(|_| !ARGS_WITHOUT_VALUE.contains(&name.as_str())) {
                 self.state.variables.set(name, value);
@@ -51,11 +51,11 @@ impl Walk<'_> {
     }
 
     /// Keys and values, all expanded with the variables from before the instruction.
-    fn pairs(&self, pairs: &[KeyValue]) -> Result<Vec<(String, String)>, PlanError> {
-        pairs.iter().map(|pair| Ok((self.expanded(&pair.key)?, self.expanded(&pair.value)?))).collect()
+    fn pairs(&self, pairs: &[KeyValue]) -> Result<Vec<(String, String)>, PlanErrors> {
+        each(pairs, |pair| Ok((self.expanded(&pair.key)?, self.expanded(&pair.value)?)))
     }
 
-    pub(super) fn env(&mut self, pairs: &[KeyValue]) -> Result<(), PlanError> {
+    pub(super) fn env(&mut self, pairs: &[KeyValue]) -> Result<(), PlanErrors> {
         let pairs = self.pairs(pairs)?;
         for (name, value) in &pairs {
             self.state.variables.set(name, value);
@@ -65,7 +65,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    pub(super) fn label(&mut self, pairs: &[KeyValue]) -> Result<(), PlanError> {
+    pub(super) fn label(&mut self, pairs: &[KeyValue]) -> Result<(), PlanErrors> {
         let pairs = self.pairs(pairs)?;
         self.history(history::pairs("LABEL", &pairs), true);
         self.config().labels.extend(pairs);
@@ -89,33 +89,37 @@ impl Walk<'_> {
         }
     }
 
-    pub(super) fn expose(&mut self, words: &[Word]) -> Result<(), PlanError> {
-        let mut ports = Vec::new();
-        for word in words {
+    pub(super) fn expose(&mut self, words: &[Word]) -> Result<(), PlanErrors> {
+        let ports = each(words, |word| {
+            let mut ports = Vec::new();
             let expanded = expand_words(&word.text, self.escape, &self.lookup())
                 .map_err(|e| PlanError::new(code::EXPANSION, e.to_string(), word.span))?;
             for text in &expanded.words {
                 let spec = parse_port(text).map_err(|e| PlanError::new(code::PORT, e.to_string(), word.span))?;
                 ports.extend(spec.keys());
             }
-        }
+            Ok(ports)
+        })?;
+        let ports = ports.concat();
         let empty = || Value::Object(serde_json::Map::new());
         self.config().exposed_ports.extend(ports.iter().map(|port| (port.clone(), empty())));
         self.history(history::list("EXPOSE", &ports), true);
         Ok(())
     }
 
-    pub(super) fn volume(&mut self, words: &[Word]) -> Result<(), PlanError> {
-        let mut paths = Vec::new();
-        for word in words {
+    pub(super) fn volume(&mut self, words: &[Word]) -> Result<(), PlanErrors> {
+        let paths = each(words, |word| {
             let path = self.expanded(word)?;
-            if path.is_empty() {
-                let message = "VOLUME specified can not be an empty string";
-                return Err(PlanError::new(code::EMPTY_VOLUME, message, word.span));
+            match path.is_empty() {
+                true => {
+                    let message = "VOLUME specified can not be an empty string";
+                    Err(PlanError::new(code::EMPTY_VOLUME, message, word.span))
+                }
+                false => Ok(path),
             }
-            self.config().volumes.insert(path.clone(), Value::Object(serde_json::Map::new()));
-            paths.push(path);
-        }
+        })?;
+        let empty = || Value::Object(serde_json::Map::new());
+        self.config().volumes.extend(paths.iter().map(|path| (path.clone(), empty())));
         self.history(history::list("VOLUME", &paths), true);
         Ok(())
     }

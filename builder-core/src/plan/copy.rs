@@ -8,42 +8,45 @@ use rbuild_dockerfile::instruction::{Add as AddInstruction, Copy as CopyInstruct
 use rbuild_dockerfile::word::expand_heredoc;
 use rbuild_dockerfile::{Heredoc, Word, history};
 
-use super::error::{PlanError, code};
+use super::error::{PlanError, PlanErrors, code, each};
 use super::stage::Walk;
 use super::step::{Action, Add, Copy, CopySource, Source};
 
 impl Walk<'_> {
-    fn heredocs(&self, heredocs: &[Heredoc]) -> Result<Vec<CopySource>, PlanError> {
-        let mut sources = Vec::new();
-        for heredoc in heredocs {
+    fn heredocs(&self, heredocs: &[Heredoc]) -> Result<Vec<CopySource>, PlanErrors> {
+        each(heredocs, |heredoc| {
             let mut body = heredoc.content();
             if heredoc.word.expand {
                 body = expand_heredoc(&body, &self.lookup())
                     .map_err(|e| PlanError::new(code::EXPANSION, e.to_string(), heredoc.span))?
                     .text;
             }
-            sources.push(CopySource::Heredoc { name: heredoc.name().to_owned(), body: Arc::from(body) });
-        }
-        Ok(sources)
+            Ok(CopySource::Heredoc { name: heredoc.name().to_owned(), body: Arc::from(body) })
+        })
     }
 
-    pub(super) fn copy(&mut self, copy: &CopyInstruction, span: Option<Range<usize>>) -> Result<(), PlanError> {
-        let from = match &copy.from {
-            Some(word) => (self.resolve)(&word.text, word.span)?,
-            None => Source::Context,
-        };
-        let mut sources = Vec::new();
-        for word in &copy.sources {
+    pub(super) fn copy(&mut self, copy: &CopyInstruction, span: Option<Range<usize>>) -> Result<(), PlanErrors> {
+        let mut wrong = PlanErrors::default();
+        let from = wrong.note(match &copy.from {
+            Some(word) => (self.resolve)(&word.text, word.span),
+            None => Ok(Source::Context),
+        });
+        let paths = wrong.note(each(&copy.sources, |word| {
             let path = self.expanded(word)?;
             if is_remote_source(&path) {
                 let message = format!("source can't be a URL for COPY: `{path}`");
                 return Err(PlanError::new(code::COPY_URL, message, word.span).with_help("use ADD"));
             }
-            sources.push(CopySource::Path(path));
-        }
-        sources.extend(self.heredocs(&copy.heredocs)?);
+            Ok(CopySource::Path(path))
+        }));
+        let heredocs = wrong.note(self.heredocs(&copy.heredocs));
         let flags = Flags { chown: copy.chown.as_ref(), chmod: copy.chmod.as_ref(), exclude: &copy.exclude };
-        let mut action = self.copy_action(from, sources, &copy.destination, &flags)?;
+        let action = wrong.note(self.copy_action(&copy.destination, &flags));
+        let (Some(from), Some(paths), Some(heredocs), Some(mut action)) = (from, paths, heredocs, action) else {
+            return Err(wrong);
+        };
+        action.from = from;
+        action.sources = [paths, heredocs].concat();
         action.link = copy.link && action.chmod.is_none();
         action.parents = copy.parents;
         self.finish_copy(action, copy.from.as_ref(), span);
@@ -51,28 +54,27 @@ impl Walk<'_> {
         Ok(())
     }
 
-    pub(super) fn add(&mut self, add: &AddInstruction, span: Option<Range<usize>>) -> Result<(), PlanError> {
-        let checksum = self.expanded_option(add.checksum.as_ref())?;
-        let mut sources = Vec::new();
-        for word in &add.sources {
+    pub(super) fn add(&mut self, add: &AddInstruction, span: Option<Range<usize>>) -> Result<(), PlanErrors> {
+        let mut wrong = PlanErrors::default();
+        let checksum = wrong.note(self.expanded_option(add.checksum.as_ref()));
+        let paths = wrong.note(each(&add.sources, |word| {
             let path = self.expanded(word)?;
-            sources.push(if is_remote_source(&path) { CopySource::Remote(path) } else { CopySource::Path(path) });
-        }
-        let wrong = |message: &str| {
-            let span = add.checksum.as_ref().map_or(add.destination.span, |w| w.span);
-            PlanError::new(code::CHECKSUM, message, span)
-        };
-        if checksum.is_some() {
-            if sources.len() + add.heredocs.len() != 1 {
-                return Err(wrong("checksum can't be specified for multiple sources"));
-            }
-            if !matches!(sources.first(), Some(CopySource::Remote(_))) {
-                return Err(wrong("checksum requires HTTP(S) or Git sources"));
-            }
-        }
-        sources.extend(self.heredocs(&add.heredocs)?);
+            Ok(if is_remote_source(&path) { CopySource::Remote(path) } else { CopySource::Path(path) })
+        }));
+        let heredocs = wrong.note(self.heredocs(&add.heredocs));
         let flags = Flags { chown: add.chown.as_ref(), chmod: add.chmod.as_ref(), exclude: &add.exclude };
-        let mut action = self.copy_action(Source::Context, sources, &add.destination, &flags)?;
+        let action = wrong.note(self.copy_action(&add.destination, &flags));
+        if let (Some(Some(_)), Some(paths), Some(word)) = (&checksum, &paths, &add.checksum)
+            && let Some(message) = refused_checksum(paths, add.heredocs.len())
+        {
+            wrong.push(PlanError::new(code::CHECKSUM, message, word.span));
+            return Err(wrong);
+        }
+        let (Some(checksum), Some(paths), Some(heredocs), Some(mut action)) = (checksum, paths, heredocs, action)
+        else {
+            return Err(wrong);
+        };
+        action.sources = [paths, heredocs].concat();
         action.link = add.link && action.chmod.is_none();
         action.add = Some(Add { unpack: add.unpack, checksum, keep_git_dir: add.keep_git_dir });
         self.finish_copy(action, None, span);
@@ -80,13 +82,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn copy_action(
-        &self,
-        from: Source,
-        sources: Vec<CopySource>,
-        destination: &Word,
-        flags: &Flags<'_>,
-    ) -> Result<Copy, PlanError> {
+    /// A copy of nothing yet from the build context.
+    fn copy_action(&self, destination: &Word, flags: &Flags<'_>) -> Result<Copy, PlanError> {
         let chmod_text = self.expanded_option(flags.chmod)?;
         let chmod = match (&chmod_text, flags.chmod) {
             (Some(text), Some(word)) => {
@@ -95,8 +92,8 @@ impl Walk<'_> {
             _ => None,
         };
         Ok(Copy {
-            from,
-            sources,
+            from: Source::Context,
+            sources: Vec::new(),
             destination: self.expanded(destination)?,
             working_dir: self.working_dir(),
             chown: self.expanded_option(flags.chown)?,
@@ -132,6 +129,15 @@ impl Walk<'_> {
         }
         let history = self.history(text, false);
         self.step(name, span, Action::Copy(Box::new(action)), history);
+    }
+}
+
+/// Why what is added can have no checksum.
+fn refused_checksum(paths: &[CopySource], heredocs: usize) -> Option<&'static str> {
+    match paths {
+        _ if paths.len() + heredocs != 1 => Some("checksum can't be specified for multiple sources"),
+        [CopySource::Remote(_)] => None,
+        _ => Some("checksum requires HTTP(S) or Git sources"),
     }
 }
 

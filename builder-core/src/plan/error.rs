@@ -23,6 +23,7 @@ pub(crate) mod code {
     pub(crate) const TRIGGER: &str = "onbuild-trigger";
     pub(crate) const UNKNOWN_TARGET: &str = "unknown-target";
     pub(crate) const VARIABLE_IN_FROM: &str = "variable-in-from";
+    pub(crate) const WORKDIR: &str = "invalid-workdir";
 }
 
 /// Something in a Dockerfile that can't be built as it is meant.
@@ -52,4 +53,68 @@ impl PlanError {
         self.help = help.into();
         self
     }
+}
+
+/// All that is wrong with a Dockerfile, but for what only follows from something else that is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlanErrors {
+    list: Vec<PlanError>,
+}
+
+impl PlanErrors {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Adds an error, unless it is there already: several ways lead to the same instruction.
+    pub(super) fn push(&mut self, error: PlanError) {
+        if !self.list.contains(&error) {
+            self.list.push(error);
+        }
+    }
+
+    /// Adds other errors.
+    pub(super) fn append(&mut self, errors: Self) {
+        errors.list.into_iter().for_each(|error| self.push(error));
+    }
+
+    /// What was made, or nothing and the errors noted.
+    pub(super) fn note<T>(&mut self, result: Result<T, impl Into<Self>>) -> Option<T> {
+        result.map_err(|errors| self.append(errors.into())).ok()
+    }
+
+    /// Changes every error.
+    pub(super) fn map(self, change: impl FnMut(PlanError) -> PlanError) -> Self {
+        Self { list: self.list.into_iter().map(change).collect() }
+    }
+}
+
+impl From<PlanError> for PlanErrors {
+    fn from(error: PlanError) -> Self {
+        Self { list: vec![error] }
+    }
+}
+
+impl IntoIterator for PlanErrors {
+    type Item = PlanError;
+    type IntoIter = std::vec::IntoIter<PlanError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
+    }
+}
+
+/// Does the same with each of several things, also behind one that is wrong.
+pub(super) fn each<T, R>(
+    things: impl IntoIterator<Item = T>,
+    mut work: impl FnMut(T) -> Result<R, PlanError>,
+) -> Result<Vec<R>, PlanErrors> {
+    let (mut made, mut errors) = (Vec::new(), PlanErrors::default());
+    for thing in things {
+        match work(thing) {
+            Ok(result) => made.push(result),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(made) } else { Err(errors) }
 }

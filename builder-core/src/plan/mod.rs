@@ -13,6 +13,7 @@ mod configuration;
 mod copy;
 mod error;
 mod graph;
+mod names;
 mod run;
 mod source;
 mod stage;
@@ -20,10 +21,12 @@ mod state;
 mod step;
 mod target;
 mod variables;
+mod workdir;
 
 pub(crate) use arguments::{SOURCE_DATE_EPOCH, predefined_args, source_date_epoch};
-pub use error::PlanError;
+pub use error::{PlanError, PlanErrors};
 pub use graph::{Needed, Outcome, Plan, PlanOptions, PlatformChoice, plan};
+pub(crate) use graph::{Stages, glance};
 pub(crate) use source::external_source;
 pub use stage::HISTORY_COMMENT;
 pub use step::{

@@ -10,10 +10,11 @@ use rbuild_dockerfile::mount::{Mount, MountType, parse_mount, parse_mount_consta
 use rbuild_dockerfile::word::expand;
 use rbuild_dockerfile::{Span, Word, history};
 
-use super::error::{PlanError, code};
-use super::stage::{Walk, join_directory};
+use super::error::{PlanError, PlanErrors, code, each};
+use super::stage::Walk;
 use super::step::{Action, NetworkChoice, Run, Source};
 use super::variables::PROXY_ARGS;
+use super::workdir::join_directory;
 
 /// The host name inside RUN where no build argument sets another.
 pub(super) const HOSTNAME: &str = "buildkitsandbox";
@@ -35,9 +36,8 @@ fn has_source(mount: &Mount) -> bool {
 }
 
 impl Walk<'_> {
-    pub(super) fn run(&mut self, run: &RunInstruction, span: Option<Range<usize>>) -> Result<(), PlanError> {
-        let mut mounts: Vec<(Mount, Option<Source>)> = Vec::new();
-        for word in &run.mounts {
+    pub(super) fn run(&mut self, run: &RunInstruction, span: Option<Range<usize>>) -> Result<(), PlanErrors> {
+        let mounts: Vec<(Mount, Option<Source>)> = each(&run.mounts, |word| {
             let mut expanded = |value: &str| expand(value, self.escape, &self.lookup()).map(|e| e.text);
             let mount = parse_mount(&word.text, &mut expanded)
                 .map_err(|e| PlanError::new(code::MOUNT, e.to_string(), word.span))?;
@@ -46,14 +46,13 @@ impl Walk<'_> {
                 true => Some((self.resolve)(&mount.from, word.span)?),
                 false => None,
             };
-            mounts.push((mount, from));
-        }
-        let mut devices = Vec::new();
-        for word in &run.devices {
+            Ok((mount, from))
+        })?;
+        let devices = each(&run.devices, |word| {
             let device =
                 parse_device(&word.text).map_err(|e| PlanError::new(code::DEVICE, e.to_string(), word.span))?;
-            devices.push((device.name, device.required));
-        }
+            Ok((device.name, device.required))
+        })?;
         let script = run.script();
         let argv = script.arguments(&self.shell());
         let history = self.history(history::run(&self.declared_args(), &argv), false);

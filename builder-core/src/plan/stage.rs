@@ -1,6 +1,6 @@
 //! One stage: from its instructions and the configuration of its base to steps and a final configuration.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use rbuild_dockerfile::word::expand;
 use rbuild_dockerfile::{Dockerfile, Heredoc, Instruction, Span, Stage, Word, history, parse_trigger};
 
-use super::error::{PlanError, code};
+use super::arguments::Globals;
+use super::error::{PlanError, PlanErrors, code};
 use super::graph::PlanOptions;
 use super::state::StageState;
 use super::step::{Action, Origin, Source, StageIndex, Step, UsedVariable};
-use super::variables::{DEFAULT_PATH, Variables};
+use super::variables::DEFAULT_PATH;
+use super::workdir::next_directory;
 use crate::oci::History;
 
 /// What BuildKit writes into the history's comment; tools tell by it which entries a Dockerfile made.
@@ -27,31 +29,32 @@ const DEFAULT_WINDOWS_SHELL: [&str; 3] = ["cmd", "/S", "/C"];
 /// Finds the tree that a name of `--from` stands for.
 pub(super) type ResolveSource<'a> = dyn Fn(&str, Span) -> Result<Source, PlanError> + 'a;
 
-/// Walks a stage's instructions. With `replaced`, a named context stands in for the stage and nothing is done.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "all of it is what a stage is planned from; a struct would only rename it"
-)]
-pub(super) fn plan_stage(
-    dockerfile: &Dockerfile,
-    stage: &Stage,
-    index: StageIndex,
-    base: &Source,
-    mut state: StageState,
-    globals: &Variables,
-    options: &PlanOptions,
-    replaced: bool,
-    resolve: &ResolveSource<'_>,
-) -> Result<StageState, PlanError> {
-    state.plan.index = index;
-    state.plan.name = stage.name.clone().unwrap_or_else(|| index.0.to_string());
-    state.plan.base = base.clone();
-    let triggers = std::mem::take(&mut state.plan.config.config.on_build);
-    if replaced {
-        state.plan.config.config.on_build = triggers;
-        return Ok(state);
+/// What a stage is planned from.
+pub(super) struct StageInput<'a> {
+    pub(super) dockerfile: &'a Dockerfile,
+    pub(super) stage: &'a Stage,
+    pub(super) index: StageIndex,
+    /// `None` where its FROM is wrong.
+    pub(super) base: Option<&'a Source>,
+    /// Whether a named context stands in for the stage, so that nothing is done.
+    pub(super) replaced: bool,
+    pub(super) globals: &'a Globals,
+    pub(super) options: &'a PlanOptions,
+    pub(super) resolve: &'a ResolveSource<'a>,
+}
+
+/// Walks a stage's instructions, all of them also behind one that is wrong.
+pub(super) fn plan_stage(input: &StageInput<'_>, mut state: StageState, errors: &mut PlanErrors) -> StageState {
+    let stage = input.stage;
+    state.plan.index = input.index;
+    state.plan.name = stage.name.clone().unwrap_or_else(|| input.index.0.to_string());
+    state.plan.base = input.base.cloned().unwrap_or(Source::Scratch);
+    if input.replaced {
+        return state;
     }
-    let has_path = state.variables.value("PATH").is_some();
+    errors.append(base_directory(stage, &mut state).err().map(PlanErrors::from).unwrap_or_default());
+    let triggers = std::mem::take(&mut state.plan.config.config.on_build);
+    let has_path = state.variables.value("PATH").is_some() || state.has_unknown_base();
     // Windows has a search path of its own.
     if !has_path && state.plan.platform.os != "windows" {
         state.plan.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
@@ -59,36 +62,56 @@ pub(super) fn plan_stage(
     }
     let mut walk = Walk {
         state,
-        escape: dockerfile.escape(),
-        globals,
-        options,
-        resolve,
+        escape: input.dockerfile.escape(),
+        globals: input.globals,
+        options: input.options,
+        resolve: input.resolve,
         command_set: false,
         text: String::new(),
         used: RefCell::default(),
+        is_doubtful: Cell::default(),
     };
     for trigger in &triggers {
         let wrong = |code: &'static str, message: &str| {
             let message = format!("the ONBUILD trigger `{trigger}` of the base image: {message}");
             PlanError::new(code, message, stage.base.span)
         };
-        let instruction = parse_trigger(trigger).map_err(|diagnostics| match diagnostics.first_error() {
-            Some(error) => wrong(error.code, &error.message),
-            None => wrong(code::TRIGGER, "it is no instruction"),
-        })?;
-        walk.instruction(&instruction, trigger, None).map_err(|e| wrong(e.code, &e.message).with_help(e.help))?;
+        match parse_trigger(trigger) {
+            Ok(instruction) => {
+                let found = walk.instruction(&instruction, trigger, None);
+                errors.append(found.map(|e| wrong(e.code, &e.message).with_help(e.help)));
+            }
+            Err(diagnostics) => errors.push(match diagnostics.first_error() {
+                Some(error) => wrong(error.code, &error.message),
+                None => wrong(code::TRIGGER, "it is no instruction"),
+            }),
+        }
     }
-    for node in dockerfile.stage_nodes(stage) {
+    for node in input.dockerfile.stage_nodes(stage) {
         let Some(instruction) = &node.instruction else { continue };
-        walk.instruction(instruction, &node.text, Some(node.span.start..node.span.end))?;
+        errors.append(walk.instruction(instruction, &node.text, Some(node.span.start..node.span.end)));
     }
-    Ok(walk.state)
+    walk.state
+}
+
+/// Takes over the working directory of the base.
+///
+/// COMPAT(buildkit): it is taken as WORKDIR takes a path, from itself: a relative one comes twice.
+fn base_directory(stage: &Stage, state: &mut StageState) -> Result<(), PlanError> {
+    let directory = &mut state.plan.config.config.working_dir;
+    if !directory.is_empty() {
+        *directory = next_directory(directory, directory, &state.plan.platform.os).map_err(|error| {
+            let message = format!("the working directory of the base image: {error}");
+            PlanError::new(code::WORKDIR, message, stage.base.span)
+        })?;
+    }
+    Ok(())
 }
 
 pub(super) struct Walk<'a> {
     pub(super) state: StageState,
     pub(super) escape: char,
-    pub(super) globals: &'a Variables,
+    globals: &'a Globals,
     pub(super) options: &'a PlanOptions,
     pub(super) resolve: &'a ResolveSource<'a>,
     /// Whether this stage has had a CMD: an ENTRYPOINT clears only an inherited one.
@@ -97,63 +120,65 @@ pub(super) struct Walk<'a> {
     text: String,
     /// The variables that were expanded in it so far.
     used: RefCell<BTreeSet<String>>,
+    /// Whether one of them has a value that is not known.
+    is_doubtful: Cell<bool>,
 }
 
 impl Walk<'_> {
-    fn instruction(
-        &mut self,
-        instruction: &Instruction,
-        original: &str,
-        span: Option<Range<usize>>,
-    ) -> Result<(), PlanError> {
+    /// Takes the next instruction; gives what is wrong with it, unless that may only follow from what is not known.
+    fn instruction(&mut self, instruction: &Instruction, original: &str, span: Option<Range<usize>>) -> PlanErrors {
         original.trim().clone_into(&mut self.text);
         self.used.take();
+        self.is_doubtful.set(false);
+        let errors = self.take(instruction, span).err().unwrap_or_default();
+        let is_doubtful = self.is_doubtful.get();
         match instruction {
-            Instruction::From(_) => Ok(()),
-            Instruction::Arg(arg) => self.arg(arg),
-            Instruction::Env(env) => self.env(&env.pairs),
-            Instruction::Label(label) => self.label(&label.pairs),
-            Instruction::Run(run) => self.run(run, span),
-            Instruction::Copy(copy) => self.copy(copy, span),
-            Instruction::Add(add) => self.add(add, span),
-            Instruction::Workdir(workdir) => self.workdir(&workdir.path, span),
-            Instruction::Cmd(cmd) => {
-                self.cmd(&cmd.command);
-                Ok(())
+            Instruction::Arg(arg) => {
+                let names = arg.declarations.iter().map(|declaration| declaration.name.text.as_str());
+                self.state.note_doubt(names, is_doubtful || !errors.is_empty());
             }
-            Instruction::Entrypoint(entrypoint) => {
-                self.entrypoint(&entrypoint.command);
-                Ok(())
+            Instruction::Env(env) => {
+                let names = env.pairs.iter().map(|pair| pair.key.text.as_str());
+                self.state.note_doubt(names, is_doubtful || !errors.is_empty());
             }
-            Instruction::Expose(expose) => self.expose(&expose.ports),
-            Instruction::Healthcheck(healthcheck) => {
-                self.healthcheck(healthcheck);
-                Ok(())
-            }
+            _ => {}
+        }
+        if is_doubtful { PlanErrors::default() } else { errors }
+    }
+
+    fn take(&mut self, instruction: &Instruction, span: Option<Range<usize>>) -> Result<(), PlanErrors> {
+        match instruction {
+            Instruction::From(_) => {}
+            Instruction::Arg(arg) => self.arg(arg)?,
+            Instruction::Env(env) => self.env(&env.pairs)?,
+            Instruction::Label(label) => self.label(&label.pairs)?,
+            Instruction::Run(run) => self.run(run, span)?,
+            Instruction::Copy(copy) => self.copy(copy, span)?,
+            Instruction::Add(add) => self.add(add, span)?,
+            Instruction::Workdir(workdir) => self.workdir(&workdir.path, span)?,
+            Instruction::Cmd(cmd) => self.cmd(&cmd.command),
+            Instruction::Entrypoint(entrypoint) => self.entrypoint(&entrypoint.command),
+            Instruction::Expose(expose) => self.expose(&expose.ports)?,
+            Instruction::Healthcheck(healthcheck) => self.healthcheck(healthcheck),
             Instruction::Maintainer(maintainer) => {
                 self.state.plan.config.author.clone_from(&maintainer.author.text);
                 self.history(format!("MAINTAINER {}", maintainer.author.text), true);
-                Ok(())
             }
-            Instruction::Onbuild(onbuild) => {
-                self.config().on_build.push(onbuild.expression.clone());
-                Ok(())
-            }
+            Instruction::Onbuild(onbuild) => self.config().on_build.push(onbuild.expression.clone()),
             Instruction::Shell(shell) => {
                 let words: Vec<String> = shell.shell.iter().map(|w| w.text.clone()).collect();
                 self.history(history::list("SHELL", &words), true);
                 self.config().shell = words;
-                Ok(())
             }
-            Instruction::Stopsignal(stop) => self.stopsignal(&stop.signal),
+            Instruction::Stopsignal(stop) => self.stopsignal(&stop.signal)?,
             Instruction::User(user) => {
                 let name = self.expanded(&user.user)?;
                 self.history(format!("USER {name}"), true);
                 self.config().user = name;
-                Ok(())
             }
-            Instruction::Volume(volume) => self.volume(&volume.paths),
+            Instruction::Volume(volume) => self.volume(&volume.paths)?,
         }
+        Ok(())
     }
 
     pub(super) fn config(&mut self) -> &mut crate::oci::ContainerConfig {
@@ -170,8 +195,15 @@ impl Walk<'_> {
     pub(super) fn lookup(&self) -> impl Fn(&str) -> Option<String> + '_ {
         |name| {
             self.used.borrow_mut().insert(name.to_owned());
+            self.is_doubtful.set(self.is_doubtful.get() || self.state.is_doubtful(name));
             self.state.variables.value(name).map(str::to_owned)
         }
+    }
+
+    /// The value that a global ARG gives to an ARG of the stage.
+    pub(super) fn global(&self, name: &str) -> Option<String> {
+        self.is_doubtful.set(self.is_doubtful.get() || self.globals.doubtful.contains(name));
+        self.globals.variables.value(name).map(str::to_owned)
     }
 
     pub(super) fn expanded(&self, word: &Word) -> Result<String, PlanError> {
@@ -198,27 +230,11 @@ impl Walk<'_> {
         if exec_form { Vec::new() } else { self.shell() }
     }
 
-    fn workdir(&mut self, path: &Word, span: Option<Range<usize>>) -> Result<(), PlanError> {
-        let path = self.expanded(path)?;
-        let current = self.state.plan.config.config.working_dir.clone();
-        // COMPAT(buildkit): an absolute path is recorded as it is written, `/a//b/` too.
-        let directory = if path.starts_with('/') { path } else { join_directory(&current, &path) };
-        self.config().working_dir.clone_from(&directory);
-        let makes_layer = directory != "/";
-        let history = self.history(format!("WORKDIR {directory}"), !makes_layer);
-        if makes_layer {
-            let owner = self.state.plan.config.config.user.clone();
-            let action = Action::MakeDirectory { path: join_directory("/", &directory), owner };
-            self.step(format!("WORKDIR {directory}"), span, action, history);
-        }
-        Ok(())
-    }
-
-    pub(super) fn working_dir(&self) -> String {
-        join_directory("/", &self.state.plan.config.config.working_dir)
-    }
-
+    /// Adds a step, unless what it does may depend on what is not known: then the whole can't be planned.
     pub(super) fn step(&mut self, name: String, span: Option<Range<usize>>, action: Action, history: usize) {
+        if self.is_doubtful.get() {
+            return;
+        }
         let variables = std::mem::take(&mut *self.used.borrow_mut()).into_iter().filter_map(|name| {
             let value = self.state.variables.value(&name)?.to_owned();
             Some(UsedVariable { is_arg: !self.is_env(&name), name, value })
@@ -235,39 +251,12 @@ impl Walk<'_> {
 
     /// Notes the heredocs of the step that was added last.
     pub(super) fn note_heredocs(&mut self, heredocs: &[Heredoc]) {
+        if self.is_doubtful.get() {
+            return;
+        }
         if let Some(step) = self.state.plan.steps.last_mut() {
             let bodies = heredocs.iter().map(|heredoc| (heredoc.name().to_owned(), Arc::from(heredoc.body.as_str())));
             step.origin.heredocs = bodies.collect();
-        }
-    }
-}
-
-/// Joins a WORKDIR to the one before, lexically.
-pub(super) fn join_directory(current: &str, path: &str) -> String {
-    let joined = if path.starts_with('/') { path.to_owned() } else { format!("/{current}/{path}") };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in joined.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn directories_are_joined() {
-        for (current, path, want) in
-            [("/", "a", "/a"), ("/a", "b/../c", "/a/c"), ("/a", "/b/", "/b"), ("", "..", "/"), ("/a", "", "/a")]
-        {
-            assert_eq!(join_directory(current, path), want, "{current} {path}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A stage while it is planned: what it has so far, and what one built on it begins with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::step::{Source, StageIndex, StagePlan};
 use super::variables::Variables;
@@ -14,7 +14,21 @@ pub(super) struct StageState {
     pub(super) variables: Variables,
     /// Declared build arguments in order, with their values, for RUN's history text.
     pub(super) declared: Vec<(String, Option<String>)>,
+    /// What is not known of it, because something is wrong or nobody looked yet.
+    doubt: Doubt,
 }
+
+/// What is not known of a stage. Faults that depend on it may be none, so they are not told.
+#[derive(Debug, Clone, Default)]
+struct Doubt {
+    /// Nothing is known of what the base image sets.
+    base: bool,
+    /// Variables whose value is not known, because what should give it is wrong.
+    variables: BTreeSet<String>,
+}
+
+/// Stands for the working directory of a base of which nothing is known.
+const UNKNOWN_DIRECTORY: &str = "/unknown";
 
 impl StageState {
     fn new(config: ImageConfig, platform: &Platform) -> Self {
@@ -32,7 +46,36 @@ impl StageState {
             },
             variables,
             declared: Vec::new(),
+            doubt: Doubt::default(),
         }
+    }
+
+    /// A stage on a base of which nothing is known.
+    pub(super) fn unknown(platform: &Platform) -> Self {
+        let mut state = Self::scratch(platform);
+        state.plan.config.config.working_dir = UNKNOWN_DIRECTORY.to_owned();
+        state.doubt.base = true;
+        state
+    }
+
+    /// Whether the value that a variable has, or has not, may be wrong.
+    pub(super) fn is_doubtful(&self, name: &str) -> bool {
+        self.doubt.variables.contains(name) || (self.doubt.base && self.variables.value(name).is_none())
+    }
+
+    /// Notes whether the values of variables that were set are known.
+    pub(super) fn note_doubt<'n>(&mut self, names: impl Iterator<Item = &'n str>, is_doubtful: bool) {
+        for name in names {
+            match is_doubtful {
+                true => self.doubt.variables.insert(name.to_owned()),
+                false => self.doubt.variables.remove(name),
+            };
+        }
+    }
+
+    /// Whether nothing is known of what the base image sets.
+    pub(super) const fn has_unknown_base(&self) -> bool {
+        self.doubt.base
     }
 
     /// A stage from nothing.

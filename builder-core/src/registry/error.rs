@@ -216,6 +216,12 @@ impl RegistryError {
     pub fn is_not_found(&self) -> bool {
         matches!(*self.kind, RegistryErrorKind::NotFound { .. })
     }
+
+    /// Whether nobody was asked, because the caller forbids it.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        matches!(*self.kind, RegistryErrorKind::Transport(TransportFailure::Offline))
+    }
 }
 
 impl From<TransportError> for RegistryError {

@@ -11,6 +11,7 @@
 
 mod directory_tree;
 mod file;
+mod names;
 mod remove;
 mod root;
 mod status;
@@ -18,6 +19,7 @@ mod xattr;
 
 pub use directory_tree::DirectoryTree;
 pub use file::digest_file;
+pub use names::Names;
 pub use remove::{remove_contents, remove_tree};
 pub use root::Root;
 pub use status::{Inode, Status};

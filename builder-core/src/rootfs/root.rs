@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::Status;
 use crate::tree::{Entry, Node, TreeError, TreePath};
 
-const DIRECTORY: OFlags =
+pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 /// `openat2` takes no further flag with `PATH`.
 const PATH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -210,7 +210,7 @@ impl AsFd for Root {
 }
 
 /// Whether an error says that a path leads to nothing: missing, through a file, or through a link.
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 

@@ -2,20 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
-
-use rayon::prelude::*;
 
 use super::SnapshotError;
+use super::walk::OrderedWalk;
 use crate::rootfs::{Inode, Root, Status, digest_file};
-use crate::tree::{
-    Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreeError, TreePath, TreeView,
-    sort_changes,
-};
+use crate::tree::{ChangeList, Entry, Metadata, Node, Timestamp, TreeError, TreePath, TreeView};
 
 /// The longest path that a step may leave behind. PAX headers allow any; this bounds what a chain of directories
 /// costs, as every one of them is named in full.
-const GREATEST_PATH: usize = 32 * 1024;
+pub(super) const GREATEST_PATH: usize = 32 * 1024;
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 
 /// What rbuild itself placed in a step's tree, none of it to be taken for a change.
@@ -29,22 +24,29 @@ pub struct StepPaths {
 
 /// Reads the upper directory of an overlay mounted with `userxattr`, after the step's last process is gone.
 ///
-/// `below` is the tree of the layers under it, without the mount points' own layer. Gives sorted changes; contents
-/// are opened when they are wanted, and stay readable when the directory is renamed.
+/// `below` is the tree of the layers under it, without the mount points' own layer. Contents of changes are opened when
+/// they are wanted, and stay readable when the directory is renamed. Where there are many changes, they are in a file of
+/// `folder` that has no name.
 ///
 /// # Errors
 /// When something can't be read, or the step left what no layer can hold.
-pub fn upper_changes(upper: &Path, below: &dyn TreeView, own: &StepPaths) -> Result<Vec<Change>, SnapshotError> {
+pub fn upper_changes(
+    upper: &Path,
+    below: &dyn TreeView,
+    own: &StepPaths,
+    folder: &Path,
+) -> Result<ChangeList, SnapshotError> {
     let after = Root::open(upper)?;
-    Comparison { after, before: below, own, marks: Marks::Overlay, unchanged: &Unchanged::Unknown }.run()
+    let comparison = Comparison { after, before: below, own, marks: Marks::Overlay, unchanged: &Unchanged::Unknown };
+    OrderedWalk::new(&comparison, folder).run()
 }
 
-/// Compares a whole tree on disk with the one that was there before.
+/// Compares a whole tree on disk with the one that was there before; else as [`upper_changes`].
 ///
 /// # Errors
 /// When something can't be read, or the step left what no layer can hold.
-pub fn diff(before: &dyn TreeView, after: &Path, own: &StepPaths) -> Result<Vec<Change>, SnapshotError> {
-    diff_knowing(before, after, own, &Unchanged::Unknown)
+pub fn diff(before: &dyn TreeView, after: &Path, own: &StepPaths, folder: &Path) -> Result<ChangeList, SnapshotError> {
+    diff_knowing(before, after, own, &Unchanged::Unknown, folder)
 }
 
 /// The same, where it is known of some files that nothing touched them.
@@ -53,8 +55,10 @@ pub(super) fn diff_knowing(
     after: &Path,
     own: &StepPaths,
     unchanged: &Unchanged<'_>,
-) -> Result<Vec<Change>, SnapshotError> {
-    Comparison { after: Root::open(after)?, before, own, marks: Marks::None, unchanged }.run()
+    folder: &Path,
+) -> Result<ChangeList, SnapshotError> {
+    let comparison = Comparison { after: Root::open(after)?, before, own, marks: Marks::None, unchanged };
+    OrderedWalk::new(&comparison, folder).run()
 }
 
 /// Which files need no look, because they are still the same and their time of change is.
@@ -79,102 +83,42 @@ enum Marks {
     None,
 }
 
-struct Comparison<'a> {
-    after: Root,
+/// A tree after a step, and what it is compared with.
+pub(super) struct Comparison<'a> {
+    pub(super) after: Root,
     before: &'a dyn TreeView,
-    own: &'a StepPaths,
+    pub(super) own: &'a StepPaths,
     marks: Marks,
     unchanged: &'a Unchanged<'a>,
 }
 
 /// A directory that is still to be read.
-struct Pending {
-    path: TreePath,
+pub(super) struct Pending {
+    pub(super) path: TreePath,
     /// Whether there is a directory of this path before the step.
-    existed: bool,
+    pub(super) existed: bool,
     /// Whether everything that existed and is not in the tree after the step is gone.
-    complete: bool,
-}
-
-/// What a directory's entries turned out to be.
-#[derive(Default)]
-struct Outcome {
-    gone: Vec<TreePath>,
-    files: Vec<(Status, Verdict)>,
-    directories: Vec<(Entry, Verdict)>,
-    pending: Vec<Pending>,
+    pub(super) complete: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Same,
     Changed,
 }
 
 impl Comparison<'_> {
-    fn run(&self) -> Result<Vec<Change>, SnapshotError> {
-        let mut all = Outcome::default();
-        let mut level = vec![Pending { path: TreePath::root(), existed: true, complete: self.marks == Marks::None }];
-        // Level by level, not by recursion: the depth is the step's choice.
-        while !level.is_empty() {
-            let outcomes: Vec<Outcome> =
-                level.par_iter().map(|directory| self.read_directory(directory)).collect::<Result<_, _>>()?;
-            level = Vec::new();
-            for mut outcome in outcomes {
-                all.gone.append(&mut outcome.gone);
-                all.files.append(&mut outcome.files);
-                all.directories.append(&mut outcome.directories);
-                level.append(&mut outcome.pending);
-            }
-        }
-        let mut changes: Vec<Change> = all.gone.into_iter().map(whiteout).collect();
-        changes.append(&mut self.file_changes(all.files));
-        add_directories(&mut changes, all.directories);
-        sort_changes(&mut changes);
-        Ok(changes)
-    }
-
-    fn read_directory(&self, directory: &Pending) -> Result<Outcome, SnapshotError> {
-        if directory.path.as_bytes().len() > GREATEST_PATH {
-            return Err(SnapshotError::PathTooLong { path: directory.path.clone(), limit: GREATEST_PATH });
-        }
-        let listed: Vec<Status> = self.after.list(&directory.path)?;
-        let before = self.entries_before(directory, listed.len())?;
-        let judged: Vec<Judged> = listed
-            .into_par_iter()
-            .filter(|status| !self.own.mount_points.contains(&status.entry.path))
-            .map(|status| self.judge(status, directory, before.as_ref()))
-            .collect::<Result<_, _>>()?;
-        let mut outcome = Outcome::default();
-        let mut present = BTreeSet::new();
-        for entry in judged {
-            match entry {
-                Judged::Gone(path) => outcome.gone.push(path),
-                Judged::Nothing => {}
-                Judged::Directory { entry, verdict, pending } => {
-                    present.insert(entry.path.clone());
-                    outcome.directories.push((entry, verdict));
-                    outcome.pending.push(pending);
-                }
-                Judged::File(status, verdict) => {
-                    present.insert(status.entry.path.clone());
-                    outcome.files.push((status, verdict));
-                }
-            }
-        }
-        if directory.complete {
-            let missing = before.into_iter().flatten().map(|(path, _)| path);
-            outcome
-                .gone
-                .extend(missing.filter(|path| !present.contains(path) && !self.own.mount_points.contains(path)));
-            outcome.gone.sort_unstable();
-            outcome.gone.dedup();
-        }
-        Ok(outcome)
+    /// Whether the tree after the step is all that is there, and not only what was changed.
+    pub(super) fn sees_everything(&self) -> bool {
+        self.marks == Marks::None
     }
 
     /// All entries that a directory had, where asking for all is needed or cheaper than one by one.
-    fn entries_before(&self, directory: &Pending, wanted: usize) -> Result<Option<EntriesBefore>, SnapshotError> {
+    pub(super) fn entries_before(
+        &self,
+        directory: &Pending,
+        wanted: usize,
+    ) -> Result<Option<EntriesBefore>, SnapshotError> {
         const CHEAPER_AS_A_LIST: usize = 32;
         if !directory.existed {
             return Ok(Some(BTreeMap::new()));
@@ -186,7 +130,7 @@ impl Comparison<'_> {
         Ok(Some(entries.into_iter().map(|entry| (entry.path.clone(), entry)).collect()))
     }
 
-    fn judge(
+    pub(super) fn judge(
         &self,
         status: Status,
         directory: &Pending,
@@ -235,73 +179,16 @@ impl Comparison<'_> {
         let after = digest_file(&file).map_err(|error| self.after.error("read", &entry.path, error))?;
         Ok(before == after)
     }
-
-    /// The changes of everything but directories, with names of one file as links.
-    fn file_changes(&self, mut files: Vec<(Status, Verdict)>) -> Vec<Change> {
-        files.sort_unstable_by(|(a, _), (b, _)| a.entry.path.cmp(&b.entry.path));
-        // COMPAT(buildkit): a new name for a file of a layer below is a file of its own; the old name is no change.
-        let mut first_names: HashMap<Inode, TreePath> = HashMap::new();
-        let opener: Arc<dyn OpenContent> = Arc::new(self.after.clone());
-        let mut changes = Vec::new();
-        for (status, _) in files.into_iter().filter(|(_, verdict)| *verdict == Verdict::Changed) {
-            if status.is_linked() {
-                if let Some(target) = first_names.get(&status.inode) {
-                    let node = Node::HardLink { target: target.clone() };
-                    changes.push(Change::new(Entry { path: status.entry.path, node, metadata: Metadata::default() }));
-                    continue;
-                }
-                first_names.insert(status.inode, status.entry.path.clone());
-            }
-            let content = Self::content(&opener, &status.entry);
-            changes.push(Change { entry: status.entry, content });
-        }
-        changes
-    }
-
-    fn content(opener: &Arc<dyn OpenContent>, entry: &Entry) -> Content {
-        match entry.node {
-            Node::File { size: 1.. } => {
-                Content::Source(SourceFile { opener: Arc::clone(opener), path: entry.path.clone(), stamp: 0 })
-            }
-            _ => Content::None,
-        }
-    }
 }
 
-type EntriesBefore = BTreeMap<TreePath, Entry>;
+pub(super) type EntriesBefore = BTreeMap<TreePath, Entry>;
 
 /// One entry, compared with what was there.
-enum Judged {
+pub(super) enum Judged {
     Nothing,
     Gone(TreePath),
     Directory { entry: Entry, verdict: Verdict, pending: Pending },
     File(Status, Verdict),
-}
-
-fn whiteout(path: TreePath) -> Change {
-    Change::new(Entry { path, node: Node::Whiteout, metadata: Metadata::default() })
-}
-
-/// Adds the directories that changed, and those that lead to a change.
-fn add_directories(changes: &mut Vec<Change>, directories: Vec<(Entry, Verdict)>) {
-    let mut same = HashMap::new();
-    for (entry, verdict) in directories {
-        match verdict {
-            Verdict::Changed => changes.push(Change::new(entry)),
-            Verdict::Same => {
-                same.insert(entry.path.clone(), entry);
-            }
-        }
-    }
-    for index in 0..changes.len() {
-        let mut path = changes[index].entry.path.parent();
-        // A directory that is not among the rest was added before, or is a change whose own turn comes.
-        while let Some(directory) = path {
-            path = directory.parent();
-            let Some(entry) = same.remove(&directory) else { break };
-            changes.push(Change::new(entry));
-        }
-    }
 }
 
 /// The time of a directory alone says nothing: anything that came and went in it changed it.

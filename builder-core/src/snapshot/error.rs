@@ -41,6 +41,12 @@ pub enum SnapshotError {
         /// What is there.
         found: &'static str,
     },
+    /// The list of changes can't be put by.
+    #[error("could not keep the list of what the step changed")]
+    Keep {
+        /// Why.
+        source: io::Error,
+    },
     /// Something could not be written to disk.
     #[error("could not {action} `{path}`")]
     Write {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::changes::{Unchanged, diff_knowing};
 use super::{MountPointLayer, SnapshotError, StepPaths, write_changes};
 use crate::rootfs::{Inode, Root, Status};
-use crate::tree::{Change, Content, Node, Timestamp, TreeError, TreePath, TreeView, sort_changes};
+use crate::tree::{Change, ChangeList, Content, Node, Timestamp, TreeError, TreePath, TreeView, sort_changes};
 
 /// How exact the times of changes are on kernels before 6.13, generously: one tick of a slow timer.
 const TICK: Duration = Duration::from_millis(20);
@@ -59,10 +59,10 @@ impl FullCopy {
     ///
     /// # Errors
     /// When something can't be read, or the step left what no layer can hold.
-    pub fn changes(&self, before: &dyn TreeView, own: &StepPaths) -> Result<Vec<Change>, SnapshotError> {
+    pub fn changes(&self, before: &dyn TreeView, own: &StepPaths, folder: &Path) -> Result<ChangeList, SnapshotError> {
         let mut own = own.clone();
         own.mount_points.extend(self.left_out.iter().cloned());
-        diff_knowing(before, &self.directory, &own, &Unchanged::Identities(&self.copied))
+        diff_knowing(before, &self.directory, &own, &Unchanged::Identities(&self.copied), folder)
     }
 }
 

@@ -25,6 +25,7 @@ mod error;
 mod full_copy;
 mod mount_points;
 mod times;
+mod walk;
 mod write;
 
 pub use changes::{StepPaths, diff, upper_changes};

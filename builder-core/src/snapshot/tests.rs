@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::*;
 use crate::rootfs::{DirectoryTree, Root};
-use crate::tree::{Change, Content, Node, TreePath};
+use crate::tree::{ChangeList, Content, Node, TreePath};
 
 const TIMES: &str = "find . -exec touch -h -d @1000000000 {} +";
 
@@ -24,10 +24,11 @@ fn point(path: &str, kind: MountKind) -> MountPoint {
     MountPoint { path: TreePath::clean(path.as_bytes()), kind }
 }
 
-fn describe(changes: &[Change]) -> Vec<String> {
+fn describe(changes: &ChangeList) -> Vec<String> {
     changes
         .iter()
         .map(|change| {
+            let change = change.unwrap();
             let (entry, m) = (&change.entry, &change.entry.metadata);
             let kind = match &entry.node {
                 Node::Directory { opaque } => {
@@ -37,7 +38,7 @@ fn describe(changes: &[Change]) -> Vec<String> {
                 Node::File { .. } => {
                     let text = match &change.content {
                         Content::None => String::new(),
-                        Content::Bytes(_) => unreachable!("contents are on disk"),
+                        Content::Bytes(_) | Content::Part(_) => unreachable!("contents are on disk"),
                         Content::Source(source) => std::io::read_to_string(source.open().unwrap()).unwrap(),
                     };
                     format!("file {:?}", text.trim_end())
@@ -84,15 +85,15 @@ fn both_ways(setup: &str, operations: &str, points: &[MountPoint]) -> Vec<String
     );
     let status = Command::new("unshare").args(["-m", "sh", "-euc", &script]).current_dir(at).status();
     assert!(status.unwrap().success(), "{script}");
-    let overlay = describe(&upper_changes(&at.join("upper"), &below, &layer.own).unwrap());
+    let overlay = describe(&upper_changes(&at.join("upper"), &below, &layer.own, at).unwrap());
 
     let copy = FullCopy::create(&below, &at.join("copy")).unwrap();
-    assert_eq!(describe(&copy.changes(&below, &StepPaths::default()).unwrap()), [""; 0]);
+    assert_eq!(describe(&copy.changes(&below, &StepPaths::default(), at).unwrap()), [""; 0]);
     copy.add_mount_points(&layer).unwrap();
     shell(&at.join("copy"), &format!("umask 022; {operations}"));
-    let copied = describe(&copy.changes(&below, &layer.own).unwrap());
+    let copied = describe(&copy.changes(&below, &layer.own, at).unwrap());
     assert_eq!(overlay, copied, "{operations}");
-    assert_eq!(overlay, describe(&diff(&below, &at.join("copy"), &layer.own).unwrap()), "{operations}");
+    assert_eq!(overlay, describe(&diff(&below, &at.join("copy"), &layer.own, at).unwrap()), "{operations}");
     overlay
 }
 
@@ -193,7 +194,7 @@ fn mount_points_leave_no_trace() {
     let targets: Vec<_> = layer.targets.iter().map(ToString::to_string).collect();
     assert_eq!(targets, ["/proc", "/absent/link", "/run/secrets/token", "/run/cache", "/run/cache/inner", "/etc/one"]);
     assert_eq!(
-        describe(&layer.changes),
+        describe(&layer.changes.into()),
         [
             "/absent dir 755 0:0",
             "/absent/link file \"\" 644 0:0",
@@ -232,14 +233,14 @@ fn reserved_names_and_depths_are_refused() {
     shell(at, "mkdir lower upper copy; mkdir upper/d; touch upper/d/.wh.x");
     let below = DirectoryTree::new(Root::open(&at.join("lower")).unwrap());
     let own = StepPaths::default();
-    assert!(matches!(upper_changes(&at.join("upper"), &below, &own), Err(SnapshotError::ReservedName { .. })));
+    assert!(matches!(upper_changes(&at.join("upper"), &below, &own, at), Err(SnapshotError::ReservedName { .. })));
     shell(at, "rm -r upper/d; mknod copy/zero c 0 0");
-    assert!(matches!(diff(&below, &at.join("copy"), &own), Err(SnapshotError::ReservedName { .. })));
+    assert!(matches!(diff(&below, &at.join("copy"), &own, at), Err(SnapshotError::ReservedName { .. })));
     shell(
         at,
         "python3 -c 'import os\nos.chdir(\"upper\")\nfor i in range(170): os.mkdir(\"d\"*200); os.chdir(\"d\"*200)'",
     );
-    assert!(matches!(upper_changes(&at.join("upper"), &below, &own), Err(SnapshotError::PathTooLong { .. })));
+    assert!(matches!(upper_changes(&at.join("upper"), &below, &own, at), Err(SnapshotError::PathTooLong { .. })));
     let root = Root::open(at).unwrap();
     crate::rootfs::remove_tree(std::os::fd::AsFd::as_fd(&root), c"upper").unwrap();
     assert!(!at.join("upper").exists());
@@ -256,7 +257,7 @@ fn deep_paths_are_read_in_pieces() {
          open(\"end\",\"w\").write(\"deep\")'",
     );
     let below = DirectoryTree::new(Root::open(&at.join("lower")).unwrap());
-    let changes = upper_changes(&at.join("upper"), &below, &StepPaths::default()).unwrap();
+    let changes = upper_changes(&at.join("upper"), &below, &StepPaths::default(), at).unwrap();
     assert_eq!(changes.len(), 101);
     assert!(describe(&changes)[100].ends_with("/end file \"deep\" 644 0:0"));
     let root = Root::open(at).unwrap();
@@ -269,7 +270,33 @@ fn times_are_clamped() {
     let at = temporary.path();
     shell(at, "mkdir lower upper; touch -d @50 upper/old; touch -d @200.5 upper/new");
     let below = DirectoryTree::new(Root::open(&at.join("lower")).unwrap());
-    let changes = upper_changes(&at.join("upper"), &below, &StepPaths::default()).unwrap();
-    let times: Vec<_> = changes.into_iter().map(|change| clamp_time(change, 100).entry.metadata.modified).collect();
+    let changes = upper_changes(&at.join("upper"), &below, &StepPaths::default(), at).unwrap();
+    let times: Vec<_> = changes.iter().map(|change| clamp_time(change.unwrap(), 100).entry.metadata.modified).collect();
     assert_eq!(times, [crate::tree::Timestamp::from_seconds(100), crate::tree::Timestamp::from_seconds(50)]);
+}
+
+#[test]
+fn many_entries_are_read_in_order() {
+    let temporary = tempfile::tempdir().unwrap();
+    let at = temporary.path();
+    shell(at, "mkdir lower lower/same lower/full upper; cd lower; cd full; seq -f f%g 1500 | xargs touch");
+    shell(&at.join("lower"), TIMES);
+    let operations = "mkdir -p deep/a deep/b.c deep/b; (cd deep/b; seq -f f%g 1300 | xargs touch); \
+        seq -f dirs/d%g/in 300 | xargs mkdir -p; seq -f dirs/d%g/in/file 300 | xargs touch; ln deep/b/f7 dirs/d7/link; \
+        rm -rf full; mkdir full; echo new > full/f2; echo 3 > full/f3; mkdir same; touch same/made";
+    // What the same operations leave where everything was there before.
+    let copy = at.join("copy");
+    shell(at, &format!("cp -a lower copy; cd copy; rm -r same; {operations}"));
+    let below = DirectoryTree::new(Root::open(&at.join("lower")).unwrap());
+    let changes = diff(&below, &copy, &StepPaths::default(), at).unwrap();
+    let paths: Vec<TreePath> = changes.iter().map(|change| change.unwrap().entry.path).collect();
+    assert!(paths.windows(2).all(|pair| pair[0] < pair[1]), "sorted, each once");
+    let gone = |path: &TreePath| changes.find(path).unwrap().is_some_and(|change| change.entry.node == Node::Whiteout);
+    let lines = describe(&changes);
+    let count = |start: &str, end: &str| lines.iter().filter(|l| l.starts_with(start) && l.ends_with(end)).count();
+    assert_eq!((count("/full/", " gone"), count("/full/", "0:0"), count("/full ", "0:0")), (1498, 2, 1));
+    assert_eq!((count("/deep/", "0:0"), count("/dirs/", " 0:0")), (1303, 900));
+    assert!(lines.contains(&"/dirs/d7/link link /deep/b/f7".to_owned()));
+    assert!(gone(&TreePath::clean(b"full/f1")) && !gone(&TreePath::clean(b"full/f2")));
+    assert!(lines.iter().any(|line| line.starts_with("/same/made ")));
 }

@@ -209,6 +209,7 @@ fn copy_content(target: OwnedFd, content: &Content, size: u64) -> io::Result<Fil
     match content {
         Content::None => {}
         Content::Bytes(bytes) => io::Write::write_all(&mut target, bytes)?,
+        Content::Part(part) => drop(io::copy(&mut part.reader(), &mut target)?),
         Content::Source(source) => {
             let mut source = source.open()?;
             if rustix::fs::ioctl_ficlone(&target, &source).is_err() {

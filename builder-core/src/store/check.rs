@@ -130,7 +130,7 @@ mod tests {
         let bad = store.put_blob(b"bad", "x/y").unwrap();
         let gone = store.put_blob(b"gone", "x/y").unwrap();
         let layer = DiffId(good.digest);
-        store.add_layer_tree(layer, b"tree").unwrap();
+        store.add_layer_tree(layer, &mut &b"tree"[..]).unwrap();
         store.write_step("step", b"record").unwrap();
         store.write_note("kind", "name", b"note").unwrap();
         store.tag("a:good", &good).unwrap();

@@ -19,14 +19,27 @@ pub(super) enum Durability {
 impl Store {
     /// Replaces a file by a new one of the given bytes, at once.
     pub(super) fn write_file(&self, path: &Path, parts: &[&[u8]], durability: Durability) -> Result<(), StoreError> {
-        let (mut file, temp) = self.temp_file()?;
-        let written = (|| {
+        self.write_file_with(path, durability, |file| {
             for part in parts {
                 file.write_all(part)?;
                 self.wrote(part.len() as u64);
             }
-            if durability == Durability::Flushed { file.sync_data() } else { Ok(()) }
-        })();
+            Ok(())
+        })
+    }
+
+    /// Replaces a file by a new one that `fill` writes, at once.
+    pub(super) fn write_file_with(
+        &self,
+        path: &Path,
+        durability: Durability,
+        fill: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let (mut file, temp) = self.temp_file()?;
+        let written = fill(&mut file).and_then(|()| match durability {
+            Durability::Flushed => file.sync_data(),
+            Durability::Checked => Ok(()),
+        });
         let placed = written
             .map_err(StoreError::io("write", path))
             .and_then(|()| fs::rename(&temp, path).map_err(StoreError::io("put in place", path)));

@@ -1,5 +1,6 @@
 //! Layers by diff ID: their entries as a record, and as compressed blobs. `unpacked.rs` has their files.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use crate::oci::{Descriptor, DiffId};
 use super::claim::Claimed;
 use super::file;
 use super::lock::Lock;
-use super::record::read_record;
+use super::record::{RecordFile, read_record};
 use super::{Store, StoreError};
 
 /// What the names of records of chunks begin with.
@@ -31,6 +32,9 @@ pub struct LayerBlob {
     pub compression: String,
     /// The version of the encoder that wrote it; empty where it came from elsewhere.
     pub encoder: String,
+    /// The image of a registry that has the blob, where it came with one. Without a digest: prune would keep what it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -50,10 +54,10 @@ impl Store {
     /// Stores the record of a layer's entries, at once.
     ///
     /// # Errors
-    /// When it can't be written.
-    pub fn add_layer_tree(&self, diff_id: DiffId, bytes: &[u8]) -> Result<(), StoreError> {
+    /// When it can't be read or written.
+    pub fn add_layer_tree(&self, diff_id: DiffId, bytes: &mut dyn Read) -> Result<(), StoreError> {
         let dir = self.layer_dir(diff_id)?;
-        self.write_record(&dir.join("tree"), bytes)
+        self.write_record_from(&dir.join("tree"), bytes)
     }
 
     /// Waits until no other thread or process unpacks the layer, and keeps others from it.
@@ -93,14 +97,17 @@ impl Store {
         Ok(serde_json::from_slice::<BlobList>(&bytes).unwrap_or_default().blobs)
     }
 
-    /// Adds a compressed form to a layer's list; one of the same digest is replaced.
+    /// Adds a compressed form to a layer's list; one of the same digest is replaced, but for its source where the new one
+    /// has none.
     ///
     /// # Errors
     /// When the list can't be written.
-    pub fn add_layer_blob(&self, diff_id: DiffId, blob: LayerBlob) -> Result<(), StoreError> {
+    pub fn add_layer_blob(&self, diff_id: DiffId, mut blob: LayerBlob) -> Result<(), StoreError> {
         let path = self.layer_dir(diff_id)?.join("blobs.json");
         let _lock = self.lock("layer-blobs")?;
         let mut blobs = self.all_layer_blobs(diff_id)?;
+        let old = blobs.iter().find(|other| other.descriptor.digest == blob.descriptor.digest);
+        blob.source = blob.source.or_else(|| old?.source.clone());
         if blobs.contains(&blob) {
             return Ok(());
         }
@@ -163,8 +170,8 @@ impl Layer {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn tree(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.read_noted(&self.dir().join("tree"))
+    pub fn tree(&self) -> Result<Option<RecordFile>, StoreError> {
+        self.store.open_noted(&self.dir().join("tree"))
     }
 
     /// The known compressed forms whose blobs are in the store.
@@ -226,7 +233,8 @@ mod tests {
                 let store = &store;
                 scope.spawn(move || {
                     let descriptor = store.put_blob(&[n], "x/y").unwrap();
-                    let blob = LayerBlob { descriptor, compression: "gzip-6".into(), encoder: "1".into() };
+                    let (compression, encoder) = ("gzip-6".into(), "1".into());
+                    let blob = LayerBlob { descriptor, compression, encoder, source: None };
                     store.add_layer_blob(id, blob).unwrap();
                 });
             }

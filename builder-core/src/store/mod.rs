@@ -10,7 +10,7 @@
 //!                                            those that another layer has not, over whose folder this one goes
 //! layers/<diff-id-hex>/unpacked              its seal: over which layer it goes if it does, which boot of the machine
 //!                                            unpacked it, and what its files' status is
-//! layers/<diff-id-hex>/blobs.json            the layer's known compressed forms
+//! layers/<diff-id-hex>/blobs.json            the layer's known compressed forms, also those that are only in a registry
 //! layers/<diff-id-hex>/chunks-<compression>  which chunks one of them consists of
 //! steps/<key>                                step records
 //! notes/<kind>/<hash of name>                small records by name, such as look-ups of tags
@@ -52,6 +52,7 @@ mod mounts;
 mod process_tests;
 mod prune;
 mod record;
+mod references;
 mod seal;
 mod sweep;
 mod tags;

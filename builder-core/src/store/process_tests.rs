@@ -46,8 +46,13 @@ fn child() {
             store.adopt_unpacked(layer, &dir.keep()).unwrap();
         }
         drop(guard);
-        store.add_layer_tree(layer, &bytes).unwrap();
-        let blob = LayerBlob { descriptor: descriptor.clone(), compression: name.clone(), encoder: String::new() };
+        store.add_layer_tree(layer, &mut &bytes[..]).unwrap();
+        let blob = LayerBlob {
+            descriptor: descriptor.clone(),
+            compression: name.clone(),
+            encoder: String::new(),
+            source: None,
+        };
         store.add_layer_blob(layer, blob).unwrap();
         store.write_step(&format!("step-{round}"), layer.to_string().as_bytes()).unwrap();
         store.tag(&format!("{name}:{}", round % 5), &descriptor).unwrap();

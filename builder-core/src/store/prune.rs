@@ -2,28 +2,24 @@
 //!
 //! What is alive is found anew each time. Images of the index are alive; so are records (of steps, notes), each with
 //! the time of its last use. They name digests as text, and so do manifests, configurations and lists of a layer's
-//! blobs: everything that they name is alive as long as they are. Taking any such text for a reference errs only
-//! towards keeping, and needs no knowledge of what the texts mean. A layer also keeps the one that its files lie over.
-//! What a running process claims is alive as well.
+//! blobs (`references.rs`): everything that they name is alive as long as they are. A layer also keeps the one that its
+//! files lie over. What a running process claims is alive as well.
 //!
 //! Here is decided what goes; `sweep.rs` removes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::oci::{DiffId, Digest};
 
 use super::claim::{Claimed, Unclaimed};
-use super::file::{self, open_regular};
+use super::file;
+use super::references::{digests_in, read_document};
 use super::sweep::Sweep;
 use super::usage::{disk_usage, own_bytes};
 use super::{Store, StoreError};
-
-/// The largest manifest, index or configuration that is searched for digests, in bytes.
-const DOCUMENT_LIMIT: u64 = 4 << 20;
 
 /// What [`Store::prune`] may remove beyond what nothing refers to.
 #[derive(Debug, Clone)]
@@ -238,18 +234,6 @@ impl Store {
         }
         Ok(needs)
     }
-
-    /// Goes through all that a text names, directly or through others, as far as `is_new` says that it was not seen.
-    pub(super) fn follow(&self, text: &[u8], mut is_new: impl FnMut(Digest) -> bool) {
-        let mut open = digests_in(text);
-        while let Some(digest) = open.pop() {
-            if is_new(digest) {
-                open.extend(digests_in(&read_document(&self.blob_path(&digest))));
-                open.extend(digests_in(&read_document(&self.path("layers").join(digest.hex()).join("blobs.json"))));
-                open.extend(self.lies_over(&digest));
-            }
-        }
-    }
 }
 
 fn insert_new(needs: &mut BTreeMap<Digest, Need>, digest: Digest, need: Need) -> bool {
@@ -299,151 +283,6 @@ fn weights(records: &[Record], objects: &Objects) -> (Vec<u64>, u64) {
     (weights, other)
 }
 
-/// The digests that a text names.
-fn digests_in(text: &[u8]) -> Vec<Digest> {
-    const LENGTH: usize = "sha256:".len() + 64;
-    let starts = text.windows(7).enumerate().filter(|(_, window)| *window == b"sha256:").map(|(start, _)| start);
-    starts.filter_map(|start| std::str::from_utf8(text.get(start..start + LENGTH)?).ok()?.parse().ok()).collect()
-}
-
-/// Reads a file if it is small and looks like a JSON object; empty otherwise.
-fn read_document(path: &Path) -> Vec<u8> {
-    let read = || {
-        let mut file = open_regular(path).ok()?;
-        if file.metadata().ok()?.len() > DOCUMENT_LIMIT {
-            return None;
-        }
-        let mut first = [0];
-        file.read_exact(&mut first).ok()?;
-        let mut bytes = Vec::new();
-        (first == *b"{").then(|| file.take(DOCUMENT_LIMIT).read_to_end(&mut bytes)).transpose().ok()??;
-        Some(bytes)
-    };
-    read().unwrap_or_default()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::tests::scratch;
-    use super::super::{LayerBlob, PruneOptions};
-    use super::*;
-    use crate::oci::{Descriptor, media_type};
-
-    fn options() -> PruneOptions {
-        let now = SystemTime::now();
-        PruneOptions { now, unused_for: None, keep_bytes: None, cache_mounts: false, dry_run: false }
-    }
-
-    fn put_layer(store: &Store, name: &str) -> (DiffId, Descriptor) {
-        let id = DiffId(Digest::of(name.as_bytes()));
-        let descriptor = store.put_blob(format!("\x1f{name}").repeat(5000).as_bytes(), media_type::LAYER_GZIP).unwrap();
-        let dir = store.unpack_dir().unwrap();
-        fs::write(dir.path().join("file"), name).unwrap();
-        store.adopt_unpacked(id, &dir.keep()).unwrap();
-        let blob = LayerBlob { descriptor: descriptor.clone(), compression: String::new(), encoder: String::new() };
-        store.add_layer_blob(id, blob).unwrap();
-        (id, descriptor)
-    }
-
-    /// An image of one layer with a name, a step whose record names another layer, and a third that nobody needs.
-    fn populate(store: &Store) -> [(DiffId, Descriptor); 3] {
-        let layers = ["image", "step", "nobody"].map(|name| put_layer(store, name));
-        let config = store.put_blob(format!("{{\"d\":\"{}\"}}", layers[0].0).as_bytes(), "c").unwrap();
-        let text = format!("{{\"config\":\"{}\",\"layer\":\"{}\"}}", config.digest, layers[0].1.digest);
-        let manifest = store.put_blob(text.as_bytes(), media_type::MANIFEST).unwrap();
-        store.tag("app:1", &manifest).unwrap();
-        store.write_step("key", format!("layer {}", layers[1].0).as_bytes()).unwrap();
-        layers
-    }
-
-    fn alive(store: &Store, layer: &(DiffId, Descriptor)) -> (bool, bool) {
-        (store.layer(layer.0).is_some(), store.has_blob(&layer.1.digest, layer.1.size))
-    }
-
-    /// As another process would.
-    fn prune(store: &Store, options: &PruneOptions) -> Result<Pruned, StoreError> {
-        store.give_up_claims();
-        store.prune(options)
-    }
-
-    #[test]
-    fn removes_only_what_nothing_needs() {
-        let (_dir, store) = scratch();
-        let [image, step, nobody] = populate(&store);
-        let before = store.usage().unwrap().total_bytes();
-        let planned = prune(&store, &PruneOptions { dry_run: true, ..options() }).unwrap();
-        assert_eq!(alive(&store, &nobody), (true, true));
-        let pruned = prune(&store, &options()).unwrap();
-        assert_eq!(pruned, planned);
-        assert_eq!((pruned.records, pruned.layers, pruned.blobs), (0, 1, 1));
-        assert_eq!(before - store.usage().unwrap().total_bytes(), pruned.freed_bytes);
-        assert_eq!([&image, &step, &nobody].map(|l| alive(&store, l)), [(true, true), (true, true), (false, false)]);
-        let all = PruneOptions { unused_for: Some(Duration::ZERO), ..options() };
-        assert_eq!(prune(&store, &all).unwrap().records, 1);
-        assert_eq!([&image, &step].map(|l| alive(&store, l)), [(true, true), (false, false)]);
-        store.untag("app:1").unwrap();
-        assert_eq!(prune(&store, &options()).unwrap().blobs, 3);
-        assert_eq!(fs::read_dir(store.path("blobs/sha256")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn spares_the_most_recently_used() {
-        let (_dir, store) = scratch();
-        let layers = ["old", "new"].map(|name| put_layer(&store, name));
-        for (layer, (key, age)) in layers.iter().zip([("a", 1000), ("b", 10)]) {
-            store.write_step(key, layer.0.to_string().as_bytes()).unwrap();
-            let time = SystemTime::now() - Duration::from_secs(age);
-            let file = fs::OpenOptions::new().write(true).open(store.path("steps").join(key)).unwrap();
-            file.set_modified(time).unwrap();
-        }
-        let without_one =
-            store.usage().unwrap().total_bytes() - disk_usage(&store.path("layers"), &mut BTreeSet::new()) / 2;
-        prune(&store, &PruneOptions { keep_bytes: Some(without_one), ..options() }).unwrap();
-        assert!(store.usage().unwrap().total_bytes() <= without_one);
-        assert_eq!([&layers[0], &layers[1]].map(|l| alive(&store, l)), [(false, false), (true, true)]);
-        let recent = PruneOptions { unused_for: Some(Duration::from_secs(60)), ..options() };
-        assert_eq!(prune(&store, &recent).unwrap(), Pruned::default());
-    }
-
-    #[test]
-    fn what_others_use_stays_until_they_are_done() {
-        let (_dir, store) = scratch();
-        let [image, step, nobody] = populate(&store);
-        let other = Store::open(store.root()).unwrap();
-        let all = PruneOptions { unused_for: Some(Duration::ZERO), ..options() };
-        store.give_up_claims();
-        assert_eq!(alive(&other, &step), (true, true));
-        assert_eq!(alive(&other, &nobody), (true, true));
-        let pruned = store.prune(&all).unwrap();
-        assert_eq!((pruned.records, pruned.layers, pruned.blobs, pruned.in_use), (1, 0, 0, 4));
-        assert_eq!(store.prune(&PruneOptions { keep_bytes: Some(0), ..all.clone() }).unwrap().in_use, 4);
-        drop(other);
-        assert_eq!(store.prune(&all).unwrap().in_use, 0);
-        let last = Store::open(store.root()).unwrap();
-        assert_eq!([&image, &step, &nobody].map(|l| alive(&last, l).1), [true, false, false]);
-    }
-
-    #[test]
-    fn unpacked_files_of_images_are_the_last_to_go() {
-        let (_dir, store) = scratch();
-        let [image, step, _] = populate(&store);
-        store.give_up_claims();
-        store.prune(&PruneOptions { keep_bytes: Some(1), ..options() }).unwrap();
-        assert_eq!([&image, &step].map(|l| alive(&store, l)), [(false, true), (false, false)]);
-    }
-
-    #[test]
-    fn an_image_that_is_named_meanwhile_stays() {
-        let (_dir, store) = scratch();
-        let [image, step, nobody] = populate(&store);
-        store.give_up_claims();
-        let unclaimed = Unclaimed::new(&store).unwrap();
-        let mut sweep = Sweep::new(&store, &unclaimed, false).unwrap();
-        let blobs = store.sizes("blobs/sha256").unwrap().into_iter().collect();
-        let layers = store.sizes("layers").unwrap().into_iter().collect();
-        store.tag("app:2", &step.1).unwrap();
-        sweep.remove(&Doomed { records: Vec::new(), layers, blobs }).unwrap();
-        assert_eq!(fs::read_dir(store.path("blobs/sha256")).unwrap().count(), 4);
-        assert_eq!([&image, &step, &nobody].map(|l| alive(&store, l).1), [true, true, false]);
-    }
-}
+#[path = "prune_tests.rs"]
+mod tests;

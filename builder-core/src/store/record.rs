@@ -4,6 +4,9 @@
 //! <the record's bytes> "\n# blake3 " <64 hex digits of the bytes' BLAKE3> "\n"
 //! ```
 
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, Durability};
@@ -12,8 +15,11 @@ use super::{Store, StoreError};
 const MARK: &[u8] = b"\n# blake3 ";
 const FOOTER_LENGTH: usize = MARK.len() + 64 + 1;
 
-/// The largest record that is read, in bytes; a tree of a million entries has about 200 MiB.
+/// The largest record that is read at once, in bytes.
 const RECORD_LIMIT: u64 = 4 << 30;
+
+/// As many bytes of a record that is not read at once are in memory.
+const PIECE: usize = 64 << 10;
 
 impl Store {
     /// Reads the record of a finished step; `None` when there is none, or only a damaged one.
@@ -82,8 +88,17 @@ impl Store {
 
     /// As [`read_record`], and removes and tells of a damaged one.
     pub(super) fn read_noted(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-        match look_at_record(path)? {
-            Looked::Good(bytes) => Ok(Some(bytes)),
+        self.note(path, look_at_record(path)?)
+    }
+
+    /// Opens a record of any size, whose bytes begin the file that is given; `None` as for [`Self::read_noted`].
+    pub(super) fn open_noted(&self, path: &Path) -> Result<Option<RecordFile>, StoreError> {
+        self.note(path, check_record(path)?)
+    }
+
+    fn note<T>(&self, path: &Path, looked: Looked<T>) -> Result<Option<T>, StoreError> {
+        match looked {
+            Looked::Good(record) => Ok(Some(record)),
             Looked::Missing => Ok(None),
             Looked::Damaged => {
                 file::remove(path)?;
@@ -108,6 +123,26 @@ impl Store {
         self.write_file(path, &[bytes, MARK, hash.as_bytes(), b"\n"], Durability::Checked)
     }
 
+    /// The same, of all that a reader gives.
+    pub(super) fn write_record_from(&self, path: &Path, bytes: &mut dyn Read) -> Result<(), StoreError> {
+        self.write_file_with(path, Durability::Checked, |file| {
+            let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; PIECE]);
+            loop {
+                let count = match bytes.read(&mut piece) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    count => count?,
+                };
+                if count == 0 {
+                    break;
+                }
+                hasher.update(&piece[..count]);
+                file.write_all(&piece[..count])?;
+                self.wrote(count as u64);
+            }
+            file.write_all(&[MARK, hasher.finalize().to_hex().as_bytes(), b"\n"].concat())
+        })
+    }
+
     fn step_path(&self, key: &str) -> Result<PathBuf, StoreError> {
         Ok(self.path("steps").join(file::name("step", key)?))
     }
@@ -118,9 +153,18 @@ impl Store {
     }
 }
 
+/// A record's file, and how many bytes of it are the record.
+#[derive(Debug)]
+pub struct RecordFile {
+    /// The file; nobody writes to it.
+    pub file: File,
+    /// The length of the record.
+    pub length: u64,
+}
+
 /// What a look at a record's file gave.
-enum Looked {
-    Good(Vec<u8>),
+enum Looked<T> {
+    Good(T),
     Missing,
     Damaged,
 }
@@ -133,7 +177,7 @@ pub(super) fn read_record(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     })
 }
 
-fn look_at_record(path: &Path) -> Result<Looked, StoreError> {
+fn look_at_record(path: &Path) -> Result<Looked<Vec<u8>>, StoreError> {
     let mut bytes = match file::read(path, RECORD_LIMIT) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Looked::Missing),
@@ -143,13 +187,47 @@ fn look_at_record(path: &Path) -> Result<Looked, StoreError> {
     };
     let length = bytes.len().saturating_sub(FOOTER_LENGTH);
     let (content, footer) = bytes.split_at(length);
-    let hash = blake3::hash(content).to_hex();
-    if footer.strip_prefix(MARK).and_then(|rest| rest.strip_suffix(b"\n")) != Some(hash.as_bytes()) {
-        tracing::warn!(path = %path.display(), "a damaged record counts as absent");
-        return Ok(Looked::Damaged);
+    if !is_footer(footer, &blake3::hash(content)) {
+        return Ok(damaged(path));
     }
     bytes.truncate(length);
     Ok(Looked::Good(bytes))
+}
+
+/// As [`look_at_record`], with a piece of the record in memory at a time.
+fn check_record(path: &Path) -> Result<Looked<RecordFile>, StoreError> {
+    let checked = file::open_regular(path).and_then(|file| {
+        let length = file.metadata()?.len().saturating_sub(FOOTER_LENGTH as u64);
+        let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; PIECE.min(length as usize)]);
+        let mut place = 0;
+        while place < length {
+            let count = (length - place).min(PIECE as u64) as usize;
+            file.read_exact_at(&mut piece[..count], place)?;
+            hasher.update(&piece[..count]);
+            place += count as u64;
+        }
+        let mut footer = [0; FOOTER_LENGTH];
+        file.read_exact_at(&mut footer, length)?;
+        Ok(is_footer(&footer, &hasher.finalize()).then_some(RecordFile { file, length }))
+    });
+    match checked {
+        Ok(Some(record)) => Ok(Looked::Good(record)),
+        Ok(None) => Ok(damaged(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Looked::Missing),
+        // It is shorter than a footer, or the disk lost the bytes.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(damaged(path)),
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(damaged(path)),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+fn is_footer(footer: &[u8], hash: &blake3::Hash) -> bool {
+    footer.strip_prefix(MARK).and_then(|rest| rest.strip_suffix(b"\n")) == Some(hash.to_hex().as_bytes())
+}
+
+fn damaged<T>(path: &Path) -> Looked<T> {
+    tracing::warn!(path = %path.display(), "a damaged record counts as absent");
+    Looked::Damaged
 }
 
 #[cfg(test)]
@@ -174,6 +252,20 @@ mod tests {
     }
 
     #[test]
+    fn a_record_written_piece_by_piece_is_the_same_file() {
+        let (_dir, store) = scratch();
+        for length in [0, 1, super::PIECE, 3 * super::PIECE + 5] {
+            let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+            let (whole, pieces) = (store.path("steps/whole"), store.path("steps/pieces"));
+            store.write_record(&whole, &bytes).unwrap();
+            store.write_record_from(&pieces, &mut bytes.as_slice()).unwrap();
+            assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&pieces).unwrap());
+            assert_eq!(store.open_noted(&pieces).unwrap().unwrap().length, length as u64);
+        }
+        assert!(store.open_noted(&store.path("steps/none")).unwrap().is_none());
+    }
+
+    #[test]
     fn every_torn_or_flipped_record_counts_as_absent() {
         let (_dir, store) = scratch();
         store.write_step("abc", b"a record of a step").unwrap();
@@ -181,11 +273,15 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(store.open_noted(&path).unwrap().is_none(), "{length} bytes");
+            std::fs::write(&path, &whole[..length]).unwrap();
             assert_eq!(store.read_step("abc").unwrap(), None, "{length} bytes");
         }
         for bit in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &flipped).unwrap();
+            assert!(store.open_noted(&path).unwrap().is_none(), "bit {bit}");
             std::fs::write(&path, &flipped).unwrap();
             assert_eq!(store.read_step("abc").unwrap(), None, "bit {bit}");
         }

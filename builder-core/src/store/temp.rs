@@ -87,15 +87,23 @@ impl Store {
         Ok(TempDir { store: self.clone(), path: Some(path) })
     }
 
-    /// A name under `tmp/` that nothing has yet.
-    pub(super) fn temp_name(&self, purpose: &str) -> Result<PathBuf, StoreError> {
-        let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
+    /// The folder under `tmp/` that this process may put files without a name into. It stays as long as any handle of
+    /// the store.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn temp_folder(&self) -> Result<PathBuf, StoreError> {
         let mut temp = self.inner.temp.lock().unwrap_or_else(PoisonError::into_inner);
         if temp.is_none() {
             *temp = Some(self.make_process_temp()?);
         }
-        let folder = &temp.as_ref().expect("it was made just now").path;
-        Ok(folder.join(format!("{purpose}-{number}")))
+        Ok(temp.as_ref().expect("it was made just now").path.clone())
+    }
+
+    /// A name under `tmp/` that nothing has yet.
+    pub(super) fn temp_name(&self, purpose: &str) -> Result<PathBuf, StoreError> {
+        let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
+        Ok(self.temp_folder()?.join(format!("{purpose}-{number}")))
     }
 
     fn make_process_temp(&self) -> Result<ProcessTemp, StoreError> {

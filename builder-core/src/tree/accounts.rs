@@ -1,6 +1,6 @@
 //! Users and groups by the tree's own `/etc/passwd` and `/etc/group`.
 //!
-//! The files are read as plain text, never by the host's name service. Lines that don't parse are passed over.
+//! The files are read as plain text, never by the host's name service. What a line lacks counts as 0 or empty.
 
 use super::{TreeError, TreeView, read_small};
 
@@ -44,7 +44,7 @@ pub struct User {
     pub uid: u32,
     /// The primary group id.
     pub gid: u32,
-    /// Further groups, sorted; none where the group was named.
+    /// All groups, sorted: the primary one, and where no group was named those that list the user.
     pub groups: Vec<u32>,
     /// The home directory of `/etc/passwd`; `None` where the user has no entry there or an empty one.
     pub home: Option<Vec<u8>>,
@@ -66,7 +66,8 @@ pub struct ChownOwner {
 /// Looks up the user of `USER` or `RUN`: `name|uid[:group|gid]`, or nothing for root.
 ///
 /// A number is an id, also where an entry has it as its name, and needs no entry; its group is then 0. Without a
-/// group, the user gets the primary group of its entry and all groups that list it; with one, that group only.
+/// group, the user gets the primary group of its entry and all groups that list it; with one, that group only. The primary
+/// group is always among the groups too, so that a file with fewer rights for it can't be reached around it.
 ///
 /// # Errors
 /// When a name is unknown, a number too large, or the files can't be read.
@@ -91,31 +92,32 @@ pub fn lookup_user(view: &dyn TreeView, spec: &str) -> Result<User, AccountError
             .filter(|group| name.is_some_and(|name| group.members.split(|&b| b == b',').any(|member| member == name)))
             .map(|group| group.gid)
             .collect();
+        let gid = account.map_or(0, |account| account.gid);
+        groups.push(gid);
         groups.sort_unstable();
         groups.dedup();
-        return Ok(User { uid, gid: account.map_or(0, |account| account.gid), groups, home });
+        return Ok(User { uid, gid, groups, home });
     };
     let gid = match parse_id(group)? {
         Some(gid) => gid,
         None => find_group(&group_file, group).ok_or_else(|| AccountError::UnknownGroup { name: group.to_owned() })?,
     };
-    Ok(User { uid, gid, groups: Vec::new(), home })
+    Ok(User { uid, gid, groups: vec![gid], home })
 }
 
 /// Looks up the owner of `COPY --chown` and `ADD --chown`: `[name|uid][:group|gid]`.
 ///
-/// A number alone is user and group; a name alone brings its primary group.
+/// A number alone is user and group; a name alone brings its primary group; an empty name behind or before the colon is 0.
 ///
 /// COMPAT(buildkit): an unknown user name stands for root, and an unknown group name for the user's own group.
 ///
 /// # Errors
-/// When a number is too large, or the files can't be read.
+/// When the files can't be read.
 pub fn lookup_chown(view: &dyn TreeView, spec: &str) -> Result<ChownOwner, AccountError> {
     let (user, group) = split(spec);
     let mut owner = ChownOwner::default();
-    match parse_chown_id(user)? {
+    match chown_id(user) {
         Some(id) => (owner.uid, owner.gid) = (id, id),
-        None if user.is_empty() => {}
         None => {
             let passwd = read(view, "etc/passwd")?;
             match passwd_entries(&passwd).find(|account| account.name == user.as_bytes()) {
@@ -124,8 +126,8 @@ pub fn lookup_chown(view: &dyn TreeView, spec: &str) -> Result<ChownOwner, Accou
             }
         }
     }
-    let Some(group) = group.filter(|group| !group.is_empty()) else { return Ok(owner) };
-    match parse_chown_id(group)? {
+    let Some(group) = group else { return Ok(owner) };
+    match chown_id(group) {
         Some(gid) => owner.gid = gid,
         None => match find_group(&read(view, "etc/group")?, group) {
             Some(gid) => owner.gid = gid,
@@ -133,6 +135,13 @@ pub fn lookup_chown(view: &dyn TreeView, spec: &str) -> Result<ChownOwner, Accou
         },
     }
     Ok(owner)
+}
+
+/// Whether an owner as `--chown` has it holds a name that only `/etc/passwd` or `/etc/group` can tell the id of.
+#[must_use]
+pub fn chown_needs_accounts(spec: &str) -> bool {
+    let (user, group) = split(spec);
+    [Some(user), group].into_iter().flatten().any(|part| chown_id(part).is_none())
 }
 
 struct PasswdEntry<'a> {
@@ -151,8 +160,8 @@ struct GroupEntry<'a> {
 fn passwd_entries(file: &[u8]) -> impl Iterator<Item = PasswdEntry<'_>> {
     lines(file).filter_map(|line| {
         let mut fields = line.split(|&b| b == b':');
-        let (name, _) = (fields.next()?, fields.next()?);
-        let (uid, gid) = (number(fields.next()?)?, number(fields.next()?)?);
+        let (name, _) = (fields.next()?, fields.next());
+        let (uid, gid) = (number(fields.next()), number(fields.next()));
         Some(PasswdEntry { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
     })
 }
@@ -160,8 +169,8 @@ fn passwd_entries(file: &[u8]) -> impl Iterator<Item = PasswdEntry<'_>> {
 fn group_entries(file: &[u8]) -> impl Iterator<Item = GroupEntry<'_>> {
     lines(file).filter_map(|line| {
         let mut fields = line.split(|&b| b == b':');
-        let (name, _) = (fields.next()?, fields.next()?);
-        Some(GroupEntry { name, gid: number(fields.next()?)?, members: fields.next().unwrap_or_default() })
+        let (name, _) = (fields.next()?, fields.next());
+        Some(GroupEntry { name, gid: number(fields.next()), members: fields.next().unwrap_or_default() })
     })
 }
 
@@ -177,8 +186,9 @@ fn split(spec: &str) -> (&str, Option<&str>) {
     spec.split_once(':').map_or((spec, None), |(user, group)| (user, Some(group)))
 }
 
-fn number(field: &[u8]) -> Option<u32> {
-    std::str::from_utf8(field).ok()?.parse().ok()
+/// COMPAT(buildkit): a field that is missing or no number counts as 0.
+fn number(field: Option<&[u8]>) -> u32 {
+    field.and_then(|field| std::str::from_utf8(field).ok()).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// The id that a text of digits stands for; `None` for any other text.
@@ -189,11 +199,14 @@ fn parse_id(text: &str) -> Result<Option<u32>, AccountError> {
     text.parse::<i32>().map(|id| Some(id.cast_unsigned())).map_err(|_| AccountError::IdTooLarge { id: text.to_owned() })
 }
 
-fn parse_chown_id(text: &str) -> Result<Option<u32>, AccountError> {
-    match parse_id(text) {
-        // Files may have owners beyond the ids that a process may have; -1 means "leave as it is" to the kernel.
-        Err(_) if text.parse::<u32>().is_ok_and(|id| id != u32::MAX) => Ok(text.parse().ok()),
-        id => id,
+/// The id that a part of `--chown` stands for by itself; `None` for what is a name.
+///
+/// COMPAT(buildkit): `root` is 0 whatever the files say; a number may have a sign, and one that 32 bits can't hold is a name.
+fn chown_id(text: &str) -> Option<u32> {
+    match text {
+        "" | "root" => Some(0),
+        // -1 means "leave as it is" to the kernel, and what is copied is root's at first.
+        _ => text.parse::<i32>().ok().map(|id| if id == -1 { 0 } else { id.cast_unsigned() }),
     }
 }
 
@@ -230,25 +243,26 @@ mod tests {
             home: home.map(|home| home.as_bytes().to_vec()),
         };
         for (spec, want) in [
-            ("", user(0, 0, &[10], Some("/root"))),
-            ("root", user(0, 0, &[10], Some("/root"))),
-            ("app", user(1000, 1001, &[10, 50], Some("/home/app"))),
-            ("1000", user(1000, 1001, &[10, 50], Some("/home/app"))),
-            ("app:", user(1000, 1001, &[10, 50], Some("/home/app"))),
-            ("app:staff", user(1000, 50, &[], Some("/home/app"))),
-            ("app:77", user(1000, 77, &[], Some("/home/app"))),
-            ("4321", user(4321, 0, &[], None)),
-            ("4321:staff", user(4321, 50, &[], None)),
-            ("1234", user(1234, 0, &[], None)),
-            ("bare", user(7, 8, &[], None)),
+            ("", user(0, 0, &[0, 10], Some("/root"))),
+            ("root", user(0, 0, &[0, 10], Some("/root"))),
+            ("app", user(1000, 1001, &[10, 50, 1001], Some("/home/app"))),
+            ("1000", user(1000, 1001, &[10, 50, 1001], Some("/home/app"))),
+            ("app:", user(1000, 1001, &[10, 50, 1001], Some("/home/app"))),
+            ("app:staff", user(1000, 50, &[50], Some("/home/app"))),
+            ("app:77", user(1000, 77, &[77], Some("/home/app"))),
+            ("4321", user(4321, 0, &[0], None)),
+            ("4321:staff", user(4321, 50, &[50], None)),
+            ("1234", user(1234, 0, &[0], None)),
+            ("bare", user(7, 8, &[8], None)),
         ] {
             assert_eq!(lookup_user(&view(), spec).unwrap(), want, "{spec}");
         }
         assert!(matches!(lookup_user(&view(), "ghost"), Err(AccountError::UnknownUser { .. })));
-        assert!(matches!(lookup_user(&view(), "bad"), Err(AccountError::UnknownUser { .. })));
+        assert_eq!(lookup_user(&view(), "bad").unwrap(), user(0, 9, &[9], Some("/")));
+        assert_eq!(lookup_user(&view(), "broken").unwrap(), user(0, 0, &[0], None));
         assert!(matches!(lookup_user(&view(), "app:ghost"), Err(AccountError::UnknownGroup { .. })));
         assert!(matches!(lookup_user(&view(), "2147483648"), Err(AccountError::IdTooLarge { .. })));
-        assert_eq!(lookup_user(&merged(&[]), "5:6").unwrap(), user(5, 6, &[], None));
+        assert_eq!(lookup_user(&merged(&[]), "5:6").unwrap(), user(5, 6, &[6], None));
         assert!(lookup_user(&merged(&[]), "app").is_err());
     }
 
@@ -261,8 +275,13 @@ mod tests {
             ("77:staff", 77, 50, None, None),
             ("1000", 1000, 1000, None, None),
             (":staff", 0, 50, None, None),
-            ("5:", 5, 5, None, None),
-            ("3000000000:4000000000", 3_000_000_000, 4_000_000_000, None, None),
+            ("5:", 5, 0, None, None),
+            ("app:", 1000, 0, None, None),
+            (":", 0, 0, None, None),
+            ("+5:-6", 5, u32::MAX - 5, None, None),
+            ("-1", 0, 0, None, None),
+            ("2147483647:2147483648", 2_147_483_647, 2_147_483_647, None, Some("2147483648")),
+            ("4294967294:1", 0, 1, Some("4294967294"), None),
             ("ghost", 0, 0, Some("ghost"), None),
             ("ghost:staff", 0, 50, Some("ghost"), None),
             ("app:none", 1000, 1001, None, Some("none")),
@@ -275,7 +294,9 @@ mod tests {
             };
             assert_eq!(lookup_chown(&view(), spec).unwrap(), want, "{spec}");
         }
-        assert!(lookup_chown(&view(), "4294967295").is_err());
         assert_eq!(lookup_chown(&merged(&[]), "app").unwrap().unknown_user.as_deref(), Some("app"));
+        for (spec, needed) in [("app", true), ("5:staff", true), ("root:6", false), (":", false), ("-5", false)] {
+            assert_eq!(chown_needs_accounts(spec), needed, "{spec}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Sorted changes in little memory: a layer of a million files takes some ten megabytes.
+//! Sorted changes in little memory: a layer of a million files takes some forty megabytes, which are in a temporary file
+//! where there is a folder for it.
 //!
 //! Changes lie in blocks, one after another. What neighbours have in common is written once: a path is told by how much
 //! of the path before it it repeats, a time by the distance to the time before. Owners, modes and attributes that come
@@ -8,18 +9,25 @@
 //! change: bytes shared with the path before | length, rest of the path | tag u8 (kind, opaque, content) | of the kind
 //!         | number of owner, mode and attributes | time: seconds after the time before (zigzag), nanoseconds | content
 //! of the kind:  size of a file | length, target of a link | major, minor number of a device
-//! content:      number in the table of contents; or number of the folder, bytes of the path below it, stamp u64
+//! content:      number in the table of contents; or number of the folder, bytes of the path below it, stamp u64;
+//!               or number of the open file, place and length in it
 //! ```
 //!
 //! Numbers are LEB128. The first change of a block repeats nothing, so a block is read without those before it.
 
+mod reader;
+
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::packed::{PackedReader, push_bytes, push_number, push_signed};
-use super::{
-    Change, Content, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath, Xattrs, compare_paths,
-};
+use super::spool::{Spool, Spooled};
+use super::{Change, Content, Entry, FilePart, Metadata, Node, OpenContent, TreePath, Xattrs, compare_paths};
+
+pub use reader::Changes;
 
 /// A block ends after as many changes.
 const BLOCK: usize = 128;
@@ -28,15 +36,19 @@ const KIND: u8 = 0x0f;
 const OPAQUE: u8 = 0x10;
 const IN_TABLE: u8 = 0x20;
 const IN_FOLDER: u8 = 0x40;
+const IN_FILE: u8 = 0x80;
 
 /// The changes of a layer, sorted by path, each path once.
 #[derive(Clone, Default)]
 pub struct ChangeList {
-    blocks: Vec<Box<[u8]>>,
+    bytes: Spooled,
+    /// Where each block ends in the bytes.
+    ends: Vec<u64>,
     count: usize,
     owners: Vec<Owner>,
     folders: Vec<Folder>,
     contents: Vec<Content>,
+    files: Vec<Arc<File>>,
     linked: BTreeSet<TreePath>,
     content_size: u64,
 }
@@ -62,6 +74,7 @@ struct Owner {
 #[derive(Default)]
 pub struct ChangeListBuilder {
     list: ChangeList,
+    blocks: Spool,
     block: Vec<u8>,
     in_block: usize,
     path: Vec<u8>,
@@ -71,11 +84,20 @@ pub struct ChangeListBuilder {
 }
 
 impl ChangeListBuilder {
+    /// Begins a list whose changes are put into a file in `folder` where they are many; the file has no name.
+    #[must_use]
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { blocks: Spool::new(Some(folder)), ..Self::default() }
+    }
+
     /// Adds a change, whose path must come behind that of the last one.
-    pub fn push(&mut self, change: Change) {
+    ///
+    /// # Errors
+    /// When the folder's disk takes no more.
+    pub fn push(&mut self, change: Change) -> io::Result<()> {
         let Change { entry: Entry { path, node, metadata }, content } = change;
         if self.in_block == BLOCK {
-            self.end_block();
+            self.end_block()?;
         }
         let shared = self.path.iter().zip(path.as_bytes()).take_while(|(a, b)| a == b).count();
         push_number(&mut self.block, shared as u64);
@@ -94,13 +116,17 @@ impl ChangeListBuilder {
         self.path.extend_from_slice(path.as_bytes());
         self.in_block += 1;
         self.list.count += 1;
+        Ok(())
     }
 
     /// The list.
-    #[must_use]
-    pub fn finish(mut self) -> ChangeList {
-        self.end_block();
-        self.list
+    ///
+    /// # Errors
+    /// When the folder's disk takes no more.
+    pub fn finish(mut self) -> io::Result<ChangeList> {
+        self.end_block()?;
+        self.list.bytes = self.blocks.finish()?;
+        Ok(self.list)
     }
 
     /// Appends what a kind has of its own; gives the kind's part of the tag.
@@ -143,6 +169,15 @@ impl ChangeListBuilder {
                 self.list.contents.push(content);
                 IN_TABLE
             }
+            Content::Part(FilePart { file, start, length }) => {
+                let known = self.list.files.iter().rposition(|known| Arc::ptr_eq(known, &file));
+                let number = known.unwrap_or_else(|| {
+                    self.list.files.push(file);
+                    self.list.files.len() - 1
+                });
+                [number as u64, start, length].iter().for_each(|number| push_number(&mut self.block, *number));
+                IN_FILE
+            }
             Content::Source(file) => {
                 let source = file.path.as_bytes();
                 let same = source.iter().rev().zip(path.iter().rev()).take_while(|(a, b)| a == b).count();
@@ -172,17 +207,29 @@ impl ChangeListBuilder {
         })
     }
 
-    fn end_block(&mut self) {
+    fn end_block(&mut self) -> io::Result<()> {
         if self.in_block > 0 {
-            self.list.blocks.push(self.block.as_slice().into());
+            self.blocks.push(&self.block)?;
+            self.list.ends.push(self.blocks.len());
         }
         self.block.clear();
         self.path.clear();
         (self.in_block, self.seconds) = (0, 0);
+        Ok(())
     }
 }
 
 impl ChangeList {
+    /// Makes a list of sorted changes as [`ChangeListBuilder::in_folder`] does.
+    ///
+    /// # Errors
+    /// The first error among `changes`, or that the folder's disk takes no more.
+    pub fn collect_in(folder: &Path, mut changes: impl Iterator<Item = io::Result<Change>>) -> io::Result<Self> {
+        let mut list = ChangeListBuilder::in_folder(folder);
+        changes.try_for_each(|change| list.push(change?))?;
+        list.finish()
+    }
+
     /// The number of changes.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -207,35 +254,45 @@ impl ChangeList {
         self.linked.contains(path)
     }
 
-    /// All changes, in order.
+    /// All changes, in order. An error, after which there are no more, says that the file with them can't be read.
     #[must_use]
     pub fn iter(&self) -> Changes<'_> {
         self.after_blocks(0)
     }
 
     /// The change of a path.
-    #[must_use]
-    pub fn find(&self, path: &TreePath) -> Option<Change> {
-        let starts_behind = |block: &[u8]| {
-            let mut reader = PackedReader::new(block);
+    ///
+    /// # Errors
+    /// When the file with the changes can't be read.
+    pub fn find(&self, path: &TreePath) -> io::Result<Option<Change>> {
+        let (mut low, mut high) = (0, self.ends.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let block = self.block(middle)?;
+            let mut reader = PackedReader::new(&block);
             let _repeats_nothing = reader.number();
-            compare_paths(reader.bytes(), path.as_bytes()).is_gt()
-        };
-        let behind = self.blocks.partition_point(|block| !starts_behind(block));
-        let mut changes = self.after_blocks(behind.checked_sub(1)?).take(BLOCK);
-        changes.find(|change| change.entry.path == *path)
+            match compare_paths(reader.bytes(), path.as_bytes()).is_gt() {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        let Some(block) = low.checked_sub(1) else { return Ok(None) };
+        let found = self
+            .after_blocks(block)
+            .take(BLOCK)
+            .find(|change| change.as_ref().map_or(true, |change| change.entry.path == *path));
+        found.transpose()
+    }
+
+    fn block(&self, number: usize) -> io::Result<Vec<u8>> {
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let mut block = vec![0; (self.ends[number] - start) as usize];
+        self.bytes.read_at(start, &mut block)?;
+        Ok(block)
     }
 
     fn after_blocks(&self, block: usize) -> Changes<'_> {
-        let next = self.blocks[block..].iter();
-        Changes {
-            list: self,
-            next,
-            rest: PackedReader::new(&[]),
-            path: Vec::new(),
-            seconds: 0,
-            left: self.count - block * BLOCK,
-        }
+        Changes::new(self, block)
     }
 }
 
@@ -248,8 +305,8 @@ impl std::fmt::Debug for ChangeList {
 impl FromIterator<Change> for ChangeList {
     fn from_iter<T: IntoIterator<Item = Change>>(changes: T) -> Self {
         let mut list = ChangeListBuilder::default();
-        changes.into_iter().for_each(|change| list.push(change));
-        list.finish()
+        let added = changes.into_iter().try_for_each(|change| list.push(change));
+        added.and_then(|()| list.finish()).expect("in memory nothing fails")
     }
 }
 
@@ -266,81 +323,11 @@ impl From<&[Change]> for ChangeList {
 }
 
 impl<'a> IntoIterator for &'a ChangeList {
-    type Item = Change;
+    type Item = io::Result<Change>;
     type IntoIter = Changes<'a>;
 
     fn into_iter(self) -> Changes<'a> {
         self.iter()
-    }
-}
-
-/// Goes through a list of changes; made by [`ChangeList::iter`].
-pub struct Changes<'a> {
-    list: &'a ChangeList,
-    next: std::slice::Iter<'a, Box<[u8]>>,
-    rest: PackedReader<'a>,
-    path: Vec<u8>,
-    seconds: i64,
-    left: usize,
-}
-
-impl Iterator for Changes<'_> {
-    type Item = Change;
-
-    fn next(&mut self) -> Option<Change> {
-        if self.rest.is_empty() {
-            self.rest = PackedReader::new(self.next.next()?);
-            (self.path, self.seconds) = (Vec::new(), 0);
-        }
-        self.left -= 1;
-        let shared = self.rest.number() as usize;
-        self.path.truncate(shared);
-        self.path.extend_from_slice(self.rest.bytes());
-        let path = TreePath::from_checked(self.path.clone());
-        let tag = self.rest.byte();
-        let node = self.node(tag);
-        let Owner { mode, uid, gid, xattrs } = self.list.owners[self.rest.number() as usize].clone();
-        self.seconds = self.seconds.wrapping_add(self.rest.signed());
-        let modified = Timestamp { seconds: self.seconds, nanoseconds: self.rest.number() as u32 };
-        let content = self.content(tag);
-        Some(Change { entry: Entry { path, node, metadata: Metadata { mode, uid, gid, modified, xattrs } }, content })
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
-    }
-}
-
-impl ExactSizeIterator for Changes<'_> {}
-
-impl Changes<'_> {
-    fn node(&mut self, tag: u8) -> Node {
-        let rest = &mut self.rest;
-        match tag & KIND {
-            1 => Node::Directory { opaque: tag & OPAQUE != 0 },
-            2 => Node::File { size: rest.number() },
-            3 => Node::Symlink { target: rest.bytes().to_vec() },
-            4 => Node::HardLink { target: TreePath::from_checked(rest.bytes().to_vec()) },
-            5 => Node::Fifo,
-            6 => Node::CharDevice { major: rest.number() as u32, minor: rest.number() as u32 },
-            7 => Node::BlockDevice { major: rest.number() as u32, minor: rest.number() as u32 },
-            8 => Node::Whiteout,
-            kind => unreachable!("no kind {kind} was written"),
-        }
-    }
-
-    fn content(&mut self, tag: u8) -> Content {
-        if tag & IN_TABLE != 0 {
-            return self.list.contents[self.rest.number() as usize].clone();
-        }
-        if tag & IN_FOLDER == 0 {
-            return Content::None;
-        }
-        let Folder { opener, start } = &self.list.folders[self.rest.number() as usize];
-        let same = self.rest.number() as usize;
-        let path = [start, &self.path[self.path.len() - same..]].concat();
-        let stamp = self.rest.fixed();
-        Content::Source(SourceFile { opener: Arc::clone(opener), path: TreePath::from_checked(path), stamp })
     }
 }
 

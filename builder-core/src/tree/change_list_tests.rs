@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io;
 
 use super::*;
+use crate::tree::{SourceFile, Timestamp};
 
 struct Nowhere;
 
@@ -62,10 +63,40 @@ fn place(content: &Content) -> String {
 fn all_changes_come_out_as_they_went_in() {
     let changes = changes();
     let list: ChangeList = changes.clone().into();
-    assert_eq!((list.len(), list.iter().len()), (changes.len(), changes.len()));
+    check(&changes, &list);
+}
+
+#[test]
+fn what_is_too_much_for_memory_comes_out_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let many: Vec<Change> = (0..400)
+        .flat_map(|n| {
+            changes().into_iter().map(move |mut change| {
+                change.entry.path = TreePath::clean(format!("{n:05}").as_bytes()).join_path(&change.entry.path);
+                change
+            })
+        })
+        .collect();
+    let list = ChangeList::collect_in(folder.path(), many.iter().cloned().map(Ok)).unwrap();
+    assert!(matches!(list.bytes, Spooled::File(..)), "{} bytes", list.bytes.len());
+    check(&many, &list);
+    for change in many.iter().step_by(97) {
+        assert_eq!(list.find(&change.entry.path).unwrap().map(|found| found.entry).as_ref(), Some(&change.entry));
+    }
+    // No name of the file is left.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    let Spooled::File(file, _) = &list.bytes else { return };
+    file.set_len(list.bytes.len() / 2).unwrap();
+    let read: Vec<_> = list.iter().collect();
+    assert!(read.len() < many.len() && read.last().unwrap().is_err());
+}
+
+fn check(changes: &[Change], list: &ChangeList) {
+    assert_eq!((list.len(), list.iter().count()), (changes.len(), changes.len()));
     let size = |change: &Change| if let Node::File { size } = change.entry.node { size } else { 0 };
     assert_eq!(list.content_size(), changes.iter().map(size).sum::<u64>());
-    for (want, found) in changes.iter().zip(&list) {
+    for (want, found) in changes.iter().zip(list) {
+        let found = found.unwrap();
         assert_eq!(want.entry, found.entry);
         assert_eq!(place(&want.content), place(&found.content), "{}", want.entry.path);
     }
@@ -76,12 +107,12 @@ fn a_change_is_found_by_its_path() {
     let changes = changes();
     let list: ChangeList = changes.clone().into();
     for change in &changes {
-        assert_eq!(list.find(&change.entry.path).map(|found| found.entry).as_ref(), Some(&change.entry));
+        assert_eq!(list.find(&change.entry.path).unwrap().map(|found| found.entry).as_ref(), Some(&change.entry));
     }
     for absent in ["a", "d", "d/000001", "d/00127x", "e"] {
-        assert!(list.find(&TreePath::clean(absent.as_bytes())).is_none(), "{absent}");
+        assert!(list.find(&TreePath::clean(absent.as_bytes())).unwrap().is_none(), "{absent}");
     }
-    assert!(ChangeList::default().find(&TreePath::root()).is_none());
+    assert!(ChangeList::default().find(&TreePath::root()).unwrap().is_none());
     let linked = |path: &str| list.is_linked(&TreePath::clean(path.as_bytes()));
     assert_eq!((linked("d/00001"), linked("d/00002")), (true, false));
 }
@@ -99,7 +130,7 @@ fn a_file_takes_few_bytes() {
             Change { entry, content }
         })
         .collect();
-    let bytes: usize = list.blocks.iter().map(|block| block.len()).sum();
+    let bytes = list.bytes.len() as usize;
     assert!(bytes < 40 * list.len(), "{} bytes a file", bytes / list.len());
     assert_eq!((list.folders.len(), list.owners.len()), (1, 1));
 }

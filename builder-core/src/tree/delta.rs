@@ -11,6 +11,7 @@
 //! - the directories that lead to what is held are held too, with their own metadata.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use super::{Node, Tree, TreeEntry, TreePath};
 
@@ -29,18 +30,24 @@ pub struct Delta {
 impl Delta {
     /// Compares `entries` of a layer, sorted by path, with those of `base`. A file without a digest counts as having the
     /// contents of the file of `base` that is like it in all else. `None` where the one must not stand over the other.
-    #[must_use]
-    pub fn over(base: &Tree, entries: impl Iterator<Item = TreeEntry>) -> Option<Self> {
+    ///
+    /// # Errors
+    /// When a record or an entry can't be read.
+    pub fn over(base: &Tree, entries: impl Iterator<Item = io::Result<TreeEntry>>) -> io::Result<Option<Self>> {
         let mut before = base.iter().peekable();
         let mut comparison = Comparison::default();
         for entry in entries {
-            let old = before.next_if(|old| old.entry.path <= entry.entry.path);
+            let entry = entry?;
+            let old = before.next_if(|old| old.as_ref().map_or(true, |old| old.entry.path <= entry.entry.path));
+            let old = old.transpose()?;
             if old.as_ref().is_some_and(|old| old.entry.path != entry.entry.path) {
-                return None;
+                return Ok(None);
             }
-            comparison.add(old.as_ref(), &entry)?;
+            if comparison.add(old.as_ref(), &entry).is_none() {
+                return Ok(None);
+            }
         }
-        if before.next().is_some() { None } else { comparison.finish() }
+        Ok(if before.next().transpose()?.is_some() { None } else { comparison.finish() })
     }
 
     /// Whether it holds the entry, for each entry of the layer in order.

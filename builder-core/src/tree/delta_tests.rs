@@ -8,7 +8,7 @@ use crate::tree::{Entry, TreeView};
 
 fn delta(base: &[Item], layer: &[Item]) -> Option<Delta> {
     let tree = |items: &[Item]| Tree::build(items.iter().map(|(entry, _)| entry.clone()).collect());
-    Delta::over(&tree(base), tree(layer).iter())
+    Delta::over(&tree(base), tree(layer).iter()).unwrap()
 }
 
 /// The paths that a delta holds, or `none`.
@@ -83,7 +83,8 @@ fn half_of_a_layer_is_not_worth_a_folder() {
 fn shown(layers: &[&[Item]]) -> Vec<(Entry, Option<blake3::Hash>, Option<TreePath>)> {
     let tree = merged(layers);
     let mut first_names = BTreeMap::new();
-    let entries = tree.walk(&TreePath::root()).map(|entry| {
+    let entries = tree.walk(&TreePath::root()).unwrap().map(|entry| {
+        let entry = entry.unwrap();
         let is_file = matches!(entry.node, Node::File { .. });
         let digest = is_file.then(|| tree.content_digest(&entry.path).unwrap());
         let link = tree.link_id(&entry.path).unwrap();

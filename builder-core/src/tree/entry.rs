@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::{ContentDigest, TreePath};
@@ -28,7 +30,7 @@ impl Timestamp {
 }
 
 /// What an entry has besides its kind and contents.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Metadata {
     /// Permission, set-id and sticky bits (`07777`).
     pub mode: u32,
@@ -120,6 +122,47 @@ pub enum Content {
     Bytes(Arc<[u8]>),
     /// A file that is opened when it is its turn.
     Source(SourceFile),
+    /// Bytes within a larger file that is open.
+    Part(FilePart),
+}
+
+/// Bytes within an open file.
+#[derive(Debug, Clone)]
+pub struct FilePart {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where the bytes begin.
+    pub start: u64,
+    /// How many there are.
+    pub length: u64,
+}
+
+impl FilePart {
+    /// Gives the bytes, from the first one on.
+    #[must_use]
+    pub fn reader(&self) -> FilePartReader {
+        FilePartReader { part: self.clone() }
+    }
+}
+
+/// Reads a [`FilePart`].
+#[derive(Debug)]
+pub struct FilePartReader {
+    part: FilePart,
+}
+
+impl io::Read for FilePartReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let FilePart { file, start, length } = &mut self.part;
+        let most = usize::try_from(*length).unwrap_or(usize::MAX).min(buffer.len());
+        let count = file.read_at(&mut buffer[..most], *start)?;
+        if count == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        *start += count as u64;
+        *length -= count as u64;
+        Ok(count)
+    }
 }
 
 /// A file that can be opened for reading, any number of times.
@@ -138,7 +181,7 @@ impl SourceFile {
     ///
     /// # Errors
     /// When the file can't be opened any more, or is not what it was.
-    pub fn open(&self) -> io::Result<std::fs::File> {
+    pub fn open(&self) -> io::Result<File> {
         self.opener.open(&self.path, self.stamp)
     }
 }
@@ -149,7 +192,7 @@ pub trait OpenContent: Send + Sync {
     ///
     /// # Errors
     /// When the file can't be opened any more, or is not in the state that the stamp tells.
-    fn open(&self, path: &TreePath, stamp: u64) -> io::Result<std::fs::File>;
+    fn open(&self, path: &TreePath, stamp: u64) -> io::Result<File>;
 
     /// Takes note of the digest of a file that was opened with this stamp and read to its end.
     fn note_digest(&self, _path: &TreePath, _stamp: u64, _digest: ContentDigest) {}
@@ -161,6 +204,7 @@ impl fmt::Debug for Content {
             Self::None => f.write_str("None"),
             Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
             Self::Source(_) => f.write_str("Source"),
+            Self::Part(part) => write!(f, "Part({})", part.length),
         }
     }
 }

@@ -22,7 +22,8 @@ pub fn flatten(tree: &MergedTree) -> Result<Vec<Change>, TreeError> {
 pub fn changes_of(tree: &MergedTree, path: &TreePath) -> Result<Vec<Change>, TreeError> {
     let mut first_names: BTreeMap<u64, TreePath> = BTreeMap::new();
     let mut changes = Vec::new();
-    for mut entry in tree.walk(path) {
+    for entry in tree.walk(path)? {
+        let mut entry = entry?;
         match &mut entry.node {
             Node::Directory { opaque } => *opaque = false,
             Node::File { .. } => {

@@ -61,11 +61,21 @@ impl MergedTree {
     }
 
     /// The entry of a path and all below it, sorted by path; empty where there is none.
-    #[must_use]
-    pub fn walk(&self, path: &TreePath) -> Walk<'_> {
-        let start = self.locate(path).and_then(|place| self.entry_at(path, place));
-        let below = path.parent().map_or_else(|| self.all_layers(), |parent| self.layers_of_directory(&parent));
-        Walk { tree: self, pending: vec![(below, start.into_iter().collect::<Vec<_>>().into_iter())] }
+    ///
+    /// # Errors
+    /// When the record of a layer can't be read.
+    pub fn walk(&self, path: &TreePath) -> Result<Walk<'_>, TreeError> {
+        let start = self.find(path)?;
+        let below = match path.parent() {
+            None => self.all_layers(),
+            Some(parent) => self.layers_of_directory(&parent).map_err(unreadable)?,
+        };
+        Ok(Walk { tree: self, pending: vec![(below, start.into_iter().collect::<Vec<_>>().into_iter())] })
+    }
+
+    fn find(&self, path: &TreePath) -> Result<Option<Entry>, TreeError> {
+        let Some(place) = self.locate(path).map_err(unreadable)? else { return Ok(None) };
+        self.entry_at(path, place).map_err(unreadable)
     }
 
     /// The numbers of all layers, from the top.
@@ -74,23 +84,23 @@ impl MergedTree {
     }
 
     /// The layers, from the top, that have a part in the directory at a path; none where it is no directory.
-    fn layers_of_directory(&self, path: &TreePath) -> Vec<usize> {
-        let mut layers = self.layers_below(&self.all_layers(), &TreePath::root());
+    fn layers_of_directory(&self, path: &TreePath) -> io::Result<Vec<usize>> {
+        let mut layers = self.layers_below(&self.all_layers(), &TreePath::root())?;
         for ancestor in path.ancestors() {
-            layers = self.layers_below(&layers, &ancestor);
+            layers = self.layers_below(&layers, &ancestor)?;
         }
-        if path.is_root() { layers } else { self.layers_below(&layers, path) }
+        if path.is_root() { Ok(layers) } else { self.layers_below(&layers, path) }
     }
 
     /// Of the layers that have a part in the parent, those that have a part in the directory.
-    fn layers_below(&self, parent: &[usize], path: &TreePath) -> Vec<usize> {
+    fn layers_below(&self, parent: &[usize], path: &TreePath) -> io::Result<Vec<usize>> {
         let mut layers = Vec::new();
         for &layer in parent {
             let tree = &self.layers[layer].tree;
-            match tree.slot(path) {
+            match tree.slot(path)? {
                 Slot::Absent => {}
                 Slot::Implied => layers.push(layer),
-                Slot::Record(index) => match tree.entry(index).map(|found| found.entry.node) {
+                Slot::Record(index) => match tree.entry(index)?.map(|found| found.entry.node) {
                     Some(Node::Directory { opaque }) => {
                         layers.push(layer);
                         if opaque {
@@ -101,60 +111,61 @@ impl MergedTree {
                 },
             }
         }
-        layers
+        Ok(layers)
     }
 
-    fn locate(&self, path: &TreePath) -> Option<Place> {
+    fn locate(&self, path: &TreePath) -> io::Result<Option<Place>> {
         match path.parent() {
-            Some(parent) => self.locate_in(&self.layers_of_directory(&parent), path),
-            None => Some(self.locate_in(&self.all_layers(), path).unwrap_or(Place::Implied)),
+            Some(parent) => self.locate_in(&self.layers_of_directory(&parent)?, path),
+            None => Ok(Some(self.locate_in(&self.all_layers(), path)?.unwrap_or(Place::Implied))),
         }
     }
 
-    fn locate_in(&self, layers: &[usize], path: &TreePath) -> Option<Place> {
+    fn locate_in(&self, layers: &[usize], path: &TreePath) -> io::Result<Option<Place>> {
         let mut implied = false;
         for &layer in layers {
             let tree = &self.layers[layer].tree;
-            match tree.slot(path) {
+            match tree.slot(path)? {
                 Slot::Absent => {}
                 Slot::Implied => implied = true,
-                Slot::Record(index) => match tree.entry(index).map(|found| found.entry.node) {
-                    Some(Node::Directory { .. }) => return Some(Place::Record { layer, index }),
+                Slot::Record(index) => match tree.entry(index)?.map(|found| found.entry.node) {
+                    Some(Node::Directory { .. }) => return Ok(Some(Place::Record { layer, index })),
                     None | Some(Node::Whiteout) => break,
                     Some(_) if implied => break,
-                    Some(_) => return Some(Place::Record { layer, index }),
+                    Some(_) => return Ok(Some(Place::Record { layer, index })),
                 },
             }
         }
-        implied.then_some(Place::Implied)
+        Ok(implied.then_some(Place::Implied))
     }
 
-    fn entry_at(&self, path: &TreePath, place: Place) -> Option<Entry> {
-        Some(match place {
-            Place::Implied => implied_directory(path),
+    fn entry_at(&self, path: &TreePath, place: Place) -> io::Result<Option<Entry>> {
+        Ok(match place {
+            Place::Implied => Some(implied_directory(path)),
             Place::Record { layer, index } => {
-                let found = self.file_of(layer, index)?.1.entry;
-                Entry { path: path.clone(), ..found }
+                self.file_of(layer, index)?.map(|(_, found)| Entry { path: path.clone(), ..found.entry })
             }
         })
     }
 
     /// The record with a number, or the first name's where it is a further name of a file.
-    fn file_of(&self, layer: usize, index: usize) -> Option<(usize, TreeEntry)> {
+    fn file_of(&self, layer: usize, index: usize) -> io::Result<Option<(usize, TreeEntry)>> {
         let tree = &self.layers[layer].tree;
-        let found = tree.entry(index)?;
-        let Node::HardLink { target } = &found.entry.node else { return Some((index, found)) };
-        let Slot::Record(first) = tree.slot(target) else { return None };
-        tree.entry(first).filter(|file| matches!(file.entry.node, Node::File { .. })).map(|file| (first, file))
+        let Some(found) = tree.entry(index)? else { return Ok(None) };
+        let Node::HardLink { target } = &found.entry.node else { return Ok(Some((index, found))) };
+        let Slot::Record(first) = tree.slot(target)? else { return Ok(None) };
+        let file = tree.entry(first)?.filter(|file| matches!(file.entry.node, Node::File { .. }));
+        Ok(file.map(|file| (first, file)))
     }
 
-    fn entries_in(&self, layers: &[usize], directory: &TreePath) -> Vec<Entry> {
+    fn entries_in(&self, layers: &[usize], directory: &TreePath) -> io::Result<Vec<Entry>> {
         let mut children: BTreeMap<TreePath, Place> = BTreeMap::new();
         // What a layer above says for good: lower layers' entries of these paths don't count.
         let mut settled: BTreeSet<TreePath> = BTreeSet::new();
         for &layer in layers {
             let tree = &self.layers[layer].tree;
-            for (path, slot) in tree.child_slots(directory) {
+            for child in tree.child_slots(directory)? {
+                let (path, slot) = child?;
                 let Slot::Record(index) = slot else {
                     if !settled.contains(&path) {
                         children.entry(path).or_insert(Place::Implied);
@@ -164,7 +175,7 @@ impl MergedTree {
                 if !settled.insert(path.clone()) {
                     continue;
                 }
-                let visible = match tree.entry(index).map(|found| found.entry.node) {
+                let visible = match tree.entry(index)?.map(|found| found.entry.node) {
                     Some(Node::Directory { .. }) => true,
                     None | Some(Node::Whiteout) => false,
                     Some(_) => !children.contains_key(&path),
@@ -174,12 +185,14 @@ impl MergedTree {
                 }
             }
         }
-        children.into_iter().filter_map(|(path, place)| self.entry_at(&path, place)).collect()
+        children.into_iter().filter_map(|(path, place)| self.entry_at(&path, place).transpose()).collect()
     }
 
     fn regular_file(&self, path: &TreePath) -> Result<(usize, TreeEntry), TreeError> {
-        let found = match self.locate(path) {
-            Some(Place::Record { layer, index }) => self.file_of(layer, index).map(|(_, found)| (layer, found)),
+        let found = match self.locate(path).map_err(unreadable)? {
+            Some(Place::Record { layer, index }) => {
+                self.file_of(layer, index).map_err(unreadable)?.map(|(_, found)| (layer, found))
+            }
             Some(Place::Implied) | None => None,
         };
         found.filter(|(_, found)| matches!(found.entry.node, Node::File { .. })).ok_or_else(|| TreeError::Io {
@@ -192,11 +205,11 @@ impl MergedTree {
 
 impl TreeView for MergedTree {
     fn get(&self, path: &TreePath) -> Result<Option<Entry>, TreeError> {
-        Ok(self.locate(path).and_then(|place| self.entry_at(path, place)))
+        self.find(path)
     }
 
     fn read_dir(&self, path: &TreePath) -> Result<Vec<Entry>, TreeError> {
-        Ok(self.entries_in(&self.layers_of_directory(path), path))
+        self.layers_of_directory(path).and_then(|layers| self.entries_in(&layers, path)).map_err(unreadable)
     }
 
     fn content(&self, path: &TreePath) -> Result<Content, TreeError> {
@@ -221,9 +234,10 @@ impl TreeView for MergedTree {
     }
 
     fn link_id(&self, path: &TreePath) -> Result<Option<u64>, TreeError> {
-        let Some(Place::Record { layer, index }) = self.locate(path) else { return Ok(None) };
-        let Some((first, _)) = self.file_of(layer, index) else { return Ok(None) };
-        Ok(self.layers[layer].tree.has_links(first).then_some((layer as u64) << 40 | first as u64))
+        let Some(Place::Record { layer, index }) = self.locate(path).map_err(unreadable)? else { return Ok(None) };
+        let Some((first, _)) = self.file_of(layer, index).map_err(unreadable)? else { return Ok(None) };
+        let has_links = self.layers[layer].tree.has_links(first).map_err(unreadable)?;
+        Ok(has_links.then_some((layer as u64) << 40 | first as u64))
     }
 }
 
@@ -235,9 +249,9 @@ pub struct Walk<'a> {
 }
 
 impl Iterator for Walk<'_> {
-    type Item = Entry;
+    type Item = Result<Entry, TreeError>;
 
-    fn next(&mut self) -> Option<Entry> {
+    fn next(&mut self) -> Option<Self::Item> {
         loop {
             let (layers, entries) = self.pending.last_mut()?;
             let Some(entry) = entries.next() else {
@@ -246,12 +260,22 @@ impl Iterator for Walk<'_> {
             };
             if entry.node.is_directory() {
                 let layers = self.tree.layers_below(layers, &entry.path);
-                let entries = self.tree.entries_in(&layers, &entry.path);
-                self.pending.push((layers, entries.into_iter()));
+                let inner = layers.and_then(|layers| {
+                    let entries = self.tree.entries_in(&layers, &entry.path)?;
+                    Ok((layers, entries.into_iter()))
+                });
+                match inner {
+                    Ok(inner) => self.pending.push(inner),
+                    Err(error) => return Some(Err(unreadable(error))),
+                }
             }
-            return Some(entry);
+            return Some(Ok(entry));
         }
     }
+}
+
+fn unreadable(source: io::Error) -> TreeError {
+    TreeError::Io { action: "read", path: "the record of a layer".to_owned(), source }
 }
 
 fn implied_directory(path: &TreePath) -> Entry {

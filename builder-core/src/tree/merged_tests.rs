@@ -58,7 +58,8 @@ pub(in super::super) fn merged(layers: &[&[Item]]) -> MergedTree {
 }
 
 fn listing(tree: &MergedTree) -> String {
-    let names = tree.walk(&TreePath::root()).skip(1).map(|entry| {
+    let names = tree.walk(&TreePath::root()).unwrap().skip(1).map(|entry| {
+        let entry = entry.unwrap();
         let mark = if entry.node.is_directory() { "/" } else { "" };
         format!("{}{mark}", String::from_utf8_lossy(entry.path.as_bytes()))
     });
@@ -84,7 +85,8 @@ fn layers_are_merged_like_overlayfs_does() {
         let tree = merged(&[base, upper]);
         assert_eq!(listing(&tree), want, "{what}");
         // Looking up one by one agrees with walking.
-        for entry in tree.walk(&TreePath::root()) {
+        for entry in tree.walk(&TreePath::root()).unwrap() {
+            let entry = entry.unwrap();
             assert_eq!(tree.get(&entry.path).unwrap().as_ref(), Some(&entry), "{what}");
         }
         for path in ["a", "a/x", "a/d", "a/d/y", "f", "f/n", "a/n", "zz"] {
@@ -117,7 +119,7 @@ fn topmost_directory_gives_the_metadata() {
     assert_eq!(tree.get(&TreePath::clean(b"d")).unwrap().unwrap().metadata.mode, 0o711);
     let tree = merged(&[&[lower], &[file("d/x", "")]]);
     assert_eq!(tree.get(&TreePath::clean(b"d")).unwrap().unwrap().metadata.mode, 0o700);
-    assert_eq!(tree.walk(&TreePath::clean(b"d")).next().unwrap().metadata.mode, 0o700);
+    assert_eq!(tree.walk(&TreePath::clean(b"d")).unwrap().next().unwrap().unwrap().metadata.mode, 0o700);
     let tree = merged(&[&[file("new/x", "")]]);
     assert_eq!(tree.get(&TreePath::clean(b"new")).unwrap().unwrap().metadata.mode, 0o755);
 }

@@ -27,18 +27,24 @@
 //! ```
 //!
 //! The digest at the end is checked once, when the bytes are taken over. A record inside that still can't be read (no
-//! version of rbuild writes one) counts as absent.
+//! version of rbuild writes one) counts as absent. A small layer's record is in memory, that of a large one stays in its
+//! file (`record_file.rs`).
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use super::record_entry::{DIGEST_SIZE, FIXED_SIZE, HAS_LINKS, Record, TIME, u32_at, u64_at, write_record};
+use super::record_entry::{DIGEST_SIZE, FIXED_SIZE, HAS_LINKS, Record, RecordBytes, TIME, u32_at, u64_at};
+use super::record_file::{BLOCK, Block, RecordFile};
+use super::spool::MOST_IN_MEMORY;
 use super::{ContentDigest, Entry, TreePath, compare_paths};
 
-const MAGIC: &[u8; 8] = b"rbuildtr";
-const VERSION: u32 = 1;
-const HEADER_SIZE: usize = 32;
+pub(super) const MAGIC: &[u8; 8] = b"rbuildtr";
+pub(super) const VERSION: u32 = 1;
+pub(super) const HEADER_SIZE: usize = 32;
 
 /// Bytes are not the record of a layer's tree.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
@@ -56,56 +62,29 @@ pub struct TreeEntry {
     pub digest: Option<ContentDigest>,
 }
 
-/// The entries of one layer, sorted by path.
-#[derive(Clone, PartialEq, Eq)]
+/// The entries of one layer, sorted by path. Cheap to clone.
+///
+/// What reads entries fails only where the record is in a file that can't be read any more.
+#[derive(Clone)]
 pub struct Tree {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     count: usize,
     table: usize,
 }
 
-/// Puts a record together, entry by entry.
-pub struct TreeBuilder {
-    bytes: Vec<u8>,
-    offsets: Vec<u64>,
+#[derive(Clone)]
+enum Bytes {
+    Memory(Arc<[u8]>),
+    File(Arc<RecordFile>, ContentDigest),
 }
 
-impl Default for TreeBuilder {
-    fn default() -> Self {
-        Self::new()
+impl PartialEq for Tree {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest() == other.digest()
     }
 }
 
-impl TreeBuilder {
-    /// Begins a record.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { bytes: vec![0; HEADER_SIZE], offsets: Vec::new() }
-    }
-
-    /// Adds an entry, whose path must come behind that of the last one; `has_links` tells whether it is a file with
-    /// further names.
-    pub fn add(&mut self, entry: &TreeEntry, has_links: bool) {
-        self.offsets.push(self.bytes.len() as u64);
-        write_record(&mut self.bytes, entry, has_links);
-    }
-
-    /// The record of what was added.
-    #[must_use]
-    pub fn finish(self) -> Tree {
-        let Self { mut bytes, offsets } = self;
-        let (count, table) = (offsets.len(), bytes.len());
-        bytes[..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[16..24].copy_from_slice(&(count as u64).to_le_bytes());
-        bytes[24..32].copy_from_slice(&(table as u64).to_le_bytes());
-        bytes.reserve_exact(8 * count + DIGEST_SIZE);
-        bytes.extend(offsets.iter().flat_map(|offset| offset.to_le_bytes()));
-        let digest = blake3::hash(&bytes);
-        bytes.extend_from_slice(digest.as_bytes());
-        Tree { bytes, count, table }
-    }
-}
+impl Eq for Tree {}
 
 /// What a layer holds at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,47 +99,73 @@ pub(super) enum Slot {
 
 impl Tree {
     /// Makes the record of `entries`, in whatever order they come; of several with one path the last stays.
-    #[must_use]
-    pub fn build(mut entries: Vec<TreeEntry>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn build(mut entries: Vec<TreeEntry>) -> Self {
         entries.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
         entries.reverse();
         entries.dedup_by(|a, b| a.entry.path == b.entry.path);
         entries.reverse();
-        let linked: BTreeSet<TreePath> =
+        let linked: std::collections::BTreeSet<TreePath> =
             entries.iter().filter_map(|entry| entry.entry.node.link_target().cloned()).collect();
-        let mut tree = TreeBuilder::new();
-        entries.iter().for_each(|entry| tree.add(entry, linked.contains(&entry.entry.path)));
-        tree.finish()
+        let mut tree = super::TreeBuilder::new(None);
+        let added = entries.iter().try_for_each(|entry| tree.add(entry, linked.contains(&entry.entry.path)));
+        added.and_then(|()| tree.finish()).expect("in memory nothing fails")
     }
 
-    /// Takes over bytes that [`Tree::as_bytes`] gave.
+    /// Takes over bytes that [`Tree::reader`] gave.
     ///
     /// # Errors
     /// When they are cut short, changed, or of another version.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, TreeRecordError> {
-        let error = |reason| TreeRecordError { reason };
-        if bytes.len() < HEADER_SIZE + DIGEST_SIZE || !bytes.starts_with(MAGIC) {
-            return Err(error("it does not begin like one"));
-        }
-        if u32_at(&bytes, 8) != Some(VERSION) {
-            return Err(error("it has another version"));
-        }
+        let (count, table) = read_header(&bytes, bytes.len() as u64)?;
         let end = bytes.len() - DIGEST_SIZE;
         if blake3::hash(&bytes[..end]).as_bytes() != &bytes[end..] {
-            return Err(error("its digest does not match"));
+            return Err(TreeRecordError { reason: "its digest does not match" });
         }
-        let field = |at| u64_at(&bytes, at).and_then(|value| usize::try_from(value).ok());
-        let (Some(count), Some(table)) = (field(16), field(24)) else { return Err(error("its header is wrong")) };
-        if table < HEADER_SIZE || count.checked_mul(8).and_then(|size| size.checked_add(table)) != Some(end) {
-            return Err(error("its table is out of place"));
-        }
-        Ok(Self { bytes, count, table })
+        Ok(Self { bytes: Bytes::Memory(bytes.into()), count, table })
     }
 
-    /// The bytes to keep.
+    /// Takes over the first bytes of a file, which [`Tree::reader`] gave. Nothing may write to the file any more. Where
+    /// they are many they stay in it.
+    ///
+    /// # Errors
+    /// When the file can't be read; an error as of [`Tree::from_bytes`] is inside the first one.
+    pub fn from_file(file: File, length: u64) -> io::Result<Result<Self, TreeRecordError>> {
+        if length <= MOST_IN_MEMORY as u64 {
+            let mut bytes = vec![0; length as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            return Ok(Self::from_bytes(bytes));
+        }
+        let mut header = [0; HEADER_SIZE];
+        file.read_exact_at(&mut header, 0)?;
+        let (count, table) = match read_header(&header, length) {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut wanted = [0; DIGEST_SIZE];
+        file.read_exact_at(&mut wanted, length - DIGEST_SIZE as u64)?;
+        let scanned = match RecordFile::scan(Arc::new(file), count, table as u64) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => return Err(error),
+            scanned => scanned.ok().filter(|(_, digest)| *digest == wanted),
+        };
+        Ok(match scanned {
+            Some((file, digest)) => Ok(Self::in_file(file, digest, count, table)),
+            None => Err(TreeRecordError { reason: "its digest does not match" }),
+        })
+    }
+
+    pub(super) fn in_memory(bytes: Vec<u8>, count: usize, table: usize) -> Self {
+        Self { bytes: Bytes::Memory(bytes.into()), count, table }
+    }
+
+    pub(super) fn in_file(file: RecordFile, digest: ContentDigest, count: usize, table: usize) -> Self {
+        Self { bytes: Bytes::File(Arc::new(file), digest), count, table }
+    }
+
+    /// Gives the bytes to keep.
     #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+    pub const fn reader(&self) -> TreeReader<'_> {
+        TreeReader { tree: self, place: 0 }
     }
 
     /// The number of entries.
@@ -178,129 +183,161 @@ impl Tree {
     /// The digest of everything in the record.
     #[must_use]
     pub fn digest(&self) -> ContentDigest {
-        let end = self.bytes.len() - DIGEST_SIZE;
-        let digest: [u8; DIGEST_SIZE] = self.bytes[end..].try_into().expect("the digest ends the bytes");
-        ContentDigest::from_bytes(digest)
-    }
-
-    /// The digest of everything but modification times: equal for layers that differ in nothing else.
-    #[must_use]
-    pub fn digest_without_times(&self) -> ContentDigest {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.bytes[..16]);
-        for record in self.records() {
-            hasher.update(&record.bytes[..TIME.start]);
-            hasher.update(&record.bytes[TIME.end..]);
+        match &self.bytes {
+            Bytes::Memory(bytes) => ContentDigest::from_bytes(*bytes.last_chunk().expect("the digest ends the bytes")),
+            Bytes::File(_, digest) => *digest,
         }
-        hasher.finalize()
     }
 
     /// Whether `other` has the same entries, modification times aside.
-    #[must_use]
-    pub fn same_but_times(&self, other: &Self) -> bool {
-        self.count == other.count
-            && self.records().zip(other.records()).all(|(a, b)| {
-                a.bytes[..TIME.start] == b.bytes[..TIME.start] && a.bytes[TIME.end..] == b.bytes[TIME.end..]
-            })
+    ///
+    /// # Errors
+    /// When a record can't be read.
+    pub fn same_but_times(&self, other: &Self) -> io::Result<bool> {
+        if self.count != other.count {
+            return Ok(false);
+        }
+        for index in 0..self.count {
+            let (Some(a), Some(b)) = (self.record(index)?, other.record(index)?) else { return Ok(false) };
+            let (a, b): (&[u8], &[u8]) = (&a.bytes, &b.bytes);
+            if a[..TIME.start] != b[..TIME.start] || a[TIME.end..] != b[TIME.end..] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The entry of a path.
-    #[must_use]
-    pub fn get(&self, path: &TreePath) -> Option<TreeEntry> {
-        match self.slot(path) {
+    ///
+    /// # Errors
+    /// When the record can't be read.
+    pub fn get(&self, path: &TreePath) -> io::Result<Option<TreeEntry>> {
+        match self.slot(path)? {
             Slot::Record(index) => self.entry(index),
-            Slot::Absent | Slot::Implied => None,
+            Slot::Absent | Slot::Implied => Ok(None),
         }
     }
 
     /// All entries, sorted by path.
-    pub fn iter(&self) -> impl Iterator<Item = TreeEntry> + '_ {
-        self.records().filter_map(|record| record.decode())
-    }
-
-    /// The entry of a path and everything below it, sorted by path.
-    pub fn range(&self, path: &TreePath) -> impl Iterator<Item = TreeEntry> + '_ {
-        self.subtree(path).filter_map(|index| self.entry(index))
-    }
-
-    /// The entries directly in a directory, sorted by path.
-    pub fn children(&self, directory: &TreePath) -> impl Iterator<Item = TreeEntry> + '_ {
-        self.child_slots(directory).filter_map(|(_, slot)| match slot {
-            Slot::Record(index) => self.entry(index),
-            Slot::Absent | Slot::Implied => None,
-        })
+    pub fn iter(&self) -> impl Iterator<Item = io::Result<TreeEntry>> + '_ {
+        (0..self.count).filter_map(|index| self.entry(index).transpose())
     }
 
     /// The entry with a number.
-    pub(super) fn entry(&self, index: usize) -> Option<TreeEntry> {
-        self.record(index)?.decode()
+    pub(super) fn entry(&self, index: usize) -> io::Result<Option<TreeEntry>> {
+        Ok(self.record(index)?.and_then(|record| record.decode()))
     }
 
     /// Whether the file with a number has further names in this layer.
-    pub(super) fn has_links(&self, index: usize) -> bool {
-        self.record(index).is_some_and(|record| record.bytes[1] & HAS_LINKS != 0)
+    pub(super) fn has_links(&self, index: usize) -> io::Result<bool> {
+        Ok(self.record(index)?.is_some_and(|record| record.bytes[1] & HAS_LINKS != 0))
     }
 
     /// What is at a path.
-    pub(super) fn slot(&self, path: &TreePath) -> Slot {
-        let index = self.first(0..self.count, |found| compare_paths(found, path.as_bytes()) != Ordering::Less);
-        match self.record(index) {
+    pub(super) fn slot(&self, path: &TreePath) -> io::Result<Slot> {
+        let index = self.first(0..self.count, |found| compare_paths(found, path.as_bytes()) != Ordering::Less)?;
+        Ok(match self.record(index)? {
             Some(record) if record.path() == path.as_bytes() => Slot::Record(index),
             Some(record) if is_below(record.path(), path.as_bytes()) => Slot::Implied,
             _ => Slot::Absent,
-        }
+        })
     }
 
     /// The paths directly in a directory, also of directories that have no entry of their own.
-    pub(super) fn child_slots(&self, directory: &TreePath) -> ChildSlots<'_> {
-        let mut range = self.subtree(directory);
-        if self.record(range.start).is_some_and(|record| record.path() == directory.as_bytes()) {
-            range.start += 1;
+    pub(super) fn child_slots(&self, directory: &TreePath) -> io::Result<ChildSlots<'_>> {
+        let key = directory.as_bytes();
+        let mut start = self.first(0..self.count, |found| compare_paths(found, key) != Ordering::Less)?;
+        let end = self.first(start..self.count, |found| found != key && !is_below(found, key))?;
+        if self.record(start)?.is_some_and(|record| record.path() == key) {
+            start += 1;
         }
-        let prefix = if directory.is_root() { 0 } else { directory.as_bytes().len() + 1 };
-        ChildSlots { tree: self, range, prefix }
-    }
-
-    fn subtree(&self, path: &TreePath) -> Range<usize> {
-        let key = path.as_bytes();
-        let start = self.first(0..self.count, |found| compare_paths(found, key) != Ordering::Less);
-        let end = self.first(start..self.count, |found| found != key && !is_below(found, key));
-        start..end
+        let prefix = if directory.is_root() { 0 } else { key.len() + 1 };
+        Ok(ChildSlots { tree: self, range: start..end, prefix })
     }
 
     /// The first number in a range whose path fulfils a condition that holds for all paths after it too.
-    fn first(&self, range: Range<usize>, condition: impl Fn(&[u8]) -> bool) -> usize {
-        let Range { start: mut low, end: mut high } = range;
+    fn first(&self, range: Range<usize>, condition: impl Fn(&[u8]) -> bool) -> io::Result<usize> {
+        let Range { start: mut low, end: mut high } = match &self.bytes {
+            Bytes::Memory(_) => range,
+            Bytes::File(file, _) => file.narrow(range, &condition),
+        };
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.record(middle).is_some_and(|record| condition(record.path())) {
+            if self.record(middle)?.is_some_and(|record| condition(record.path())) {
                 high = middle;
             } else {
                 low = middle + 1;
             }
         }
-        low
+        Ok(low)
     }
 
-    fn record(&self, index: usize) -> Option<Record<'_>> {
+    fn record(&self, index: usize) -> io::Result<Option<Record<'_>>> {
         if index >= self.count {
-            return None;
+            return Ok(None);
         }
-        let offset = |at: usize| u64_at(&self.bytes, at).and_then(|offset| usize::try_from(offset).ok());
+        match &self.bytes {
+            Bytes::Memory(bytes) => Ok(self.record_in(bytes, index)),
+            Bytes::File(file, _) => {
+                let block: Arc<Block> = file.block(index / BLOCK)?;
+                let range = block.range(index % BLOCK);
+                Ok(range.map(|range| Record { bytes: RecordBytes::InBlock(block, range) }))
+            }
+        }
+    }
+
+    fn record_in<'a>(&self, bytes: &'a [u8], index: usize) -> Option<Record<'a>> {
+        let offset = |at: usize| u64_at(bytes, at).and_then(|offset| usize::try_from(offset).ok());
         let start = offset(self.table + index * 8)?;
         let end = if index + 1 == self.count { self.table } else { offset(self.table + index * 8 + 8)? };
-        let bytes = self.bytes.get(start..end)?;
-        (bytes.len() >= FIXED_SIZE).then_some(Record { bytes })
+        let bytes = bytes.get(start..end)?;
+        (bytes.len() >= FIXED_SIZE).then_some(Record::borrowed(bytes))
     }
+}
 
-    fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        (0..self.count).filter_map(|index| self.record(index))
+/// The number of records and the place of the table, as a header says them of a record of so many bytes.
+fn read_header(header: &[u8], length: u64) -> Result<(usize, usize), TreeRecordError> {
+    let error = |reason| TreeRecordError { reason };
+    if length < (HEADER_SIZE + DIGEST_SIZE) as u64 || !header.starts_with(MAGIC) {
+        return Err(error("it does not begin like one"));
     }
+    if u32_at(header, 8) != Some(VERSION) {
+        return Err(error("it has another version"));
+    }
+    let end = length - DIGEST_SIZE as u64;
+    let field = |at| u64_at(header, at).and_then(|value| usize::try_from(value).ok());
+    let (Some(count), Some(table)) = (field(16), field(24)) else { return Err(error("its header is wrong")) };
+    if table < HEADER_SIZE || count.checked_mul(8).and_then(|size| size.checked_add(table)) != Some(end as usize) {
+        return Err(error("its table is out of place"));
+    }
+    Ok((count, table))
 }
 
 impl std::fmt::Debug for Tree {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// Gives the bytes of a record; made by [`Tree::reader`].
+pub struct TreeReader<'a> {
+    tree: &'a Tree,
+    place: u64,
+}
+
+impl Read for TreeReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = (self.tree.table + 8 * self.tree.count + DIGEST_SIZE) as u64;
+        let most = usize::try_from(length - self.place).unwrap_or(usize::MAX).min(buffer.len());
+        let count = match &self.tree.bytes {
+            Bytes::Memory(bytes) => {
+                buffer[..most].copy_from_slice(&bytes[self.place as usize..][..most]);
+                most
+            }
+            Bytes::File(file, _) => file.file().read_at(&mut buffer[..most], self.place)?,
+        };
+        self.place += count as u64;
+        Ok(count)
     }
 }
 
@@ -312,23 +349,32 @@ pub(super) struct ChildSlots<'a> {
 }
 
 impl Iterator for ChildSlots<'_> {
-    type Item = (TreePath, Slot);
+    type Item = io::Result<(TreePath, Slot)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.range.is_empty() {
             return None;
         }
+        self.child().transpose()
+    }
+}
+
+impl ChildSlots<'_> {
+    fn child(&mut self) -> io::Result<Option<(TreePath, Slot)>> {
         let index = self.range.start;
-        let path = self.tree.record(index)?.path();
-        let name_length = path.get(self.prefix..)?.iter().position(|&b| b == b'/');
+        let Some(record) = self.tree.record(index)? else { return Ok(None) };
+        let path = record.path();
+        let Some(name) = path.get(self.prefix..) else { return Ok(None) };
+        let name_length = name.iter().position(|&b| b == b'/');
         let child = &path[..name_length.map_or(path.len(), |length| self.prefix + length)];
         // Mostly the next record is the next child; only directories with contents need the search.
         self.range.start += 1;
-        if name_length.is_some() || self.tree.record(index + 1).is_some_and(|next| is_below(next.path(), child)) {
-            self.range.start = self.tree.first(self.range.clone(), |found| found != child && !is_below(found, child));
+        if name_length.is_some() || self.tree.record(index + 1)?.is_some_and(|next| is_below(next.path(), child)) {
+            self.range.start =
+                self.tree.first(self.range.clone(), |found| found != child && !is_below(found, child))?;
         }
         let slot = if name_length.is_some() { Slot::Implied } else { Slot::Record(index) };
-        TreePath::new(child).ok().map(|child| (child, slot))
+        Ok(TreePath::new(child).ok().map(|child| (child, slot)))
     }
 }
 

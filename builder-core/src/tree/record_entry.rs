@@ -1,8 +1,10 @@
 //! One entry's bytes in the record of a layer; [`super::record`] has the format.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
 
+use super::record_file::Block;
 use super::{ContentDigest, Entry, Metadata, Node, Timestamp, TreeEntry, TreePath};
 
 /// The size in bytes of what every record has.
@@ -19,17 +21,38 @@ pub(super) const HAS_LINKS: u8 = 4;
 
 /// One record's bytes, [`FIXED_SIZE`] of them at least.
 pub(super) struct Record<'a> {
-    pub(super) bytes: &'a [u8],
+    pub(super) bytes: RecordBytes<'a>,
+}
+
+/// Where a record's bytes are.
+pub(super) enum RecordBytes<'a> {
+    Borrowed(&'a [u8]),
+    InBlock(Arc<Block>, Range<usize>),
+}
+
+impl Deref for RecordBytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::InBlock(block, range) => &block.bytes()[range.clone()],
+        }
+    }
 }
 
 impl<'a> Record<'a> {
-    pub(super) fn path(&self) -> &'a [u8] {
-        let length = u32_at(self.bytes, 32).unwrap_or(0) as usize;
+    pub(super) const fn borrowed(bytes: &'a [u8]) -> Self {
+        Self { bytes: RecordBytes::Borrowed(bytes) }
+    }
+
+    pub(super) fn path(&self) -> &[u8] {
+        let length = u32_at(&self.bytes, 32).unwrap_or(0) as usize;
         let start = self.path_start();
         self.bytes.get(start..start + length).unwrap_or_default()
     }
 
-    const fn path_start(&self) -> usize {
+    fn path_start(&self) -> usize {
         FIXED_SIZE + if self.bytes[1] & HAS_DIGEST == 0 { 0 } else { DIGEST_SIZE }
     }
 
@@ -42,14 +65,14 @@ impl<'a> Record<'a> {
             rest = left;
             Some(taken)
         };
-        let target = take(u32_at(self.bytes, 36)?)?;
+        let target = take(u32_at(&self.bytes, 36)?)?;
         let mut xattrs = BTreeMap::new();
-        for _ in 0..u32_at(self.bytes, 40)? {
+        for _ in 0..u32_at(&self.bytes, 40)? {
             let name_length = u32_at(take(4)?, 0)?;
             let value_length = u32_at(take(4)?, 0)?;
             xattrs.insert(take(name_length)?.to_vec(), take(value_length)?.to_vec());
         }
-        let number = u64_at(self.bytes, 24)?;
+        let number = u64_at(&self.bytes, 24)?;
         let (major, minor) = ((number >> 32) as u32, number as u32);
         let node = match self.bytes[0] {
             1 => Node::Directory { opaque: flags & OPAQUE != 0 },
@@ -69,9 +92,9 @@ impl<'a> Record<'a> {
             }
         };
         let modified =
-            Timestamp { nanoseconds: u32_at(self.bytes, 12)?, seconds: u64_at(self.bytes, 16)?.cast_signed() };
+            Timestamp { nanoseconds: u32_at(&self.bytes, 12)?, seconds: u64_at(&self.bytes, 16)?.cast_signed() };
         let mode = u32::from(u16::from_le_bytes([self.bytes[2], self.bytes[3]]));
-        let (uid, gid) = (u32_at(self.bytes, 4)?, u32_at(self.bytes, 8)?);
+        let (uid, gid) = (u32_at(&self.bytes, 4)?, u32_at(&self.bytes, 8)?);
         Some(TreeEntry { entry: Entry { path, node, metadata: Metadata { mode, uid, gid, modified, xattrs } }, digest })
     }
 }

@@ -78,6 +78,7 @@ pub fn read_small(view: &dyn TreeView, path: &[u8], limit: u64) -> Result<Option
             let file = source.open().map_err(error)?;
             file.take(limit + 1).read_to_end(&mut bytes).map_err(error)?;
         }
+        Content::Part(part) => drop(part.reader().take(limit + 1).read_to_end(&mut bytes).map_err(error)?),
     }
     if bytes.len() as u64 > limit {
         return Err(too_large(bytes.len() as u64));

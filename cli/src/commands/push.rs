@@ -1,29 +1,20 @@
 //! `rbuild push`: an image of the store, to the registry that its name says.
 
-use std::io::{self, Read};
 use std::sync::Arc;
 
+use rbuild_core::exec::push_stored;
 use rbuild_core::oci::Descriptor;
 use rbuild_core::progress::Events;
 use rbuild_core::reference::Reference;
-use rbuild_core::registry::{BlobSource, Client, PushOptions, push_image};
+use rbuild_core::registry::Client;
 use rbuild_core::store::Store;
 
 use super::{client, print_data, stored};
 use crate::args::PushArgs;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, of_core};
 use crate::output::{Display, Style};
 use crate::settings::{Environment, GlobalSettings, Progress};
 use crate::signals::Stop;
-
-/// The store as a place that blobs are read from.
-struct Blobs<'a>(&'a Store);
-
-impl BlobSource for Blobs<'_> {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + '_>> {
-        self.0.open_blob(descriptor).map(|reader| Box::new(reader) as Box<dyn Read>).map_err(io::Error::other)
-    }
-}
 
 pub(super) fn run(args: &PushArgs, global: &GlobalSettings, environment: &Environment) -> Result<(), Failure> {
     let progress = Progress::new(args.progress.as_deref(), args.quiet, environment)?;
@@ -55,6 +46,5 @@ fn push(
 ) -> Result<rbuild_core::oci::Digest, Failure> {
     let options = client::options(global, environment, stop.flag(), events.clone())?;
     let client = Client::new(options).map_err(|error| Failure::of(Kind::Environment, &error))?;
-    let options = PushOptions { events: Some(events.clone()), ..PushOptions::default() };
-    push_image(&client, reference, image, &Blobs(store), &options).map_err(|error| Failure::of(Kind::Build, &error))
+    push_stored(store, image, reference, client, events.clone()).map_err(|error| of_core(&error))
 }

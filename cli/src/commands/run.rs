@@ -16,7 +16,7 @@ use rbuild_core::sys::pty;
 use rbuild_core::sys::sandbox::SandboxError;
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr};
 
-use super::{namespace, stored};
+use super::{client, namespace, stored};
 use crate::args::RunArgs;
 use crate::error::{Failure, Kind, of_core};
 use crate::settings::{self, Environment, GlobalSettings, Network, UsageError};
@@ -37,13 +37,14 @@ pub(super) fn run(args: &RunArgs, global: &GlobalSettings, environment: &Environ
     let store = stored::open(global)?;
     let found = stored::find(&store, &args.reference)?;
     let image = found.into_iter().next().expect("a search that finds nothing is an error").descriptor;
+    let stop = Stop::listen()?;
     let mut options = options(args, global, environment, image)?;
+    options.registry = client::options(global, environment, stop.flag(), Arc::new(|_| {}))?;
     let own_terminal = environment.stdin_is_terminal && environment.stdout_is_terminal;
     if args.tty {
         let size = tcgetwinsize(rustix::stdio::stdout()).ok().map(|size| (size.ws_row, size.ws_col));
         options.terminal = size.filter(|size| size.0 > 0 && size.1 > 0).or(Some(DEFAULT_SIZE));
     }
-    let stop = Stop::listen()?;
     let stdin = if args.interactive { Some(own(rustix::stdio::stdin())?) } else { None };
     let streams = (stdin, own(rustix::stdio::stdout())?, own(rustix::stdio::stderr())?);
     let mut running = run_image(&options, streams).map_err(|error| of_core(&error))?;

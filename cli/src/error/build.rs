@@ -23,6 +23,15 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
     if let ErrorKind::Dockerfile(diagnostics) = &error.kind {
         return parse_failure(diagnostics, source.as_ref());
     }
+    let (kinds, problems): (Vec<Kind>, Vec<Problem>) =
+        error.parts().iter().map(|part| problem(part, source.as_ref(), tally)).unzip();
+    // Where not all are of one kind, the Dockerfile is where to begin.
+    let kind = kinds.first().copied().filter(|first| kinds.iter().all(|kind| kind == first)).unwrap_or(Kind::Build);
+    Failure { kind, problems }
+}
+
+/// One error, and whose fault it is.
+fn problem(error: &BuildError, source: Option<&Source>, tally: &Tally) -> (Kind, Problem) {
     let mut problem = Problem::new(error.to_string());
     problem.causes = causes(error.source());
     problem.hints.extend(Some(error.help().to_owned()).filter(|help| !help.is_empty()));
@@ -47,12 +56,13 @@ fn failure(error: &BuildError, tally: &Tally) -> Failure {
         failed.or_else(|| tally.planned(step)).map_or_else(|| step.name.clone(), |failed| tally.title(failed))
     });
     if let (Some(source), Some(span)) = (source, error.span()) {
-        problem.place = Some(match heredoc::line_of(&source.text, &span, &problem.output) {
-            Some(span) => Place { source, span, label: "the shell's last message is about this line".to_owned() },
-            None => Place { source, span, label: String::new() },
-        });
+        let (span, label) = match heredoc::line_of(&source.text, &span, &problem.output) {
+            Some(span) => (span, "the shell's last message is about this line".to_owned()),
+            None => (span, String::new()),
+        };
+        problem.place = Some(Place { source: source.clone(), span, label });
     }
-    Failure { kind, problems: vec![problem] }
+    (kind, problem)
 }
 
 /// Tells the errors of a text that was parsed without being built.

@@ -170,8 +170,12 @@ impl Failure {
 
     /// The failure as data, for `--progress=rawjson`.
     pub(crate) fn to_json(&self) -> Value {
-        let problems: Vec<Value> = self.problems.iter().map(problem_json).collect();
-        json!({ "kind": self.kind.name(), "status": self.status(), "problems": problems })
+        json!({ "kind": self.kind.name(), "status": self.status(), "problems": self.problems_json() })
+    }
+
+    /// What went wrong, each as an object.
+    pub(crate) fn problems_json(&self) -> Value {
+        self.problems.iter().map(problem_json).collect()
     }
 }
 

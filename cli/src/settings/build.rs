@@ -9,6 +9,7 @@ use rbuild_core::oci::Platform;
 
 use super::annotation::{annotations, is_annotation};
 use super::cache;
+use super::call::{Call, call};
 use super::context::{Context, DockerfileFrom, NamedContext, context, dockerfile, named_context};
 use super::output::{Output, outputs};
 use super::prune;
@@ -16,7 +17,7 @@ use super::values::{
     HostEntry, Isolation, Network, Secret, SshForward, Ulimit, add_host, isolation, network, secret, size_bytes, ssh,
     ulimit,
 };
-use super::{Environment, Progress, UsageError, absolute, csv};
+use super::{Environment, Progress, UsageError, absolute};
 use crate::args::BuildArgs;
 
 /// What is done anew although its result is known.
@@ -41,36 +42,6 @@ pub(crate) enum ExpectCached {
     All,
     /// The steps of these stages.
     Stages(Vec<String>),
-}
-
-/// What is done with the Dockerfile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Call {
-    /// It is built.
-    #[default]
-    Build,
-    /// It is only checked.
-    Check {
-        /// Whether the findings are printed as JSON.
-        json: bool,
-        /// Whether findings leave the exit status 0.
-        ignore_status: bool,
-    },
-    /// What a build takes is printed: arguments, secrets, agents.
-    Outline {
-        /// Whether it is printed as JSON.
-        json: bool,
-    },
-    /// The stages that can be built are printed.
-    Targets {
-        /// Whether they are printed as JSON.
-        json: bool,
-    },
-    /// The methods that there are besides building are printed.
-    Describe {
-        /// Whether they are printed as JSON.
-        json: bool,
-    },
 }
 
 /// A whole build as meant.
@@ -287,38 +258,6 @@ fn offline(args: &BuildArgs, outputs: &[Output]) -> Result<bool, UsageError> {
     Ok(offline)
 }
 
-fn call(args: &BuildArgs) -> Result<Call, UsageError> {
-    let value = match (args.call.as_deref().or(args.ignored.print.as_deref()), args.check == Some(true)) {
-        (Some(_), true) => return Err(UsageError::new("`--call` and `--check` cannot be used together")),
-        (None, true) => "check",
-        (value, false) => value.unwrap_or("build"),
-    };
-    let mut fields = csv::fields("--call", value)?.into_iter();
-    let method = fields.next().unwrap_or_default();
-    let (mut json, mut ignore_status) = (false, false);
-    for field in fields {
-        match field.as_str() {
-            "format=json" => json = true,
-            "format=text" => json = false,
-            "ignorestatus" | "ignorestatus=true" => ignore_status = true,
-            "ignorestatus=false" => ignore_status = false,
-            _ => {
-                return Err(UsageError::value("--call", value, &format!("unknown field `{field}`"))
-                    .hint("fields are format=text, format=json and ignorestatus"));
-            }
-        }
-    }
-    match method.strip_prefix("method=").unwrap_or(&method) {
-        "" | "build" => Ok(Call::Build),
-        "check" | "lint" => Ok(Call::Check { json, ignore_status }),
-        "subrequests.describe" => Ok(Call::Describe { json }),
-        "outline" => Ok(Call::Outline { json }),
-        "targets" => Ok(Call::Targets { json }),
-        other => Err(UsageError::value("--call", value, &format!("there is no method `{other}`"))
-            .hint("methods are build, check, outline, targets and subrequests.describe")),
-    }
-}
-
 /// What becomes of `--attest` and its short forms.
 const NO_STATEMENTS: &str = "the image comes without provenance and SBOM";
 
@@ -439,13 +378,5 @@ mod tests {
         assert!(settings(&["--provenance=false", "--sbom=false"]).unwrap().warnings.is_empty());
         let outputs = settings(&["-o", "type=oci,dest=a,compression=zstd,mode=x"]).unwrap().warnings;
         assert_eq!(outputs, ["`mode=x` of `--output` is not supported yet and has no effect"]);
-    }
-
-    #[test]
-    fn calls_are_read() {
-        let call = |line: &[&str]| settings(line).unwrap().call;
-        assert_eq!(call(&["--check"]), Call::Check { json: false, ignore_status: false });
-        assert_eq!(call(&["--call=check,format=json,ignorestatus"]), Call::Check { json: true, ignore_status: true });
-        assert_eq!(call(&["--call=subrequests.describe,format=json"]), Call::Describe { json: true });
     }
 }

@@ -5,6 +5,7 @@
 mod annotation;
 mod build;
 mod cache;
+mod call;
 mod context;
 mod csv;
 mod environment;
@@ -16,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 use crate::args::GlobalArgs;
 
-pub(crate) use build::{BuildSettings, Call, ExpectCached, NoCache};
+pub(crate) use build::{BuildSettings, ExpectCached, NoCache};
+pub(crate) use call::Call;
 pub(crate) use context::{Context, DockerfileFrom, NamedContext};
 pub(crate) use environment::Environment;
 pub(crate) use output::{Destination, Output, OutputKind};

@@ -340,8 +340,6 @@ fn check(mount: &mut Mount, writable: Option<bool>) -> Result<(), MountError> {
         if !mount.source.is_empty() && !mount.id.is_empty() {
             return conflict("both source and id can't be set for a secret mount".to_owned());
         }
-    } else if mount.env.is_some() {
-        return Err(MountError::WrongKind { key: "env".to_owned(), kind });
     }
     if mount.sharing.is_some() && kind != MountType::Cache {
         return conflict(format!("invalid cache sharing set for {} mount", kind.name()));

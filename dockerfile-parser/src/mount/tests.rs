@@ -66,7 +66,6 @@ fn faults() {
         ("type=cache,uid=x", "uid"),
         ("type=cache,mode=9", "mode"),
         ("from=$x", "variable"),
-        ("target=/x,env=A", "env"),
         ("type=tmpfs,size=many", "size"),
     ] {
         let error = parse_mount_constant(text).unwrap_err().to_string();

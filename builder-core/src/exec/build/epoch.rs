@@ -19,7 +19,7 @@ impl Build<'_> {
             return Ok(());
         }
         let options = self.plan_options(&self.platforms[0]);
-        let text = plan::source_date_epoch(dockerfile, &options)?.unwrap_or_default();
+        let text = plan::source_date_epoch(dockerfile, &options).unwrap_or_default();
         let text = text.trim();
         if text.is_empty() {
             return Ok(());
@@ -82,7 +82,9 @@ impl Build<'_> {
         let mut options = self.plan_options(&self.platforms[0]);
         options.target = Some(name.to_owned());
         options.build_args.remove(SOURCE_DATE_EPOCH);
-        let Outcome::Plan(plan) = plan::plan(dockerfile, &options, &self.bases.configs())? else { return Err(wrong()) };
+        // What is wrong with the stages is told, with everything else, when the build is planned.
+        let planned = plan::plan(dockerfile, &options, &self.bases.configs());
+        let Ok(Outcome::Plan(plan)) = planned else { return Err(wrong()) };
         let Some(stage) = plan.stages.iter().find(|stage| stage.index == plan.target) else { return Err(wrong()) };
         let [step] = &stage.steps[..] else { return Err(wrong()) };
         match &step.action {

@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rbuild_dockerfile::Dockerfile;
 
 use super::{Build, StageKey};
-use crate::error::{BuildError, FailedStep};
+use crate::error::BuildError;
 use crate::exec::options::ExpectCached;
 use crate::oci::Platform;
-use crate::plan::{
-    self, Action, NetworkChoice, Outcome, Plan, PlanError, PlanOptions, PlatformChoice, Run, SOURCE_DATE_EPOCH, Source,
-};
+use crate::plan::{self, Outcome, Plan, PlanError, PlanOptions, PlatformChoice, SOURCE_DATE_EPOCH, Source, Stages};
 use crate::progress::{Event, StepInfo, Warning};
 
 /// The build argument that names the Dockerfile's language in place of its `# syntax=` line.
@@ -76,14 +74,28 @@ impl Build<'_> {
     pub(super) fn plan(&mut self, dockerfile: &Dockerfile) -> Result<Vec<StageKey>, BuildError> {
         let mut targets = Vec::new();
         let mut unused: Option<BTreeSet<String>> = None;
+        let mut errors = Vec::new();
         for number in 0..self.platforms.len() {
-            let plan = self.plan_platform(dockerfile, &self.platforms[number].clone())?;
+            let plan = match self.plan_platform(dockerfile, &self.platforms[number].clone()) {
+                Ok(plan) => plan,
+                Err(bases) => {
+                    errors.extend(bases);
+                    errors.extend(self.look_through(dockerfile, number, Stages::Needed));
+                    continue;
+                }
+            };
             targets.push(StageKey { platform: number, stage: plan.target });
             let args: BTreeSet<String> = plan.unused_args.iter().cloned().collect();
             unused = Some(unused.map_or(args.clone(), |before| before.intersection(&args).cloned().collect()));
             for stage in plan.stages {
                 self.plans.insert(StageKey { platform: number, stage: stage.index }, stage);
             }
+        }
+        if !errors.is_empty() {
+            errors.extend(self.source_errors());
+        }
+        if let Some(error) = BuildError::several(errors) {
+            return Err(error);
         }
         self.mark_exported(&targets);
         for name in unused.unwrap_or_default() {
@@ -97,16 +109,35 @@ impl Build<'_> {
         Ok(targets)
     }
 
-    fn plan_platform(&self, dockerfile: &Dockerfile, platform: &Platform) -> Result<Plan, BuildError> {
+    /// Looks for what is wrong with stages of a platform that can't be planned; gives it, and keeps the steps that are
+    /// known.
+    pub(in crate::exec) fn look_through(
+        &mut self,
+        dockerfile: &Dockerfile,
+        platform: usize,
+        stages: Stages,
+    ) -> Vec<BuildError> {
+        let options = self.plan_options(&self.platforms[platform]);
+        let glance = plan::glance(dockerfile, &options, &self.bases.configs(), stages);
+        self.plans.extend(glance.stages.into_iter().map(|plan| (StageKey { platform, stage: plan.index }, plan)));
+        glance.errors.into_iter().map(BuildError::from).collect()
+    }
+
+    /// Plans a platform. Where that is not possible, gives what is wrong with bases, and nothing else.
+    fn plan_platform(&self, dockerfile: &Dockerfile, platform: &Platform) -> Result<Plan, Vec<BuildError>> {
         let options = self.plan_options(platform);
         loop {
-            match plan::plan(dockerfile, &options, &self.bases.configs())? {
-                Outcome::Plan(plan) => return Ok(plan),
-                Outcome::Needs(needed) => {
-                    self.bases.resolve_all(self, &needed).map_err(|error| near_stage(error, dockerfile))?;
+            match plan::plan(dockerfile, &options, &self.bases.configs()) {
+                Ok(Outcome::Plan(plan)) => return Ok(plan),
+                Ok(Outcome::Needs(needed)) => {
+                    let failed = self.bases.resolve_all(self, &needed);
+                    if !failed.is_empty() {
+                        return Err(failed.into_iter().map(|error| near_stage(error, dockerfile)).collect());
+                    }
                 }
+                Err(_) => return Err(Vec::new()),
             }
-            self.check_cancelled()?;
+            self.check_cancelled().map_err(|error| vec![error])?;
         }
     }
 
@@ -155,53 +186,28 @@ impl Build<'_> {
             )),
         }
     }
-
-    /// Looks at every command before the first step; an error says which step it belongs to.
-    pub(crate) fn check_runs(&self, check: impl Fn(&Run) -> Result<(), BuildError>) -> Result<(), BuildError> {
-        for plan in self.plans.values() {
-            for step in &plan.steps {
-                let Action::Run(run) = &step.action else { continue };
-                let place =
-                    || FailedStep { name: step.name.clone(), stage: plan.name.clone(), span: step.span.clone() };
-                check(run).map_err(|error| error.in_step(place))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses steps that need a permission which was not given, whether or not there is an earlier result.
-    pub(super) fn check_entitlements(&self) -> Result<(), BuildError> {
-        self.check_runs(|run| {
-            let host = run.network == NetworkChoice::Host && self.options.network != NetworkChoice::Host;
-            for (needed, name) in [(host, "network.host"), (run.insecure, "security.insecure")] {
-                if needed && !self.options.allow.contains(name) {
-                    return Err(BuildError::plan(
-                        "entitlement-needed",
-                        format!("the step needs the entitlement `{name}`, which was not granted"),
-                        format!("allow it with --allow {name}"),
-                        None,
-                    ));
-                }
-            }
-            Ok(())
-        })
-    }
 }
 
 /// An image that can't be had may be a stage's name, mistyped, or that of no stage.
 fn near_stage(error: BuildError, dockerfile: &Dockerfile) -> BuildError {
-    let Some(place) = error.span().filter(|_| error.help().is_empty()) else { return error };
+    let Some(place) = error.span() else { return error };
     let named = dockerfile.source().get(place.clone()).unwrap_or_default().to_lowercase();
     let stages = dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref());
     if let Some(stage) = rbuild_dockerfile::nearest(&named, stages) {
+        // This is more likely than that the image is private, or was not fetched.
         return error.with_help(format!("did you mean the stage `{stage}`?"));
     }
     // FROM takes images, but --from mostly stages.
     let is_base = dockerfile.stages.iter().any(|stage| stage.base.span.range() == place);
-    match is_base || named.contains(['/', ':', '@']) {
-        true => error,
-        false => error.with_help("no stage and no --build-context has this name, so it was taken for an image's"),
+    if is_base || named.contains(['/', ':', '@']) {
+        return error;
     }
+    let no_stage = "no stage and no --build-context has this name, so it was taken for an image's";
+    let help = match error.help() {
+        "" => no_stage.to_owned(),
+        help => format!("{no_stage}; {help}"),
+    };
+    error.with_help(help)
 }
 
 #[cfg(test)]
@@ -223,5 +229,9 @@ mod tests {
         let text = "FROM nowhere AS builder\n";
         let error = BuildError::failed("load", "missing").at(5..12);
         assert_eq!(near_stage(error, &rbuild_dockerfile::parse(text).0).help(), "");
+
+        let text = "FROM busybox AS builder\nFROM scratch\nCOPY --from=bulider /a /a\n";
+        let error = BuildError::failed("load", "missing").with_help("log in").at(49..56);
+        assert_eq!(near_stage(error, &rbuild_dockerfile::parse(text).0).help(), "did you mean the stage `builder`?");
     }
 }

@@ -105,7 +105,8 @@ pub(crate) fn retrying<T>(
         carry.begin();
         let result = build();
         // A command that failed fails again.
-        let failed = matches!(&result, Err(error) if matches!(error.kind, ErrorKind::Failed { .. }));
+        let may_pass = |part: &BuildError| matches!(part.kind, ErrorKind::Failed { .. });
+        let failed = result.as_ref().is_err_and(|error| error.parts().iter().any(may_pass));
         if !failed || !losses.has_news() {
             return result;
         }

@@ -82,8 +82,8 @@ fn listed(names: &[String]) -> String {
 }
 
 impl Build<'_> {
-    /// Refuses steps whose devices are not there, were not allowed, or can't be had.
-    pub(crate) fn check_devices(&self) -> Result<(), BuildError> {
+    /// Steps whose devices are not there, were not allowed, or can't be had.
+    pub(crate) fn device_errors(&self) -> Vec<BuildError> {
         self.check_runs(|run| {
             if run.devices.is_empty() {
                 return Ok(());

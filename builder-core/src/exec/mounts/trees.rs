@@ -53,8 +53,9 @@ impl MountedFiles {
                 };
                 let above = view.get(path).ok().flatten().filter(|entry| entry.node.is_directory() && !path.is_root());
                 above.iter().for_each(|entry| add(&path.to_string()[1..], &describe(entry), None));
-                if let Ok(selection) = select(&**view, &whole(path)) {
-                    selection.describe(&mut add);
+                let selection = select(&**view, &whole(path)).ok();
+                if selection.is_some_and(|selection| selection.describe(&mut add).is_err()) {
+                    return FilesBuilder::default().finish();
                 }
             }
             files.finish()
@@ -67,6 +68,24 @@ fn whole(path: &TreePath) -> SelectOptions {
     SelectOptions { sources: vec![path.as_bytes().to_vec()], ..SelectOptions::default() }
 }
 
+/// Refuses a source where a mount has none: what begins empty holds no path.
+///
+/// COMPAT(buildkit): there, a cache that an earlier step filled may hold it.
+fn refuse_source(mount: &PlannedMount, has_from: bool) -> Result<(), BuildError> {
+    let below_top = !TreePath::clean(mount.source.as_bytes()).is_root();
+    let refused = match mount.kind {
+        MountType::Cache => below_top && !has_from,
+        MountType::Tmpfs => below_top,
+        MountType::Ssh => !mount.source.is_empty(),
+        MountType::Bind | MountType::Secret => false,
+    };
+    if refused {
+        let (kind, source) = (mount.kind.name(), &mount.source);
+        return Err(BuildError::failed(format!("mount `{source}`"), format!("a {kind} mount has no such source")));
+    }
+    Ok(())
+}
+
 impl StageRun<'_, '_> {
     /// Adds mounts to a command's inputs: what they show, by content, and how.
     pub(crate) fn prepare_mounts(&self, run: &Run, inputs: &mut PreImage) -> Result<PreparedRun, BuildError> {
@@ -74,6 +93,7 @@ impl StageRun<'_, '_> {
         for (mount, from) in &run.mounts {
             let target = &mount.target;
             let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
+            refuse_source(mount, from.is_some())?;
             let (name, mut facts) = (format!("mount {} {shown}", mount.kind.name()), String::new());
             let source = match mount.kind {
                 MountType::Bind => {
@@ -124,7 +144,7 @@ impl StageRun<'_, '_> {
         let view = self.source_view(from)?;
         let path = resolve(&*view, mount.source.as_bytes(), FollowLast::Yes).during(action)?;
         let Some(entry) = view.get(&path).during(action)? else {
-            return Err(BuildError::failed(action(), format!("`{}` was not found", mount.source)));
+            return Err(self.build.missing_mount(&*view, (self.key.platform, from), &mount.source));
         };
         let is_directory = entry.node.is_directory();
         // Of a whole image the layers say as much as all its files, and are known without a look at them.

@@ -19,7 +19,8 @@ struct Method {
     results: &'static [&'static str],
 }
 
-const METHODS: [Method; 4] = [
+/// COMPAT(buildkit): `lint`, which `--call=check` asks for, is not in its list.
+const METHODS: [Method; 3] = [
     Method {
         name: "outline",
         description: "List all parameters current build target supports",
@@ -31,12 +32,6 @@ const METHODS: [Method; 4] = [
         description: "List all targets current build supports",
         options: &[],
         results: &["result.json", "result.txt"],
-    },
-    Method {
-        name: "lint",
-        description: "Lint a Dockerfile",
-        options: &[],
-        results: &["result.json", "result.txt", "result.statuscode"],
     },
     Method {
         name: "subrequests.describe",
@@ -95,6 +90,6 @@ mod tests {
         let data = as_data();
         assert_eq!(data[0]["name"], "frontend.outline");
         assert_eq!(data[0]["opts"][0]["name"], "target");
-        assert_eq!(data[3]["metadata"][1]["name"], "result.txt");
+        assert_eq!(data[2]["metadata"][1]["name"], "result.txt");
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn write(
 
 /// Prints what a check found; gives the exit status: 1 where something was found or the text is wrong.
 pub(super) fn checked(checked: &CheckResult, json: bool, ignore_status: bool) -> Result<u8, Failure> {
-    let CheckResult { name, dockerfile, outcome } = checked;
+    let CheckResult { name, dockerfile, outcome, error: _ } = checked;
     if json {
         let report = JsonReport::new(outcome, dockerfile, name);
         print_json(&serde_json::to_value(report).expect("a report has string keys only"))?;

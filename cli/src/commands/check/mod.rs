@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use rbuild_core::exec::CheckResult;
 use rbuild_dockerfile::lint::JsonReport;
+use serde_json::json;
 
 use super::{build, fmt, print_data, print_json};
 use crate::args::{BuildArgs, CheckArgs, ReportFormat};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, of_core};
 use crate::rewrite::{edits_for, mend};
 use crate::settings::{BuildSettings, Context, DockerfileFrom, Environment, GlobalSettings, absolute};
 
@@ -31,7 +32,8 @@ pub(super) fn run(args: &CheckArgs, global: &GlobalSettings, environment: &Envir
     }
     let mended = found.saturating_sub(checked.outcome.warnings.len());
     print(args.format, &checked, mended, environment)?;
-    Ok(u8::from(!checked.outcome.warnings.is_empty() || checked.outcome.error.is_some()))
+    let has_errors = checked.outcome.error.is_some() || checked.error.is_some();
+    Ok(u8::from(!checked.outcome.warnings.is_empty() || has_errors))
 }
 
 /// The build that is checked. A file in place of a folder is the Dockerfile, and its folder the context.
@@ -62,12 +64,14 @@ fn path_of(settings: &BuildSettings, name: &str, environment: &Environment) -> R
 }
 
 fn print(format: ReportFormat, checked: &CheckResult, mended: usize, environment: &Environment) -> Result<(), Failure> {
-    let CheckResult { name, dockerfile, outcome } = checked;
+    let CheckResult { name, dockerfile, outcome, error } = checked;
     match format {
         ReportFormat::Text => print_data(text::render(checked, mended, text::look(environment)).as_bytes()),
         ReportFormat::Json => {
             let report = JsonReport::new(outcome, dockerfile, name);
-            print_json(&serde_json::to_value(report).expect("a report has string keys only"))
+            let mut report = serde_json::to_value(report).expect("a report has string keys only");
+            report["errors"] = error.as_ref().map_or_else(|| json!([]), |error| of_core(error).problems_json());
+            print_json(&report)
         }
         ReportFormat::Sarif => print_json(&sarif::report(checked)),
     }

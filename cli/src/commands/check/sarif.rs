@@ -1,22 +1,21 @@
 //! The report as SARIF 2.1.0 (OASIS "Static Analysis Results Interchange Format").
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
+use rbuild_core::error::{BuildError, ErrorKind};
 use rbuild_core::exec::CheckResult;
 use rbuild_dockerfile::lint::{FindingFile, LintWarning, RULES};
-use rbuild_dockerfile::{Diagnostic, Dockerfile, LineRange, Severity, parse};
+use rbuild_dockerfile::{Dockerfile, LineRange, Severity};
 use serde_json::{Value, json};
 
 use crate::rewrite::edits_for;
 
 /// The whole report.
 pub(super) fn report(checked: &CheckResult) -> Value {
-    let file = &checked.dockerfile;
-    let (_, diagnostics) = parse(file.source());
-    let errors: Vec<&Diagnostic> = diagnostics.iter().filter(|found| found.severity == Severity::Error).collect();
     let mut results: Vec<Value> = checked.outcome.warnings.iter().map(|warning| of_warning(warning, checked)).collect();
-    results.extend(errors.iter().map(|error| of_error(error, checked)));
-    if let Some(error) = checked.outcome.error.as_ref().filter(|_| errors.is_empty()) {
+    results.extend(checked.error.iter().flat_map(|error| of_error(error, checked)));
+    if let Some(error) = checked.outcome.error.as_ref().filter(|_| checked.error.is_none()) {
         let lines = error.lines.unwrap_or(LineRange { first: 1, last: 1 });
         results.push(result("build-error", "error", &error.message, &location(&checked.name, lines)));
     }
@@ -92,11 +91,24 @@ fn of_warning(warning: &LintWarning, checked: &CheckResult) -> Value {
     value
 }
 
-fn of_error(error: &Diagnostic, checked: &CheckResult) -> Value {
-    let region = region(&checked.dockerfile, error.span.start, error.span.end);
-    let location =
-        json!({ "physicalLocation": { "artifactLocation": { "uri": uri(&checked.name) }, "region": region } });
-    result(error.code, "error", &error.to_string(), &location)
+/// The results of all that an error tells.
+fn of_error(error: &BuildError, checked: &CheckResult) -> Vec<Value> {
+    let tell = |code: &str, message: &str, span: Option<Range<usize>>| {
+        let mut location = json!({ "physicalLocation": { "artifactLocation": { "uri": uri(&checked.name) } } });
+        if let Some(span) = span {
+            location["physicalLocation"]["region"] = region(&checked.dockerfile, span.start, span.end);
+        }
+        result(code, "error", message, &location)
+    };
+    let of_part = |part: &BuildError| match &part.kind {
+        ErrorKind::Dockerfile(diagnostics) => {
+            let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
+            errors.map(|found| tell(found.code, &found.to_string(), Some(found.span.range()))).collect()
+        }
+        ErrorKind::Plan { code, .. } => vec![tell(code, &part.to_string(), part.span())],
+        _ => vec![tell("build-error", &part.to_string(), part.span())],
+    };
+    error.parts().iter().flat_map(of_part).collect()
 }
 
 fn region(file: &Dockerfile, start: usize, end: usize) -> Value {

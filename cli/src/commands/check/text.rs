@@ -16,10 +16,10 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use rbuild_core::exec::CheckResult;
 use rbuild_dockerfile::lint::{FindingFile, LintWarning};
-use rbuild_dockerfile::{LineIndex, LineRange, parse};
+use rbuild_dockerfile::{LineIndex, LineRange};
 
 use super::mendable;
-use crate::error::{self, Failure, Kind, Look, Place, of_diagnostics};
+use crate::error::{self, Failure, Kind, Look, Place};
 use crate::output::{Source, count, visible};
 use crate::settings::Environment;
 
@@ -87,15 +87,14 @@ fn finding(warning: &LintWarning, checked: &CheckResult, look: Look) -> String {
     format!("{}\n", rendered.trim_end_matches('\n'))
 }
 
-/// The errors: all of the text, or the one that the linter came to.
+/// The errors: all that a build would tell, or the one that the linter came to.
 fn failure(checked: &CheckResult) -> Option<Failure> {
+    if let Some(error) = &checked.error {
+        return Some(error::of_core(error));
+    }
     let found = checked.outcome.error.as_ref()?;
     let file = &checked.dockerfile;
     let source = Source::new(&checked.name, file.source());
-    let (_, diagnostics) = parse(file.source());
-    if diagnostics.has_errors() {
-        return Some(of_diagnostics(&diagnostics, &source));
-    }
     let mut failure = Failure::new(Kind::Build, found.message.clone());
     failure.problems[0].place =
         found.lines.map(|lines| Place { source, span: span(file.source(), file.lines(), lines), label: String::new() });

@@ -1,7 +1,7 @@
 //! `JSONArgsRecommended`: in shell form the shell is process 1 and does not pass signals on. Not reported if SHELL was chosen on purpose.
 
 use super::{Evaluation, Findings, Phase, Rule, RuleGroup};
-use crate::instruction::Instruction;
+use crate::instruction::{CommandLine, Instruction};
 
 pub(super) const RULE: Rule = Rule {
     name: "JSONArgsRecommended",
@@ -20,9 +20,14 @@ fn check(evaluation: &Evaluation<'_>, findings: &mut Findings<'_>) {
             Instruction::Entrypoint(entrypoint) => &entrypoint.command,
             _ => continue,
         };
-        if command.is_shell() && step.shell.is_empty() {
+        if let CommandLine::Shell(word) = command
+            && step.shell.is_empty()
+        {
             let keyword = step.instruction.keyword();
-            let message = format!("{keyword} in shell form: the shell gets the signals, not the program");
+            let message = match word.text.starts_with("[\"") || word.text.starts_with("['") {
+                true => format!("{keyword} in shell form, because what is in its brackets is no JSON array"),
+                false => format!("{keyword} in shell form: the shell gets the signals, not the program"),
+            };
             findings.at(step.node, message);
         }
     }

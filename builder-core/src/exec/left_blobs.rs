@@ -1,0 +1,133 @@
+//! Blobs of base images that stay in their registry, because nothing needed their bytes yet.
+//!
+//! The list of a layer's blobs says which image of a registry each came with, whether it was fetched or not. So whatever
+//! needs its bytes later finds them: a step, an output, a command in the image, a push to another registry.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use super::bases::Base;
+use super::layers::{Layers, Origin, StackLayer, lock};
+use crate::error::{BuildError, During};
+use crate::image::{self, Image};
+use crate::oci::{Descriptor, DiffId, Digest};
+use crate::progress::Events;
+use crate::reference::Reference;
+use crate::registry::{self, BlobSource, Client, PushOptions};
+use crate::store::Store;
+
+/// Gives a client when one is needed.
+pub(super) type MakeClient<'a> = &'a dyn Fn() -> Result<Arc<Client>, BuildError>;
+
+impl Layers {
+    /// Whether a base image's blob can stay where it is until something needs its bytes. Where it is is recorded then.
+    pub(super) fn can_be_left(&self, diff_id: DiffId, blob: &Descriptor) -> Result<bool, BuildError> {
+        if self.store.has_blob(&blob.digest, blob.size) || self.registry_of(diff_id, &blob.digest).is_none() {
+            return Ok(false);
+        }
+        self.remember_blob(diff_id, blob)?;
+        Ok(true)
+    }
+
+    /// The image of a registry that a layer's blob comes from in this build.
+    pub(super) fn registry_of(&self, diff_id: DiffId, blob: &Digest) -> Option<Reference> {
+        match lock(&self.origins).get(&diff_id) {
+            Some((known, Origin::Registry(_, reference))) if known.digest == *blob => Some(reference.clone()),
+            _ => None,
+        }
+    }
+
+    /// The image of a registry that has a blob, as far as is known: this build's base, or that of an earlier one.
+    pub(super) fn pulled_with(&self, blob: &Digest) -> Option<Reference> {
+        let (diff_id, descriptor) = self.with_blob(blob)?;
+        self.registry_of(diff_id, blob).or_else(|| self.recorded_source(diff_id, &descriptor))
+    }
+
+    /// Makes sure that the store has a blob, if it is one of a base image.
+    pub(super) fn fetch_left(&self, blob: &Descriptor) -> Result<(), BuildError> {
+        match self.with_blob(&blob.digest) {
+            Some((diff_id, descriptor)) => self.fetch_blob(diff_id, &descriptor),
+            None => Ok(()),
+        }
+    }
+
+    fn with_blob(&self, blob: &Digest) -> Option<(DiffId, Descriptor)> {
+        let origins = lock(&self.origins);
+        let mut known = origins.iter().map(|(diff_id, (descriptor, _))| (*diff_id, descriptor));
+        known.find(|(_, descriptor)| descriptor.digest == *blob).map(|(diff_id, known)| (diff_id, known.clone()))
+    }
+
+    fn recorded_source(&self, diff_id: DiffId, blob: &Descriptor) -> Option<Reference> {
+        let blobs = self.store.all_layer_blobs(diff_id).ok()?;
+        let known = blobs.into_iter().find(|known| known.descriptor.digest == blob.digest)?;
+        Reference::parse(&known.source?).ok()
+    }
+}
+
+/// Takes an image of the store, whose layers' blobs are there or in the registry that they came from.
+pub(super) fn from_store(layers: &Layers, image: Image, client: MakeClient<'_>) -> Result<Base, BuildError> {
+    let mut stack = Vec::new();
+    for (&diff_id, blob) in image.config.rootfs.diff_ids.iter().zip(&image.manifest.layers) {
+        // A look claims the blob: no prune may remove what will be read from here.
+        let source = match layers.store().has_blob(&blob.digest, blob.size) {
+            true => None,
+            false => layers.recorded_source(diff_id, blob),
+        };
+        let origin = match source {
+            Some(source) => Origin::Registry(client()?, source),
+            None => Origin::Store,
+        };
+        layers.add_origin(diff_id, blob.clone(), origin);
+        stack.push(StackLayer { diff_id, base_blob: Some(blob.clone()) });
+    }
+    Ok(Base { config: image.config, stack })
+}
+
+/// What is pushed, read from the store or else from where it came from.
+struct Blobs<'a>(&'a Layers);
+
+impl BlobSource for Blobs<'_> {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + '_>> {
+        self.0.fetch_left(descriptor).map_err(io::Error::other)?;
+        let reader = self.0.store().open_blob(descriptor).map_err(io::Error::other)?;
+        Ok(Box::new(reader))
+    }
+
+    fn pulled_with(&self, digest: &Digest) -> Option<Reference> {
+        self.0.pulled_with(digest)
+    }
+}
+
+/// Pushes an image of the layers that are known.
+pub(super) fn push(
+    layers: &Layers,
+    client: &Client,
+    reference: &Reference,
+    image: &Descriptor,
+    events: Events,
+) -> Result<Digest, BuildError> {
+    let options = PushOptions { events: Some(events), ..PushOptions::default() };
+    registry::push_image(client, reference, image, &Blobs(layers), &options)
+        .during(|| format!("push the image to `{}`", reference.familiar()))
+}
+
+/// Pushes an image of the store, or the images of an index, under a name; gives the digest that it has there.
+///
+/// Of a base image's blobs that the registry lacks and the store never needed, the bytes are fetched first.
+///
+/// # Errors
+/// When the registry refuses, or a part of the image is neither in the store nor where it came from.
+pub fn push_stored(
+    store: &Store,
+    image: &Descriptor,
+    reference: &Reference,
+    client: Client,
+    events: Events,
+) -> Result<Digest, BuildError> {
+    let layers = Layers::new(store.clone(), Vec::new());
+    let client = Arc::new(client);
+    for image in image::load_images(store, image).during(|| format!("load the image `{}`", image.digest))? {
+        from_store(&layers, image, &|| Ok(Arc::clone(&client)))?;
+    }
+    push(&layers, &client, reference, image, events)
+}
