@@ -145,6 +145,7 @@ impl Attended<'_, '_> {
         } else {
             self.network_lost.store(true, Ordering::Relaxed);
             self.running.kill();
+            gate.hold(self.running.pidfd());
         }
     }
 }

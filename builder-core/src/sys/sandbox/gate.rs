@@ -140,6 +140,11 @@ impl Gate {
             }
         }
     }
+
+    /// Holds everybody until the step, which is killed already, is gone: an error would let them go on till then.
+    pub fn hold(self, step: BorrowedFd<'_>) {
+        while let Err(Errno::INTR) = poll(&mut [PollFd::from_borrowed_fd(step, PollFlags::IN)], None) {}
+    }
 }
 
 impl AsFd for Gate {
