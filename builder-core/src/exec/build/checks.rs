@@ -5,12 +5,12 @@ use std::sync::Arc;
 use rbuild_dockerfile::mount::MountType;
 
 use super::Build;
-use crate::context::{CopyError, MemoryTree, check_source, explain_missing};
+use crate::context::{CopyError, check_source, explain_missing};
 use crate::error::{BuildError, FailedStep};
 use crate::exec::bases::Resolved;
 use crate::exec::selection::select_options;
 use crate::plan::{Action, Copy, CopySource, NetworkChoice, Run, Source, StagePlan, Step};
-use crate::tree::{FollowLast, TreeView, lookup_chown, resolve};
+use crate::tree::{FollowLast, TreeView, resolve};
 
 /// The number of a platform, and a source of a step of it.
 type PlacedSource<'a> = (usize, &'a Source);
@@ -60,8 +60,8 @@ impl Build<'_> {
         })
     }
 
-    /// Refuses sources that the folders which they are to come from lack, and owners that can't be. What stages and images
-    /// hold is not looked at: that may take a fetch, or a step.
+    /// Refuses sources that the folders which they are to come from lack. What stages and images hold is not looked at:
+    /// that may take a fetch, or a step.
     ///
     /// # Errors
     /// All of them.
@@ -72,7 +72,7 @@ impl Build<'_> {
     pub(in crate::exec) fn source_errors(&self) -> Vec<BuildError> {
         self.check_each_step(|plan, step| {
             let errors = match &step.action {
-                Action::Copy(copy) => self.missing_sources(copy).into_iter().chain(wrong_owner(copy)).collect(),
+                Action::Copy(copy) => self.missing_sources(copy),
                 Action::Run(run) => self.missing_mounts(run),
                 Action::MakeDirectory { .. } => Vec::new(),
             };
@@ -164,13 +164,6 @@ impl Build<'_> {
         }
         String::new()
     }
-}
-
-/// The error of an owner that can't be, whoever is in the image.
-fn wrong_owner(copy: &Copy) -> Option<BuildError> {
-    let spec = copy.chown.as_deref()?;
-    let error = lookup_chown(&MemoryTree::new(), spec).err()?;
-    Some(BuildError::failed(format!("look up the owner `{spec}`"), error))
 }
 
 fn in_step(error: BuildError, plan: &StagePlan, step: &Step) -> BuildError {
