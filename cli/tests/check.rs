@@ -157,7 +157,7 @@ CMD run
 
 #[test]
 fn check_points_at_what_it_finds() {
-    let folder = folder(&[("Dockerfile", "FROM alpine:3 AS Build\nCOPY a b /x\n"), ("a", ""), ("b", "")]);
+    let folder = folder(&[("Dockerfile", "FROM alpine:3 AS Build\nCOPY a b /x\n")]);
     rbuild(&folder, &["check"]).code(1).stderr_eq("").stdout_eq(str![[r#"
 warning[StageNameCasing]: the stage name `Build` should be lower-case
  --> Dockerfile:1:1
@@ -194,7 +194,7 @@ hint: no stage has a name: write `FROM … AS name`, or leave --target out
 
 #[test]
 fn fix_mends_what_takes_no_decision() {
-    let folder = folder(&[("Dockerfile", CARELESS), ("a", ""), ("b", "")]);
+    let folder = folder(&[("Dockerfile", CARELESS)]);
     let report = rbuild(&folder, &["check", "--fix"]).code(1).get_output().stdout.clone();
     let report = String::from_utf8_lossy(&report);
     assert!(
@@ -217,7 +217,7 @@ CMD run
 
 #[test]
 fn reports_for_programs_name_rules_and_places() {
-    let folder = folder(&[("my file", CARELESS), ("a", ""), ("b", "")]);
+    let folder = folder(&[("my file", CARELESS)]);
     let output = rbuild(&folder, &["check", "--format=sarif", "my file"]).code(1).get_output().stdout.clone();
     let sarif: serde_json::Value = serde_json::from_slice(&output).expect("SARIF is JSON");
     assert_eq!(sarif["version"], "2.1.0");
@@ -249,18 +249,13 @@ fn sarif_has_syntax_errors_by_their_codes() {
 #[test]
 fn checks_tell_all_that_would_end_a_build() {
     let dockerfile =
-        "FROM scratch AS other\nEXPOSE x\nCOPY mian.c /\nFROM base\nSTOPSIGNAL SIGTREM\nENV A=${OF_BASE:?}\n";
-    let folder = folder(&[("Dockerfile", dockerfile), ("main.c", "")]);
+        "FROM scratch AS other\nEXPOSE x\nCOPY built-later /\nFROM base\nSTOPSIGNAL SIGTREM\nENV A=${OF_BASE:?}\n";
+    let folder = folder(&[("Dockerfile", dockerfile)]);
     rbuild(&folder, &["check"]).code(1).stderr_eq("").stdout_eq(str![[r#"
 ...
 error[invalid-port]: invalid port `x`: `x` is no port (0-65535) or range of ports
  --> Dockerfile:2:8
 ...
-error: could not copy `mian.c` from the build context
- --> Dockerfile:3:1
-...
-hint: did you mean `main.c`?
-
 error[invalid-signal]: invalid signal: `SIGTREM`
  --> Dockerfile:5:12
 ...
@@ -272,17 +267,14 @@ error[invalid-signal]: invalid signal: `SIGTREM`
     let json = report(&["--format=json"]);
     let errors = json["errors"].as_array().expect("there is a list of errors");
     let found: Vec<_> = errors.iter().map(|error| (&error["code"], &error["place"]["line"])).collect();
-    assert_eq!(
-        found,
-        [(&"invalid-port".into(), &2.into()), (&"".into(), &3.into()), (&"invalid-signal".into(), &5.into())]
-    );
+    assert_eq!(found, [(&"invalid-port".into(), &2.into()), (&"invalid-signal".into(), &5.into())]);
     let sarif = report(&["--format=sarif"]);
     let results = sarif["runs"][0]["results"].as_array().expect("there are results");
     let errors = results.iter().filter(|result| result["level"] == "error");
     let rules: Vec<_> = errors.map(|result| &result["ruleId"]).collect();
-    assert_eq!(rules, ["invalid-port", "build-error", "invalid-signal"]);
+    assert_eq!(rules, ["invalid-port", "invalid-signal"]);
     // Of a target, only the stages that it needs count.
-    for (target, count) in [("1", 1), ("other", 2)] {
+    for (target, count) in [("1", 1), ("other", 1)] {
         let json = report(&["--format=json", "--target", target]);
         assert_eq!(json["errors"].as_array().map(Vec::len), Some(count), "{target}: {json}");
     }

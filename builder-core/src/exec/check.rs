@@ -110,7 +110,8 @@ pub fn check(
     }
 }
 
-/// What would end a build before its first step. Without a target every stage counts.
+/// What would end a build before its first step. Without a target every stage counts. Sources that are missing do not: a
+/// Dockerfile is also checked where what it copies was not built yet.
 fn faults(build: &mut Build<'_>, dockerfile: &Dockerfile, diagnostics: Diagnostics) -> Option<BuildError> {
     if diagnostics.has_errors() {
         return Some(ErrorKind::Dockerfile(diagnostics.into_iter().collect()).into());
@@ -125,7 +126,6 @@ fn faults(build: &mut Build<'_>, dockerfile: &Dockerfile, diagnostics: Diagnosti
     for platform in 0..build.platforms().len() {
         errors.extend(build.look_through(dockerfile, platform, stages));
     }
-    errors.extend(build.source_errors());
     BuildError::several(errors)
 }
 
