@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{Bench, RunCommand, digest_in, have, is_root};
+use support::{Bench, RunCommand, User, digest_in, have, is_root};
 
 const DOCKERFILE: &str = r#"
 FROM busybox AS made
@@ -22,6 +22,7 @@ SCRIPT
 FROM busybox
 COPY --chown=7:8 --chmod=640 files /files
 COPY --from=made / /
+RUN stat -c '%u %g %a' /files /files/b > /srv/owners
 USER worker
 RUN id -un > /tmp/me && echo text > /srv/data/mine
 WORKDIR /srv/data
@@ -73,6 +74,17 @@ fn users_build_the_image_that_root_builds() {
     assert!(text.contains("subordinate"), "{text}");
 }
 
+/// A build of a user who has no program that hands out subordinate ids.
+fn without_newuidmap(bench: &Bench, user: &User, context: &Path, flags: &[&str]) -> Command {
+    let empty = user.path("no-programs");
+    fs::create_dir_all(&empty).expect("folder");
+    let build = user.build_command(bench, context, flags);
+    let mut command = user.command("env");
+    command.arg(format!("PATH={}", empty.display()));
+    command.args(build.get_args().skip_while(|word| *word != "--").skip(1));
+    command
+}
+
 #[test]
 fn users_without_subordinate_ids_are_told() {
     if !have("rootless", &["setpriv", "newuidmap"]) || !is_root("rootless") {
@@ -81,17 +93,35 @@ fn users_without_subordinate_ids_are_told() {
     let bench = Bench::new();
     let user = bench.user();
     let context = context(&bench);
-    let empty = user.path("no-programs");
-    fs::create_dir_all(&empty).expect("folder");
-    let words: Vec<String> = user
-        .build_command(&bench, &context, &[])
-        .get_args()
-        .skip_while(|word| *word != "--")
-        .skip(1)
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    let ran = user.command("env").arg(format!("PATH={}", empty.display())).args(words).ran();
+    let ran = without_newuidmap(&bench, &user, &context, &[]).ran();
     ran.fails(3, &["newuidmap", "uidmap"]);
+    // What was copied meanwhile has not the owners that a command must see.
+    let wanted = rbuild_at(&bench, "store", &[]);
+    let file = user.path("id");
+    let flags = flags(&bench, &file);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    assert_eq!(digest(&mut user.build_command(&bench, &context, &flags), &file), wanted);
+}
+
+/// Modes that shut out their owner are in the image, and do not stop the build.
+#[test]
+fn users_without_subordinate_ids_copy_what_has_no_rights() {
+    if !have("rootless", &["setpriv"]) || !is_root("rootless") {
+        return;
+    }
+    let bench = Bench::new();
+    let dockerfile = "FROM scratch AS first\nCOPY --chmod=000 files /files\nFROM scratch\nCOPY --from=first / /\n";
+    let context = bench.context("context", &[("Dockerfile", dockerfile), ("files/sub/a", "a"), ("files/b", "b")]);
+    let wanted = bench.path("wanted");
+    let iid_file = |file: &Path| ["--iidfile".to_owned(), file.display().to_string()];
+    let mut as_root = support::clean_command(env!("CARGO_BIN_EXE_rbuild"));
+    as_root.arg("--root").arg(bench.path("store")).arg("build").args(iid_file(&wanted)).arg(&context);
+    let wanted = digest(&mut as_root, &wanted);
+    let user = bench.user();
+    let file = user.path("id");
+    let flags = iid_file(&file);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    assert_eq!(digest(&mut without_newuidmap(&bench, &user, &context, &flags), &file), wanted);
 }
 
 #[test]

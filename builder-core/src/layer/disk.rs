@@ -46,6 +46,9 @@ struct Privileges {
     makes_root_files: bool,
     /// All ids exist.
     all_ids: bool,
+    /// Modes stop nobody here. Whom they stop must be able to read what it wrote; no command runs with such files, and the
+    /// layer's record knows the mode.
+    passes_modes: bool,
 }
 
 type Outcome<T> = Result<T, (&'static str, io::Error)>;
@@ -65,6 +68,7 @@ impl DiskWriter {
         let privileges = Privileges {
             makes_root_files: as_root && stat.st_mode & 0o2000 == 0,
             all_ids: rustix::process::geteuid().is_root() && all_ids_exist(),
+            passes_modes: rustix::process::geteuid().is_root(),
         };
         Ok(Self { root, open: Vec::new(), deep: None, privileges })
     }
@@ -246,7 +250,8 @@ impl Privileges {
             let (uid, gid) = ids(metadata);
             self.owner_outcome(fs::fchown(file, uid, gid))?;
         }
-        fs::fchmod(file, mode(metadata)).map_err(|errno| ("set the mode of", errno.into()))?;
+        let own = if self.passes_modes { Mode::empty() } else { Mode::RWXU };
+        fs::fchmod(file, mode(metadata) | own).map_err(|errno| ("set the mode of", errno.into()))?;
         self.set_xattrs(file, &metadata.xattrs)?;
         fs::futimens(file, &times(metadata.modified)).map_err(|errno| ("set the time of", errno.into()))
     }

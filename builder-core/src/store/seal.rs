@@ -9,6 +9,7 @@
 //! "place " <inode of the folder> "\n"       a copy of the store has other ones: what it says does not hold there
 //! "bytes " <disk space> "\n"
 //! "stamp " <64 hex digits> "\n"           BLAKE3 of path, inode, mode, size, mtime and ctime of every entry
+//! "without ids\n"                        only where an ordinary user unpacked it, who can't give files other owners
 //! ```
 //!
 //! A blob has no mark: its modification time is set to a constant when it is put into the store, so that one that was
@@ -48,6 +49,8 @@ pub(super) struct Seal {
     pub(super) bytes: u64,
     /// None where the tree is too deep to be looked at by path.
     pub(super) stamp: Option<blake3::Hash>,
+    /// Whether owners and modes are not all those of the layer.
+    pub(super) without_ids: bool,
 }
 
 impl Seal {
@@ -60,14 +63,23 @@ impl Seal {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { over: None, boot: Some(boot), place: fs::symlink_metadata(folder)?.ino(), bytes, stamp })
+        let place = fs::symlink_metadata(folder)?.ino();
+        Ok(Self {
+            over: None,
+            boot: Some(boot),
+            place,
+            bytes,
+            stamp,
+            without_ids: !rustix::process::geteuid().is_root(),
+        })
     }
 
     pub(super) fn to_text(&self) -> String {
         let boot = self.boot.as_ref().map_or_else(|| "settled".to_owned(), |boot| format!("boot {}", boot.trim()));
         let stamp = self.stamp.map_or_else(String::new, |stamp| stamp.to_hex().to_string());
         let over = self.over.map_or_else(String::new, |base| format!("over {base}\n"));
-        format!("{over}{boot}\nplace {}\nbytes {}\nstamp {stamp}\n", self.place, self.bytes)
+        let without_ids = if self.without_ids { "without ids\n" } else { "" };
+        format!("{over}{boot}\nplace {}\nbytes {}\nstamp {stamp}\n{without_ids}", self.place, self.bytes)
     }
 
     /// Reads a mark; `None` where there is none or only a damaged one.
@@ -91,7 +103,7 @@ impl Seal {
             "" => None,
             hex => Some(blake3::Hash::from_hex(hex).ok()?),
         };
-        Some(Self { over, boot, place, bytes, stamp })
+        Some(Self { over, boot, place, bytes, stamp, without_ids: lines.next() == Some("without ids") })
     }
 }
 
@@ -191,9 +203,16 @@ mod tests {
     fn marks_are_read_as_written() {
         let (_dir, store) = scratch();
         for seal in [
-            Seal { over: None, boot: None, place: 3, bytes: 7, stamp: Some(blake3::hash(b"x")) },
-            Seal { over: None, boot: Some("abc".to_owned()), place: 4, bytes: 0, stamp: None },
-            Seal { over: Some(DiffId(Digest::of(b"a"))), boot: None, place: 5, bytes: 1, stamp: None },
+            Seal { over: None, boot: None, place: 3, bytes: 7, stamp: Some(blake3::hash(b"x")), without_ids: false },
+            Seal { over: None, boot: Some("abc".to_owned()), place: 4, bytes: 0, stamp: None, without_ids: true },
+            Seal {
+                over: Some(DiffId(Digest::of(b"a"))),
+                boot: None,
+                place: 5,
+                bytes: 1,
+                stamp: None,
+                without_ids: false,
+            },
         ] {
             store.write_record(&store.path("mark"), seal.to_text().as_bytes()).unwrap();
             assert_eq!(Seal::read(&store.path("mark")), Some(seal));

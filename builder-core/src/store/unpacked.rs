@@ -52,8 +52,8 @@ pub struct UnpackedLayer {
 }
 
 impl Layer {
-    /// Where the layer is unpacked; `None` when it is not, when the store is a copy, or when a restart of the machine
-    /// makes it doubtful that all of it reached the disk. It stays as long as this handle. [`Store::sound_layer`] looks
+    /// Where the layer is unpacked; `None` when it is not, when the store is a copy, when a restart of the machine makes
+    /// it doubtful that all of it reached the disk, or when this process can give files owners, and who unpacked it could not. It stays as long as this handle. [`Store::sound_layer`] looks
     /// at its files.
     #[must_use]
     pub fn unpacked(&self) -> Option<Unpacked> {
@@ -68,7 +68,10 @@ impl Layer {
         let path = self.dir().join("fs");
         let seal = Seal::parse(self.store().read_noted(&mark_in(&self.dir())).ok()??)?;
         let in_place = fs::symlink_metadata(&path).is_ok_and(|status| status.is_dir() && status.ino() == seal.place);
-        (in_place && seal.boot.as_ref().is_none_or(|boot| boot == boot_id().trim())).then_some((seal, path))
+        // Whoever can run commands must show them the right owners. Others only read the files.
+        let has_owners = !seal.without_ids || !rustix::process::geteuid().is_root();
+        (in_place && has_owners && seal.boot.as_ref().is_none_or(|boot| boot == boot_id().trim()))
+            .then_some((seal, path))
     }
 }
 

@@ -35,13 +35,13 @@ fn problem(error: &BuildError, source: Option<&Source>, tally: &Tally) -> (Kind,
     let mut problem = Problem::new(error.to_string());
     problem.causes = causes(error.source());
     problem.hints.extend(Some(error.help().to_owned()).filter(|help| !help.is_empty()));
-    let failed = tally.failed();
+    let step = error.step.as_ref().and_then(|step| tally.step_of(step));
     if let ErrorKind::Plan { code, .. } = &error.kind {
         problem.code = (*code).to_owned();
     }
     let kind = match &error.kind {
         ErrorKind::Command { code, output, .. } => {
-            problem.output = match failed {
+            problem.output = match step {
                 Some(step) => tally.tail(step),
                 None => output.iter().map(|line| line.clone().into_bytes()).collect(),
             };
@@ -52,9 +52,7 @@ fn problem(error: &BuildError, source: Option<&Source>, tally: &Tally) -> (Kind,
         ErrorKind::Failed { cause, .. } if is_environment(&**cause) => Kind::Environment,
         _ => Kind::Build,
     };
-    problem.step = error.step.as_ref().map(|step| {
-        failed.or_else(|| tally.planned(step)).map_or_else(|| step.name.clone(), |failed| tally.title(failed))
-    });
+    problem.step = error.step.as_ref().map(|failed| step.map_or_else(|| failed.name.clone(), |step| tally.title(step)));
     if let (Some(source), Some(span)) = (source, error.span()) {
         let (span, label) = match heredoc::line_of(&source.text, &span, &problem.output) {
             Some(span) => (span, "the shell's last message is about this line".to_owned()),

@@ -102,16 +102,13 @@ impl Tally {
         self.tails.get(&step).map(|tail| tail.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// The step that failed, where one did.
-    pub(crate) fn failed(&self) -> Option<StepId> {
-        self.ends.iter().find(|(_, end)| **end == StepEnd::Failed).map(|(step, _)| *step)
-    }
-
-    /// The step that an error belongs to, also where it did not begin.
-    pub(crate) fn planned(&self, failed: &FailedStep) -> Option<StepId> {
-        let same =
-            |step: &StepInfo| (&step.name, &step.stage, &step.span) == (&failed.name, &failed.stage, &failed.span);
-        self.steps.iter().position(same).map(StepId)
+    /// The step that an error belongs to, also where it did not begin. Of the same step for several platforms, the one
+    /// that failed.
+    pub(crate) fn step_of(&self, error: &FailedStep) -> Option<StepId> {
+        let same = |step: &StepInfo| (&step.name, &step.stage, &step.span) == (&error.name, &error.stage, &error.span);
+        let steps = self.steps.iter().enumerate().filter(|(_, step)| same(step)).map(|(number, _)| StepId(number));
+        let failed = |step: &StepId| self.ends.get(step) == Some(&StepEnd::Failed);
+        steps.clone().find(failed).or_else(|| steps.clone().next())
     }
 
     /// What a step is called: `[build 2/5] RUN make`.
@@ -298,6 +295,25 @@ mod tests {
         tally.take(&Event::StepEnded { step: StepId(0), end: StepEnd::Failed, took: Duration::ZERO });
         let tail = tally.tail(StepId(0));
         assert_eq!((tail.len(), tail[0].as_slice()), (20, &b"10"[..]));
-        assert_eq!(tally.failed(), Some(StepId(0)));
+    }
+
+    #[test]
+    fn an_error_belongs_to_its_own_step_whatever_else_failed() {
+        let mut tally = Tally::default();
+        let steps = vec![step("a", (1, 1), "RUN x"), step("b", (1, 1), "RUN y"), step("b", (1, 1), "RUN y")];
+        let error = |name: &str, stage: &str| FailedStep {
+            name: name.into(),
+            stage: stage.into(),
+            span: steps[0].span.clone(),
+        };
+        let (first, second, other) = (error("RUN x", "a"), error("RUN y", "b"), error("RUN z", "b"));
+        tally.take(&Event::Planned { steps: steps.clone() });
+        let of = |tally: &Tally| [&first, &second, &other].map(|error| tally.step_of(error));
+        assert_eq!(of(&tally), [Some(StepId(0)), Some(StepId(1)), None], "none began");
+        for failed in [0, 2] {
+            let end = StepEnd::Failed;
+            tally.take(&Event::StepEnded { step: StepId(failed), end, took: Duration::ZERO });
+        }
+        assert_eq!(of(&tally), [Some(StepId(0)), Some(StepId(2)), None], "the same step of another platform failed");
     }
 }
