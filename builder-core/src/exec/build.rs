@@ -6,6 +6,8 @@ mod epoch;
 mod planning;
 mod services;
 
+pub(super) use checks::in_step;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -26,6 +28,7 @@ use super::removal::Remover;
 use super::scheduler::{Results, run_all};
 use super::ssh_agent::HostAgent;
 use super::stage::{StageResult, run_stage};
+use super::unread_copy::Outlines;
 use crate::context::ContextDir;
 use crate::context::IgnoreRules;
 use crate::error::{BuildError, During, ErrorKind};
@@ -85,6 +88,7 @@ pub(crate) struct Build<'o> {
     /// Names this Dockerfile in this place, to find its last build by.
     pub(crate) identity: String,
     pub(crate) journal: Journal,
+    pub(crate) outlines: Outlines,
     context: Context,
     /// What ARG gives for `SOURCE_DATE_EPOCH`, once that is found.
     epoch_text: Option<String>,
@@ -203,9 +207,7 @@ fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) 
     sources.sort();
     sources.dedup();
     let needed: Vec<Needed> = sources.into_iter().map(|source| Needed { source, span: None }).collect();
-    if let Some(error) = BuildError::several(build.bases.resolve_all(&build, &needed)) {
-        return Err(error);
-    }
+    BuildError::several(build.bases.resolve_all(&build, &needed)).map_or(Ok(()), Err)?;
     build.plans = stages.into_iter().map(|stage| (StageKey { platform: 0, stage: stage.index }, stage)).collect();
     build.mark_exported(&[target]);
     run_plan(build, &[target])
@@ -284,6 +286,7 @@ impl<'o> Build<'o> {
             results: Results::new(),
             identity,
             journal,
+            outlines: Outlines::default(),
             context,
             epoch_text: None,
             plans: BTreeMap::new(),

@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::build::{Build, StageKey, planned};
+use super::build::{Build, StageKey, in_step, planned};
 use super::earlier::written;
 use super::layers::StackLayer;
 use super::options::{BuildOptions, Cancel};
 use super::stage::{Prepared, StageResult, StageRun};
 use crate::cache::PreImage;
-use crate::error::{BuildError, FailedStep};
+use crate::error::BuildError;
 use crate::oci::{DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
 use crate::progress::{Events, Miss, StepInfo};
@@ -105,13 +105,7 @@ impl Ahead<'_, '_> {
             let alone = matches!(&step.action, Action::Copy(copy) if copy.link);
             let decidable = (known || alone) && step.sources().into_iter().all(|source| self.is_known(key, source));
             let (outlook, result) = if decidable {
-                run.outlook(number, step).map_err(|error| {
-                    error.in_step(|| FailedStep {
-                        name: step.name.clone(),
-                        stage: plan.name.clone(),
-                        span: step.span.clone(),
-                    })
-                })?
+                run.outlook(number, step).map_err(|error| in_step(error, plan, step))?
             } else {
                 (Outlook::Depends, None)
             };

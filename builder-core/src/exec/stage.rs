@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::build::{Build, StageKey};
+use super::build::{Build, StageKey, in_step};
 use super::earlier::{EarlierRun, written};
 use super::encoding::AddOptions;
 use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
@@ -12,7 +12,7 @@ use super::options::{ExpectCached, NoCache};
 use super::owner::add_owner;
 use super::unread_copy::Taken;
 use crate::cache::{Files, PreImage, StepKey, StepRecord, input};
-use crate::error::{BuildError, During, ErrorKind, FailedStep};
+use crate::error::{BuildError, During, ErrorKind};
 use crate::layer::Compression;
 use crate::oci::{ChainId, DiffId, ImageConfig};
 use crate::plan::{Action, Source, StagePlan, Step};
@@ -93,9 +93,7 @@ pub(crate) fn run_stage(build: &Build<'_>, key: &StageKey, plan: &StagePlan) -> 
     let mut history = plan.history.clone();
     for (number, step) in plan.steps.iter().enumerate() {
         let id = build.step_id(key, number);
-        let created = run.step(number, step, id).map_err(|error| {
-            error.in_step(|| FailedStep { name: step.name.clone(), stage: plan.name.clone(), span: step.span.clone() })
-        })?;
+        let created = run.step(number, step, id).map_err(|error| in_step(error, plan, step))?;
         history[step.history].created = Some(build.timestamp(created));
     }
     // A plan without a configuration of its own keeps the base's.
@@ -285,9 +283,12 @@ impl StageRun<'_, '_> {
             return (made, last.created, true);
         }
         let layers = &self.build.layers;
-        let same = layers.is_stored(last.diff_id)
-            && matches!((layers.tree(last.diff_id), layers.tree(made)), (Ok(before), Ok(after)) if matches!(before.same_but_times(&after), Ok(true)));
-        if same { (last.diff_id, last.created, true) } else { (made, now, false) }
+        let is_same = || layers.tree(last.diff_id).ok()?.same_but_times(&*layers.tree(made).ok()?).ok();
+        if layers.is_stored(last.diff_id) && is_same() == Some(true) {
+            (last.diff_id, last.created, true)
+        } else {
+            (made, now, false)
+        }
     }
 
     /// Lists a step's inputs, and reads what they are.

@@ -4,15 +4,18 @@
 //! the files, there is no earlier result whatever they hold: then they are copied at once, read once for that, and the
 //! key is made of what was copied. The key and the record are those that reading the files before would have given.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use super::layers::lock;
 use super::options::ExpectCached;
 use super::selection::{describe, hex, select_options};
 use super::stage::{Made, StageRun};
 use crate::cache::{PreImage, StepKey, StepRecord, input};
 use crate::context::{ContextDir, Selection, select_in};
 use crate::plan::{Copy, CopySource, Source};
+use crate::store::Store;
 use crate::tree::ContentDigest;
 
 /// Where more steps are on record, they are not looked through.
@@ -42,6 +45,30 @@ impl Taken {
     }
 }
 
+/// What the inputs of the steps on record are but for the files, as a build learns it: each record is read once.
+#[derive(Default)]
+pub(crate) struct Outlines(Mutex<BTreeMap<String, Option<StepKey>>>);
+
+impl Outlines {
+    /// Whether a step on record has these inputs but for the files; also where there are too many to tell.
+    fn have(&self, store: &Store, inputs: &PreImage) -> bool {
+        let Ok(Some(keys)) = store.step_keys(MOST_RECORDS) else { return true };
+        let outline = |key: &String| {
+            let record = StepRecord::from_bytes(&store.peek_step(key).ok()??)?;
+            let mut rest = PreImage::new();
+            let inputs = record.inputs.inputs().iter().filter(|(name, _)| name != input::FILES);
+            inputs.for_each(|(name, value)| rest.add(name, value));
+            Some(rest.key())
+        };
+        let mut known = lock(&self.0);
+        for key in keys {
+            known.entry(key).or_insert_with_key(outline);
+        }
+        let wanted = Some(inputs.key());
+        known.values().any(|outline| *outline == wanted)
+    }
+}
+
 impl StageRun<'_, '_> {
     /// The folder that a COPY takes files from, where it can take them before they are read.
     pub(super) fn unread_source(&self, copy: &Copy) -> Option<Arc<ContextDir>> {
@@ -62,13 +89,7 @@ impl StageRun<'_, '_> {
         if self.build.journal.counterparts(self.plan, number).next().is_some() {
             return true;
         }
-        let store = self.build.layers.store();
-        let Ok(Some(keys)) = store.step_keys(MOST_RECORDS) else { return !self.must_run() };
-        let is_same = |record: &StepRecord| {
-            record.inputs.inputs().iter().filter(|(name, _)| name != input::FILES).eq(inputs.inputs())
-        };
-        let records = keys.iter().filter_map(|key| StepRecord::from_bytes(&store.peek_step(key).ok()??));
-        !self.must_run() && records.into_iter().any(|record| is_same(&record))
+        !self.must_run() && self.build.outlines.have(self.build.layers.store(), inputs)
     }
 
     /// Finds out what files were that were copied unread: their digests are known now, but for those that only another name

@@ -166,6 +166,7 @@ impl Build<'_> {
     }
 }
 
-fn in_step(error: BuildError, plan: &StagePlan, step: &Step) -> BuildError {
+/// Says which step an error belongs to.
+pub(in crate::exec) fn in_step(error: BuildError, plan: &StagePlan, step: &Step) -> BuildError {
     error.in_step(|| FailedStep { name: step.name.clone(), stage: plan.name.clone(), span: step.span.clone() })
 }

@@ -94,9 +94,7 @@ impl Build<'_> {
         if !errors.is_empty() {
             errors.extend(self.source_errors());
         }
-        if let Some(error) = BuildError::several(errors) {
-            return Err(error);
-        }
+        BuildError::several(errors).map_or(Ok(()), Err)?;
         self.mark_exported(&targets);
         for name in unused.unwrap_or_default() {
             self.events.event(Event::Warning(Warning {
