@@ -228,8 +228,8 @@ fn run_plan(mut build: Build<'_>, targets: &[StageKey]) -> Result<BuildResult, B
 
 fn run_steps(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
     let keys: Vec<StageKey> = build.plans.keys().copied().collect();
-    let run =
-        |keys: &[StageKey]| run_all(keys, &build.results, &build.stop, |key| run_stage(build, key, &build.plans[key]));
+    let work = |key: &StageKey| run_stage(build, key, &build.plans[key]);
+    let run = |keys: &[StageKey]| run_all(keys, build.jobs.limit(), &build.results, &build.stop, work);
     let ran = match build.options.expect_cached {
         // One after the other, so that it is always the first step in order that is named.
         ExpectCached::All => keys.chunks(1).try_for_each(run),

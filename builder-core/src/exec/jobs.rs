@@ -66,6 +66,11 @@ impl Jobs {
         Self { limit: limit.max(1), tokens, available, state, changed }
     }
 
+    /// How many steps may run at the same time.
+    pub(crate) const fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Waits until another step may run that will need so much memory. One step at least always may.
     ///
     /// # Errors

@@ -1,11 +1,18 @@
-//! Who waits for whom: one thread per stage, results handed over through cells.
+//! Who waits for whom: a thread per stage as far as that goes, results handed over through cells.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::layers::lock;
 use super::options::Cancel;
 use crate::error::BuildError;
+
+/// How many stages are begun at a time for each step that may run, as most of them wait for others.
+const STAGES_PER_JOB: usize = 4;
+
+/// So many at least.
+const FEWEST_STAGES: usize = 16;
 
 /// The results of stages by key: set once each, waited for by any number of threads.
 pub(crate) struct Results<K, V> {
@@ -40,9 +47,13 @@ impl<K: Ord, V> Results<K, V> {
     }
 }
 
-/// Runs one thread per key, and gives the error that a user should see: the first that is no consequence of another.
+/// Works on the keys in threads, in their order, and gives the error that a user should see: the first that is no
+/// consequence of another. `jobs` says how many steps may run at a time.
+///
+/// INVARIANT: a key waits only for those before it, so the first that is worked on waits for nobody, and one thread would do.
 pub(crate) fn run_all<K: Ord + Clone + Sync + Send, V: Send + Sync>(
     keys: &[K],
+    jobs: usize,
     results: &Results<K, V>,
     stop: &Cancel,
     work: impl Fn(&K) -> Result<V, BuildError> + Sync,
@@ -70,11 +81,22 @@ pub(crate) fn run_all<K: Ord + Clone + Sync + Send, V: Send + Sync>(
             }
         }
     };
-    if let [key] = keys {
-        one(key);
-    } else {
-        std::thread::scope(|scope| keys.iter().for_each(|key| drop(scope.spawn(|| one(key)))));
-    }
+    let next = AtomicUsize::new(0);
+    let work_on = || {
+        while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
+            one(key);
+        }
+    };
+    let threads = keys.len().min(jobs.saturating_mul(STAGES_PER_JOB).max(FEWEST_STAGES));
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Where the system gives no more threads, those there are do the rest.
+            if std::thread::Builder::new().spawn_scoped(scope, work_on).is_err() {
+                break;
+            }
+        }
+        work_on();
+    });
     let mut errors = errors.into_inner().unwrap_or_else(PoisonError::into_inner);
     let cause = errors.iter().position(|e| !matches!(e.kind, crate::error::ErrorKind::Cancelled)).unwrap_or(0);
     if errors.is_empty() { Ok(()) } else { Err(errors.swap_remove(cause)) }
@@ -89,12 +111,14 @@ mod tests {
     fn waits_for_what_it_needs_and_keeps_the_cause() {
         let results = Results::new();
         let stop = Cancel::new();
-        run_all(&[2, 1, 0], &results, &stop, |&key| Ok(if key == 0 { 1 } else { *results.wait(&(key - 1))? + 1 }))
-            .expect("no errors");
-        assert_eq!(*results.wait(&2).expect("set"), 3);
+        // Far more than threads.
+        let keys: Vec<usize> = (0..1000).collect();
+        let work = |&key: &usize| Ok(if key == 0 { 1 } else { *results.wait(&(key / 2))? + 1 });
+        run_all(&keys, 1, &results, &stop, work).expect("no errors");
+        assert_eq!(*results.wait(&999).expect("set"), 11);
 
         let results: Results<i32, i32> = Results::new();
-        let error = run_all(&[0, 1], &results, &stop, |&key| {
+        let error = run_all(&[0, 1], 1, &results, &stop, |&key| {
             if key == 1 { results.wait(&0).map(|v| *v) } else { Err(BuildError::failed("do it", "reason")) }
         })
         .expect_err("fails");

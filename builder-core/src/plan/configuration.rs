@@ -58,7 +58,7 @@ impl Walk<'_> {
     pub(super) fn env(&mut self, pairs: &[KeyValue]) -> Result<(), PlanErrors> {
         let pairs = self.pairs(pairs)?;
         for (name, value) in &pairs {
-            self.state.variables.set(name, value);
+            self.state.variables.set_env(name, value);
             set_text(&mut self.config().env, name, value);
         }
         self.history(history::pairs("ENV", &pairs), true);

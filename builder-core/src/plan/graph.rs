@@ -184,16 +184,33 @@ impl<'a> Planner<'a> {
         planner
     }
 
-    /// Plans a stage, after those that it needs. One whose base is not known is looked through as far as that goes.
+    /// Plans a stage, after those that it needs, however long a chain they are.
     fn visit(&mut self, index: StageIndex) {
         if self.done.contains_key(&index) {
             return;
         }
+        let mut open = vec![(index, self.uses(index).into_iter())];
+        while let Some((index, uses)) = open.last_mut() {
+            match uses.next() {
+                Some((Source::Stage(stage), _)) if !self.done.contains_key(&stage) => {
+                    open.push((stage, self.uses(stage).into_iter()));
+                }
+                Some((source, span)) => self.note_need(&source, span),
+                None => {
+                    let index = *index;
+                    open.pop();
+                    self.plan(index);
+                }
+            }
+        }
+    }
+
+    /// Plans a stage. One whose base is not known is looked through as far as that goes.
+    fn plan(&mut self, index: StageIndex) {
         let Head { base, platform } = self.heads[index.0].clone();
-        self.visit_uses(index, &platform);
         let stage = &self.dockerfile.stages[index.0];
         let state = match &base {
-            Some(base) => self.state_of_base(base, &platform, stage.base.span),
+            Some(base) => self.state_of_base(base, &platform),
             None => StageState::unknown(&platform),
         };
         let resolve = |name: &str, span: Span| self.copy_source(name, index, &platform, span);
@@ -213,43 +230,40 @@ impl<'a> Planner<'a> {
         // Triggers of the base may use stages and images that the stage itself does not name.
         let sources: Vec<Source> = state.plan.sources().cloned().collect();
         for source in &sources {
-            self.visit_source(source, stage.base.span);
+            match source {
+                Source::Stage(stage) => self.visit(*stage),
+                source => self.note_need(source, stage.base.span),
+            }
         }
         self.done.insert(index, state);
         self.order.push(index);
     }
 
-    /// Looks at what a stage uses before its base is known, so that everything is asked for at once.
-    fn visit_uses(&mut self, index: StageIndex, platform: &Platform) {
-        if self.is_replaced(index) {
-            return;
-        }
+    /// What a stage uses as far as that is seen before its base is known, so that everything is asked for at once; the
+    /// base is the last.
+    fn uses(&self, index: StageIndex) -> Vec<(Source, Span)> {
+        let Head { base, platform } = &self.heads[index.0];
         let stage = &self.dockerfile.stages[index.0];
-        for node in self.dockerfile.stage_nodes(stage) {
-            for (name, span) in source_names(node.instruction.as_ref()) {
-                // A wrong name is reported in its turn, when the stage is planned.
-                if let Ok(source) = self.copy_source(&name, index, platform, span) {
-                    self.visit_source(&source, span);
-                }
-            }
-        }
+        let nodes = if self.is_replaced(index) { &[] } else { self.dockerfile.stage_nodes(stage) };
+        let named = nodes.iter().flat_map(|node| source_names(node.instruction.as_ref()));
+        // A wrong name is reported in its turn, when the stage is planned.
+        let found = |(name, span): (String, Span)| Some((self.copy_source(&name, index, platform, span).ok()?, span));
+        let base = base.iter().map(|base| (base.clone(), stage.base.span));
+        named.filter_map(found).chain(base).collect()
     }
 
-    fn visit_source(&mut self, source: &Source, span: Span) {
+    /// Notes that an image's configuration is needed, unless it is there.
+    fn note_need(&mut self, source: &Source, span: Span) {
         match source {
-            Source::Stage(stage) => self.visit(*stage),
-            Source::Image { .. } | Source::Named(_) => {
-                if !self.configs.contains_key(source) {
-                    self.needs.entry(source.clone()).or_insert(span);
-                }
+            Source::Image { .. } | Source::Named(_) if !self.configs.contains_key(source) => {
+                self.needs.entry(source.clone()).or_insert(span);
             }
-            Source::Scratch | Source::Context => {}
+            Source::Image { .. } | Source::Named(_) | Source::Stage(_) | Source::Scratch | Source::Context => {}
         }
     }
 
     /// The state that a stage begins with.
-    fn state_of_base(&mut self, base: &Source, platform: &Platform, span: Span) -> StageState {
-        self.visit_source(base, span);
+    fn state_of_base(&self, base: &Source, platform: &Platform) -> StageState {
         match base {
             Source::Stage(stage) => self.done[stage].child(),
             Source::Scratch => StageState::scratch(platform),
@@ -338,6 +352,21 @@ mod tests {
             let Ok(Outcome::Plan(plan)) = plan(&dockerfile, &options(), &configs) else { panic!("the base is known") };
             assert_eq!(plan.stages[0].config.config.working_dir, inside, "{directory}");
         }
+    }
+
+    /// Each stage is built on the one before, or copies from it; a test has a small stack.
+    #[test]
+    fn chains_of_stages_may_be_long() {
+        let mut text = "FROM scratch AS s0\n".to_owned();
+        for number in 1..10_000 {
+            text += &match number % 2 {
+                0 => format!("FROM s{} AS s{number}\n", number - 1),
+                _ => format!("FROM scratch AS s{number}\nCOPY --from=s{} / /\n", number - 1),
+            };
+        }
+        let (dockerfile, _) = rbuild_dockerfile::parse(&text);
+        let glance = glance(&dockerfile, &options(), &BTreeMap::new(), Stages::Needed);
+        assert_eq!((glance.errors.into_iter().count(), glance.stages.len()), (0, 10_000));
     }
 
     #[test]

@@ -60,10 +60,11 @@ impl Walk<'_> {
             RunScript::File { name, content } => vec![(name, Arc::from(content))],
             RunScript::Exec(_) | RunScript::Shell(_) => Vec::new(),
         };
+        let variables = &self.state.variables;
         let args = &self.options.build_args;
         let action = Run {
-            env: self.state.variables.iter().cloned().collect(),
-            args: self.state.variables.iter().map(|(name, _)| name).filter(|n| !self.is_env(n)).cloned().collect(),
+            env: variables.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            args: variables.args().map(str::to_owned).collect(),
             proxy_env: proxies(args),
             working_dir: self.working_dir(),
             user: self.state.plan.config.config.user.clone(),

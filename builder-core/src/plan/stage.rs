@@ -58,7 +58,7 @@ pub(super) fn plan_stage(input: &StageInput<'_>, mut state: StageState, errors: 
     // Windows has a search path of its own.
     if !has_path && state.plan.platform.os != "windows" {
         state.plan.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
-        state.variables.set("PATH", DEFAULT_PATH);
+        state.variables.set_env("PATH", DEFAULT_PATH);
     }
     let mut walk = Walk {
         state,
@@ -237,16 +237,10 @@ impl Walk<'_> {
         }
         let variables = std::mem::take(&mut *self.used.borrow_mut()).into_iter().filter_map(|name| {
             let value = self.state.variables.value(&name)?.to_owned();
-            Some(UsedVariable { is_arg: !self.is_env(&name), name, value })
+            Some(UsedVariable { is_arg: !self.state.variables.is_env(&name), name, value })
         });
         let origin = Origin { variables: variables.collect(), text: self.text.clone(), heredocs: Vec::new() };
         self.state.plan.steps.push(Step { name, span, action, history, origin });
-    }
-
-    /// Whether ENV, here or in the base image, set a variable.
-    pub(super) fn is_env(&self, name: &str) -> bool {
-        let env = &self.state.plan.config.config.env;
-        env.iter().any(|text| text.split_once('=').is_some_and(|(n, _)| n == name))
     }
 
     /// Notes the heredocs of the step that was added last.
