@@ -90,7 +90,7 @@ fn snippet(problem: &Problem, place: &Place, look: Look) -> String {
     }
     // No more than its lines: the renderer reads all of what it is given.
     let start = source.text[..span.start].rfind('\n').map_or(0, |at| at + 1);
-    let end = source.text[span.end..].find('\n').map_or(source.text.len(), |length| span.end + length);
+    let end = source.text[span.end..].find('\n').map_or(source.text.len(), |length| span.end + length + 1);
     let lines = &source.text[start..end];
     let first_line = source.line(start);
     let mut annotation = AnnotationKind::Primary.span(span.start - start..span.end - start);
