@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use clap::FromArgMatches;
 
 use crate::args::Cli;
-use crate::error::{Failure, INTERNAL_STATUS, Kind, Look};
+use crate::error::{Failure, Kind, Look};
 use crate::settings::Environment;
 
 fn main() -> ExitCode {
@@ -49,8 +49,9 @@ fn main() -> ExitCode {
         }
         Err(_) => {
             let what = panicked.lock().map(|text| text.clone()).unwrap_or_default();
-            tell(&internal_error(&what), look);
-            ExitCode::from(INTERNAL_STATUS)
+            let failure = panicked_failure(&what);
+            tell(&failure, look);
+            ExitCode::from(failure.status())
         }
     }
 }
@@ -98,9 +99,34 @@ fn catch_panics() -> Arc<Mutex<String>> {
     kept
 }
 
-fn internal_error(what: &str) -> Failure {
+/// What panics of the standard library and of rayon say where the system gives no thread.
+const NO_THREADS: [&str; 2] = ["failed to spawn thread", "ThreadPoolBuildError"];
+
+/// What a panic means to a user.
+fn panicked_failure(what: &str) -> Failure {
+    if NO_THREADS.iter().any(|text| what.contains(text)) {
+        return Failure::new(Kind::Environment, "the system gives rbuild no more threads").hint(
+            "raise the limit of processes (`ulimit -u`, `pids.max` of the control group), or do less at a time with `--jobs 1`",
+        );
+    }
     Failure::new(Kind::Internal, format!("internal error: {what}")).hint(format!(
         "this is a fault in rbuild {}; please report it with the command and the text above",
         env!("CARGO_PKG_VERSION")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_the_system_refuses_is_no_fault() {
+        let refused =
+            "panicked at std/src/thread/scoped.rs:206:46: failed to spawn thread: Os { code: 11, kind: WouldBlock }";
+        let rayon =
+            "panicked at rayon-core/src/registry.rs:171:10: ThreadPoolBuildError { kind: IOError(Os { code: 11 }) }";
+        let kinds =
+            [refused, rayon, "panicked at a.rs:1:1: index out of bounds"].map(|what| panicked_failure(what).kind);
+        assert_eq!(kinds, [Kind::Environment, Kind::Environment, Kind::Internal]);
+    }
 }

@@ -22,6 +22,7 @@ use crate::reference::Reference;
 use crate::registry::Client;
 use crate::store::{LayerBlob, Store, TempDir, Unpacked};
 use crate::sys::mount::MOST_LAYERS;
+use crate::sys::threads::on_threads;
 use crate::tree::{MergedTree, OpenContent, Tree, TreeLayer, TreePath};
 
 /// Where a blob can be read that the store may not have.
@@ -233,23 +234,17 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, BuildError> + Sync,
 ) -> Result<Vec<R>, BuildError> {
-    if items.len() < 2 {
-        return items.iter().map(work).collect();
-    }
     let next = std::sync::atomic::AtomicUsize::new(0);
     let results: Mutex<Vec<Option<Result<R, BuildError>>>> = Mutex::new(items.iter().map(|_| None).collect());
-    std::thread::scope(|scope| {
-        for _ in 0..items.len().min(PARALLEL_LAYERS) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let Some(item) = items.get(index) else { break };
-                    let result = work(item);
-                    lock(&results)[index] = Some(result);
-                }
-            });
+    let work_on = || {
+        loop {
+            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(item) = items.get(index) else { break };
+            let result = work(item);
+            lock(&results)[index] = Some(result);
         }
-    });
+    };
+    on_threads(items.len().min(PARALLEL_LAYERS), work_on);
     let results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     results.into_iter().map(|result| result.expect("every index below the length was worked on")).collect()
 }

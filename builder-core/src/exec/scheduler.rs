@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use super::layers::lock;
 use super::options::Cancel;
 use crate::error::BuildError;
+use crate::sys::threads::on_threads;
 
 /// How many stages are begun at a time for each step that may run, as most of them wait for others.
 const STAGES_PER_JOB: usize = 4;
@@ -87,16 +88,7 @@ pub(crate) fn run_all<K: Ord + Clone + Sync + Send, V: Send + Sync>(
             one(key);
         }
     };
-    let threads = keys.len().min(jobs.saturating_mul(STAGES_PER_JOB).max(FEWEST_STAGES));
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            // Where the system gives no more threads, those there are do the rest.
-            if std::thread::Builder::new().spawn_scoped(scope, work_on).is_err() {
-                break;
-            }
-        }
-        work_on();
-    });
+    on_threads(keys.len().min(jobs.saturating_mul(STAGES_PER_JOB).max(FEWEST_STAGES)), work_on);
     let mut errors = errors.into_inner().unwrap_or_else(PoisonError::into_inner);
     let cause = errors.iter().position(|e| !matches!(e.kind, crate::error::ErrorKind::Cancelled)).unwrap_or(0);
     if errors.is_empty() { Ok(()) } else { Err(errors.swap_remove(cause)) }

@@ -24,5 +24,6 @@ pub mod process;
 pub mod pty;
 pub mod sandbox;
 mod seccomp;
+pub(crate) mod threads;
 pub mod usage;
 pub mod userns;

@@ -28,7 +28,7 @@ pub(crate) use build::{of_build, of_core, of_diagnostics};
 pub(crate) use render::{Look, render};
 
 /// The exit status of a fault in rbuild itself (`EX_SOFTWARE`).
-pub(crate) const INTERNAL_STATUS: u8 = 70;
+const INTERNAL_STATUS: u8 = 70;
 
 /// Whose fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
