@@ -185,6 +185,15 @@ fn an_image_carries_itself() {
     assert_eq!(done(&third), 0, "{}", third.stderr);
     assert_ne!(plain, wanted);
     assert_eq!(run(&bench, "one", &[&image, "cat", "/copied/a"]), "a");
+    // The build argument of BuildKit says the same.
+    for (value, want) in [("1", &wanted), ("false", &plain), ("", &plain)] {
+        let argument = format!("BUILDKIT_INLINE_CACHE={value}");
+        let (made, _) = build(&bench, "three", &context, &["--build-arg", &argument]);
+        assert_eq!(made, *want, "{argument}");
+    }
+    command(&bench, "three", &context, &["--build-arg", "BUILDKIT_INLINE_CACHE=yes"])
+        .ran()
+        .fails(2, &["BUILDKIT_INLINE_CACHE is `yes`, which is no truth value", "write true or false"]);
     // An image without a list is no cache.
     let other = format!("{}/app:v2", registry.host);
     build(&bench, "three", &context, &["-t", &other, "--push"]);

@@ -132,6 +132,17 @@ fn repositories_of_git() {
         build_from(&bench, &format!("{url}{suffix}"), &[], b"").ok();
         holds(&bench, text);
     }
+    let looks = b"FROM busybox\nCOPY . /all\nRUN if [ -d /all/.git ]; then echo kept; else echo left; fi > /copy\n";
+    let keep = ["-f", "-", "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"];
+    for (suffix, flags, text) in [
+        ("", &keep[..], "kept\n"),
+        ("", &keep[..2], "left\n"),
+        ("?keep-git-dir=false", &keep, "left\n"),
+        ("?keep-git-dir=true", &keep[..2], "kept\n"),
+    ] {
+        build_from(&bench, &format!("{url}{suffix}"), flags, looks).ok();
+        holds(&bench, text);
+    }
     let committed = Command::new("git").arg("-C").arg(&project).args(["show", "-s", "--format=%ct", "v1"]).ran().ok();
     let named = format!("source={url}#v1");
     let stage = format!("FROM scratch AS source\nARG AT=v1\nADD {url}#$AT /\nFROM scratch\nLABEL a=b\n");

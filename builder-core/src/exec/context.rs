@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::build::Build;
+use super::build_arguments::{KEEP_GIT_DIR, truth};
 use super::options::{BuildOptions, ContextInput, DockerfileInput, Secret, SshSource};
 use crate::context::{
     Compression, ContextDir, CopyError, Fingerprint, IgnoreRules, MemoryTree, SelectOptions, StatCache, fingerprint,
@@ -99,7 +100,11 @@ pub(crate) fn open(
             Ok((Context::new(view, Some(folder)), dockerfile))
         }
         ContextInput::Remote(text) => {
-            let fetched = fetcher.fetch(text)?;
+            let mut source = fetcher.classify(text)?;
+            if let remote::RemoteSource::Git(repository) = &mut source {
+                repository.keep_git_dir = repository.keep_git_dir.or(truth(options, KEEP_GIT_DIR)?);
+            }
+            let fetched = fetcher.fetch(text, source)?;
             let dockerfile = match &fetched.dockerfile {
                 Some(dockerfile) => DockerfileText { name: text.clone(), text: dockerfile.clone() },
                 None => read_dockerfile(&options.dockerfile, &*fetched.view, text)?,
@@ -193,7 +198,8 @@ pub(crate) fn open_folder(build: &Build<'_>, path: &Path) -> Result<Arc<dyn Tree
 
 /// Fetches a git repository or a web address.
 pub(crate) fn fetch(build: &Build<'_>, text: &str) -> Result<Fetched, BuildError> {
-    build.fetcher().fetch(text)
+    let fetcher = build.fetcher();
+    fetcher.fetch(text, fetcher.classify(text)?)
 }
 
 impl super::build::Fetcher<'_> {
@@ -249,11 +255,15 @@ impl super::build::Fetcher<'_> {
         header.map(crate::registry::Secret::new)
     }
 
-    /// Fetches a git repository, an archive or a Dockerfile into the store's temporary folder.
-    pub(crate) fn fetch(&self, text: &str) -> Result<Fetched, BuildError> {
+    fn classify(&self, text: &str) -> Result<remote::RemoteSource, BuildError> {
+        remote::classify(text, remote::Place::Context).during(|| format!("fetch the build context `{}`", shown(text)))
+    }
+
+    /// Fetches a git repository, an archive or a Dockerfile, which was written so, into the store's temporary folder.
+    fn fetch(&self, text: &str, source: remote::RemoteSource) -> Result<Fetched, BuildError> {
         let action = || format!("fetch the build context `{}`", shown(text));
         let folder = self.store.temp_dir("remote").during(action)?;
-        match remote::classify(text, remote::Place::Context).during(action)? {
+        match source {
             remote::RemoteSource::Git(source) => {
                 let view = self.repository(&source, folder.path()).during(action)?;
                 Ok(Fetched { view, folder, dockerfile: None })

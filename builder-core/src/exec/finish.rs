@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::build::{Build, BuildResult, BuiltImage, StageKey};
+use super::build_arguments::{MULTI_PLATFORM, truth};
 use super::carry;
 use super::layers::{StackLayer, in_parallel};
 use super::left_blobs;
@@ -14,9 +15,6 @@ use crate::error::{BuildError, During};
 use crate::image::{self, AnnotationLevel, ArchiveFormat, ArchiveOptions, AssembleOptions};
 use crate::oci::{Descriptor, Digest, History, ImageConfig, Platform};
 use crate::progress::Event;
-
-/// The build argument that asks for an index of one image, or forbids one.
-const MULTI_PLATFORM_ARG: &str = "BUILDKIT_MULTI_PLATFORM";
 
 /// Makes images of the targets, and puts them where they were wanted.
 pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildResult, BuildError> {
@@ -93,24 +91,12 @@ fn keeps_whole_image(options: &BuildOptions) -> bool {
 /// When the argument is no truth value, or forbids the index that several platforms take.
 pub(crate) fn makes_index(options: &BuildOptions) -> Result<bool, BuildError> {
     let annotated = options.annotations.iter().any(|annotation| annotation.level.needs_index());
-    match asks_for_index(options)? {
+    match truth(options, MULTI_PLATFORM)? {
         Some(false) if options.platforms.len() > 1 => Err(BuildError::usage(
-            format!("the build argument {MULTI_PLATFORM_ARG} says no to several platforms, and several were asked for"),
+            format!("the build argument {MULTI_PLATFORM} says no to several platforms, and several were asked for"),
             "leave the argument out, or build for one platform",
         )),
         asked => Ok(asked == Some(true) || annotated),
-    }
-}
-
-fn asks_for_index(options: &BuildOptions) -> Result<Option<bool>, BuildError> {
-    match options.build_args.get(MULTI_PLATFORM_ARG).map(String::as_str) {
-        None | Some("") => Ok(None),
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
-        Some(value) => Err(BuildError::usage(
-            format!("the build argument {MULTI_PLATFORM_ARG} is `{value}`, which is no truth value"),
-            "write true or false",
-        )),
     }
 }
 
@@ -205,7 +191,7 @@ fn write_output(
             for key in targets {
                 let result = build.stage_result(key.platform, key.stage)?;
                 let view = build.layers.view_with_files(&result.stack)?;
-                let split = targets.len() > 1 || asks_for_index(build.options)? == Some(true);
+                let split = targets.len() > 1 || truth(build.options, MULTI_PLATFORM)? == Some(true);
                 let folder = split.then(|| build.platforms()[key.platform].to_string().replace('/', "_"));
                 write_files(output, &view, folder.as_deref()).during(action)?;
             }

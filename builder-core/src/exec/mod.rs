@@ -29,6 +29,7 @@
 mod advice;
 mod bases;
 mod build;
+mod build_arguments;
 mod ca;
 mod cache_mount;
 mod carry;

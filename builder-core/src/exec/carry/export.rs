@@ -13,6 +13,7 @@ use super::{layout, mounts, reason, warn};
 use crate::cache::{Bundle, CarriedStep, StepRecord};
 use crate::error::{BuildError, During};
 use crate::exec::build::{Build, BuildResult, StageKey};
+use crate::exec::build_arguments::{INLINE_CACHE, truth};
 use crate::exec::layers::{StackLayer, in_parallel};
 use crate::layer::Compression;
 use crate::oci::{Descriptor, DiffId, media_type};
@@ -66,7 +67,9 @@ pub(crate) fn export(
 
 /// The bundle that the manifest of a platform's image carries, where one was asked for.
 pub(crate) fn inline_annotation(build: &Build<'_>, target: StageKey) -> BTreeMap<String, String> {
-    if !build.options.cache_to.iter().any(|target| target.place.is_none()) {
+    let asked = build.options.cache_to.iter().any(|target| target.place.is_none());
+    // What is no truth value was refused when the build began.
+    if !asked && !matches!(truth(build.options, INLINE_CACHE), Ok(Some(true))) {
         return BTreeMap::new();
     }
     let (mut bundle, _) = steps(build, &[target], CacheMode::Min);
