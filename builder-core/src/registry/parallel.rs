@@ -3,11 +3,11 @@
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use super::error::RegistryError;
 use crate::oci::Descriptor;
 use crate::progress::{Event, Events};
-use crate::sys::threads::on_threads;
 
 /// A [`Event::Transfer`] is sent whenever this many further bytes are done.
 const EVENT_EVERY: u64 = 512 * 1024;
@@ -28,7 +28,12 @@ pub(super) fn in_parallel<T: Sync>(
             }
         }
     };
-    on_threads(threads.min(items.len()), worker);
+    thread::scope(|scope| {
+        for _ in 1..threads.clamp(1, items.len().max(1)) {
+            scope.spawn(worker);
+        }
+        worker();
+    });
     first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
