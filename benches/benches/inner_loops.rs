@@ -9,11 +9,12 @@ use rbuild_core::tree::{Change, ChangeList, Content, Entry, Metadata, Node, Tree
 
 /// Bytes that compress about as well as source code does.
 fn text(bytes: usize) -> Arc<[u8]> {
+    let letters = b"etaoin shrdlu\n{};()=.";
     let mut state = 1u32;
     (0..bytes)
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            b"etaoin shrdlu\n{};()=."[(state >> 27) as usize % 22]
+            letters[(state >> 27) as usize % letters.len()]
         })
         .collect()
 }
