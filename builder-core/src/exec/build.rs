@@ -15,7 +15,6 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::bases::{Bases, Resolved};
-use super::build_arguments::{INLINE_CACHE, truth};
 use super::carry::{self, Carry};
 use super::context::{Context, DockerfileText};
 use super::devices::Registry;
@@ -153,7 +152,7 @@ pub(super) fn planned<T>(
             }
             planning::check_syntax(&dockerfile, &options.build_args)?;
             finish::makes_index(options)?;
-            truth(options, INLINE_CACHE)?;
+            carry::is_inline(options)?;
             let mut build = Build::new(options, Arc::clone(&events), cancel, store.clone(), context.clone(), &name);
             build.carry = Arc::clone(&carry);
             build.find_epoch(&dockerfile)?;

@@ -32,7 +32,9 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
         if build.makes_image() {
             let layers = in_parallel(&result.stack, |layer| blob_of(build, layer))?;
             let mut annotations = annotations(build, AnnotationLevel::Manifest, &built.platform);
-            annotations.extend(carry::inline_annotation(build, *key));
+            if carry::is_inline(build.options)? {
+                annotations.extend(carry::inline_annotation(build, *key));
+            }
             let options = AssembleOptions { annotations, ..AssembleOptions::default() };
             let mut manifest = image::assemble(build.layers.store(), &built.config, &layers, &options)
                 .during(|| "put the image together".to_owned())?;

@@ -16,7 +16,7 @@ pub(crate) const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// The arguments that every FROM knows, such as `TARGETPLATFORM`, those that the user overrides included.
 pub(crate) fn predefined_args(dockerfile: &Dockerfile, options: &PlanOptions) -> BTreeMap<String, String> {
-    predefined_variables(dockerfile, options).iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    predefined_variables(dockerfile, options).pairs().collect()
 }
 
 fn predefined_variables(dockerfile: &Dockerfile, options: &PlanOptions) -> Variables {

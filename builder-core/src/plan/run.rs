@@ -63,7 +63,7 @@ impl Walk<'_> {
         let variables = &self.state.variables;
         let args = &self.options.build_args;
         let action = Run {
-            env: variables.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            env: variables.pairs().collect(),
             args: variables.args().map(str::to_owned).collect(),
             proxy_env: proxies(args),
             working_dir: self.working_dir(),

@@ -82,8 +82,8 @@ impl Variables {
     }
 
     /// The names and values.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list.iter().map(|variable| (variable.name.as_str(), variable.value.as_str()))
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (String, String)> {
+        self.list.iter().map(|variable| (variable.name.clone(), variable.value.clone()))
     }
 
     /// The names of those that only ARG set.
@@ -111,7 +111,8 @@ mod tests {
         let mut variables = Variables::from_texts(&["A=1".into(), "B=2".into()]);
         variables.set("A", "3");
         variables.set("C", "4");
-        assert_eq!(variables.iter().collect::<Vec<_>>(), [("A", "3"), ("B", "2"), ("C", "4")]);
+        let want = [("A", "3"), ("B", "2"), ("C", "4")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(variables.pairs().collect::<Vec<_>>(), want);
         assert_eq!(variables.args().collect::<Vec<_>>(), ["C"]);
         variables.set_env("C", "5");
         assert!(variables.is_env("C") && variables.args().next().is_none());

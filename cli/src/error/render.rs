@@ -19,7 +19,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::{Failure, Place, Problem};
-use crate::output::{Colours, sanitise, visible};
+use crate::output::{Colours, lines_of, sanitise, visible};
 
 /// How errors look.
 #[derive(Debug, Clone, Copy)]
@@ -88,19 +88,15 @@ fn snippet(problem: &Problem, place: &Place, look: Look) -> String {
         let first = trimmed.find('\n').unwrap_or(trimmed.len());
         span.end = span.start + trimmed[..first].trim_end().len();
     }
-    // No more than its lines: the renderer reads all of what it is given.
-    let start = source.text[..span.start].rfind('\n').map_or(0, |at| at + 1);
-    let end = source.text[span.end..].find('\n').map_or(source.text.len(), |length| span.end + length + 1);
-    let lines = &source.text[start..end];
-    let first_line = source.line(start);
-    let mut annotation = AnnotationKind::Primary.span(span.start - start..span.end - start);
+    let lines = lines_of(&source.text, &span);
+    let mut annotation = AnnotationKind::Primary.span(span.start - lines.start..span.end - lines.start);
     if !place.label.is_empty() {
         annotation = annotation.label(place.label.as_str());
     }
     let title = Level::ERROR.primary_title(problem.message.as_str());
     let title = if problem.code.is_empty() { title } else { title.id(problem.code.as_str()) };
-    let mut group: Group<'_> =
-        title.element(Snippet::source(lines).line_start(first_line).path(&*source.name).annotation(annotation));
+    let snippet = Snippet::source(&source.text[lines.clone()]).line_start(source.line(lines.start));
+    let mut group: Group<'_> = title.element(snippet.path(&*source.name).annotation(annotation));
     if let Some(step) = &problem.step {
         group = group.element(Level::NOTE.with_name("step").message(step.as_str()));
     }

@@ -19,7 +19,7 @@ use rbuild_core::oci::Digest;
 use rbuild_core::progress::{Event, EventSink, StepEnd, StepId, StepInfo, Warning};
 
 use crate::settings::{Environment, GlobalSettings, Progress};
-pub(crate) use source::Source;
+pub(crate) use source::{Source, lines_of};
 pub(crate) use text::{Colours, bytes, count, duration, sanitise, visible};
 
 /// How many of a command's last lines are kept to be shown when it fails.

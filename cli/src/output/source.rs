@@ -37,6 +37,13 @@ impl Source {
     }
 }
 
+/// The whole lines of a text that a span of it is on, the last one's end included: all that a renderer needs, which
+/// reads whatever it is given.
+pub(crate) fn lines_of(text: &str, span: &Range<usize>) -> Range<usize> {
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    start..text[span.end..].find('\n').map_or(text.len(), |length| span.end + length + 1)
+}
+
 fn floor_of_letter(text: &str, offset: usize) -> usize {
     let mut offset = offset.min(text.len());
     while !text.is_char_boundary(offset) {
@@ -55,6 +62,7 @@ mod tests {
         assert_eq!(source.place(&(7..10)), "Dockerfile:2");
         assert_eq!(source.line(999), 3);
         assert_eq!(source.clamp(&(12..99)), 11..14);
+        assert_eq!([7..10, 3..9, 0..0, 14..14].map(|span| lines_of(&source.text, &span)), [7..14, 0..14, 0..7, 14..14]);
         assert_eq!(source.clamp(&Range { start: 5, end: 2 }), 5..5);
     }
 }

@@ -15,6 +15,7 @@ use crate::error::{BuildError, During};
 use crate::exec::build::{Build, BuildResult, StageKey};
 use crate::exec::build_arguments::{INLINE_CACHE, truth};
 use crate::exec::layers::{StackLayer, in_parallel};
+use crate::exec::options::BuildOptions;
 use crate::layer::Compression;
 use crate::oci::{Descriptor, DiffId, media_type};
 use crate::plan::Source;
@@ -65,13 +66,17 @@ pub(crate) fn export(
     result
 }
 
-/// The bundle that the manifest of a platform's image carries, where one was asked for.
+/// Whether images carry their cache themselves.
+///
+/// # Errors
+/// When the build argument that asks for it is no truth value.
+pub(crate) fn is_inline(options: &BuildOptions) -> Result<bool, BuildError> {
+    let asked = truth(options, INLINE_CACHE)? == Some(true);
+    Ok(asked || options.cache_to.iter().any(|target| target.place.is_none()))
+}
+
+/// The bundle that the manifest of a platform's image carries.
 pub(crate) fn inline_annotation(build: &Build<'_>, target: StageKey) -> BTreeMap<String, String> {
-    let asked = build.options.cache_to.iter().any(|target| target.place.is_none());
-    // What is no truth value was refused when the build began.
-    if !asked && !matches!(truth(build.options, INLINE_CACHE), Ok(Some(true))) {
-        return BTreeMap::new();
-    }
     let (mut bundle, _) = steps(build, &[target], CacheMode::Min);
     // How long a step took is no fact of the image, which is the same whenever it is built.
     bundle.forget_times(build.epoch);

@@ -32,7 +32,7 @@ mod place;
 
 use std::error::Error;
 
-pub(crate) use export::{export, inline_annotation};
+pub(crate) use export::{export, inline_annotation, is_inline};
 pub(crate) use import::Carry;
 pub(crate) use losses::{Losses, retrying};
 pub use options::{CacheMode, CachePlace, CacheSource, CacheTarget};

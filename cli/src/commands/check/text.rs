@@ -12,8 +12,6 @@
 //! 1 warning in Dockerfile, which `--fix` mends
 //! ```
 
-use std::ops::Range;
-
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use rbuild_core::exec::CheckResult;
@@ -22,7 +20,7 @@ use rbuild_dockerfile::{LineIndex, LineRange};
 
 use super::mendable;
 use crate::error::{self, Failure, Kind, Look, Place};
-use crate::output::{Source, count, visible};
+use crate::output::{Source, count, lines_of, visible};
 use crate::settings::Environment;
 
 /// The width of reports that are not made for a terminal, in columns.
@@ -52,17 +50,14 @@ pub(super) fn render(checked: &CheckResult, mended: usize, look: Look) -> String
     text
 }
 
-/// The bytes of some lines; of many lines those of the first.
-fn shown(borders: &LineIndex, lines: LineRange) -> Range<usize> {
+/// The bytes of some lines, without blanks at both ends; of many lines those of the first.
+fn span(source: &str, borders: &LineIndex, lines: LineRange) -> std::ops::Range<usize> {
     let last = if lines.last - lines.first < SHOWN_LINES { lines.last } else { lines.first };
     let start = borders.line_span(lines.first).map_or(0, |span| span.start);
-    start..borders.line_span(last).map_or(start, |span| span.end)
-}
-
-/// The bytes of a text without blanks at both ends.
-fn trimmed(text: &str) -> Range<usize> {
-    let blanks = text.len() - text.trim_start().len();
-    blanks..text.trim_end().len().max(blanks)
+    let end = borders.line_span(last).map_or(start, |span| span.end);
+    let covered = &source[start..end];
+    let blanks = covered.len() - covered.trim_start().len();
+    start + blanks..(start + covered.trim_end().len()).max(start + blanks)
 }
 
 fn finding(warning: &LintWarning, checked: &CheckResult, look: Look) -> String {
@@ -75,9 +70,10 @@ fn finding(warning: &LintWarning, checked: &CheckResult, look: Look) -> String {
         }
         _ => (checked.name.as_str(), file.source(), file.lines()),
     };
-    // No more than the lines: the renderer reads all of what it is given.
-    let source = &source[shown(borders, warning.lines)];
-    let annotation = AnnotationKind::Primary.span(trimmed(source));
+    let span = span(source, borders, warning.lines);
+    let lines = lines_of(source, &span);
+    let annotation = AnnotationKind::Primary.span(span.start - lines.start..span.end - lines.start);
+    let snippet = Snippet::source(&source[lines.clone()]).line_start(borders.line(lines.start));
     let page = if warning.url.is_empty() {
         format!("{}: docs/rules/{}.md", warning.description, warning.rule)
     } else {
@@ -87,7 +83,7 @@ fn finding(warning: &LintWarning, checked: &CheckResult, look: Look) -> String {
     let group = Level::WARNING
         .primary_title(detail.as_str())
         .id(warning.rule)
-        .element(Snippet::source(source).line_start(warning.lines.first).path(name).annotation(annotation))
+        .element(snippet.path(name).annotation(annotation))
         .element(Level::HELP.message(page.as_str()));
     let renderer = if look.colours { Renderer::styled() } else { Renderer::plain() };
     let rendered = renderer.decor_style(DecorStyle::Ascii).term_width(look.width).render(&[group]);
@@ -103,12 +99,8 @@ fn failure(checked: &CheckResult) -> Option<Failure> {
     let file = &checked.dockerfile;
     let source = Source::new(&checked.name, file.source());
     let mut failure = Failure::new(Kind::Build, found.message.clone());
-    failure.problems[0].place = found.lines.map(|lines| {
-        let shown = shown(file.lines(), lines);
-        let covered = trimmed(&file.source()[shown.clone()]);
-        let span = shown.start + covered.start..shown.start + covered.end;
-        Place { source, span, label: String::new() }
-    });
+    failure.problems[0].place =
+        found.lines.map(|lines| Place { source, span: span(file.source(), file.lines(), lines), label: String::new() });
     Some(failure)
 }
 
