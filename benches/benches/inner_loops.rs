@@ -33,13 +33,29 @@ fn files(count: usize, bytes: usize) -> ChangeList {
         .collect()
 }
 
+/// The Dockerfiles of the sample projects one behind the other, over and over.
+fn sample_lines(count: usize) -> String {
+    let projects = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/projects");
+    let mut files: Vec<_> = std::fs::read_dir(projects)
+        .expect("the sample projects are there")
+        .filter_map(|folder| std::fs::read_to_string(folder.ok()?.path().join("Dockerfile")).ok())
+        .collect();
+    files.sort();
+    let lines: Vec<&str> = files.iter().flat_map(|file| file.lines()).collect();
+    lines.iter().cycle().take(count).flat_map(|line| [line, "\n"]).collect()
+}
+
 fn parsing(criterion: &mut Criterion) {
-    let lines: String =
-        (0..10_000).map(|n| format!("RUN echo {n} && make target-{n} \\\n  VARIABLE=value\n")).collect();
-    let dockerfile = format!("FROM debian:trixie\n{lines}");
+    let commands: String =
+        (0..5_000).map(|n| format!("RUN echo {n} && make target-{n} \\\n  VARIABLE=value\n")).collect();
     let mut group = criterion.benchmark_group("parse");
-    group.throughput(Throughput::Bytes(dockerfile.len() as u64));
-    group.bench_function("20,001 lines", |bencher| bencher.iter(|| rbuild_dockerfile::parse(&dockerfile)));
+    for (name, dockerfile) in [
+        ("10,000 lines of RUN", format!("FROM debian:trixie\n{commands}")),
+        ("10,000 lines of sample projects", sample_lines(10_000)),
+    ] {
+        group.throughput(Throughput::Bytes(dockerfile.len() as u64));
+        group.bench_function(name, |bencher| bencher.iter_with_large_drop(|| rbuild_dockerfile::parse(&dockerfile)));
+    }
     group.finish();
 }
 

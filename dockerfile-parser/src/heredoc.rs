@@ -4,6 +4,8 @@
 //! name mean that the body is not expanded. `<<-` takes leading tabs (never spaces) off the lines and lets the
 //! closing line be indented with tabs. Bodies follow the instruction in the order of their words.
 
+use memchr::memchr;
+
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::lexer::{Lexer, Word};
 use crate::span::Span;
@@ -92,7 +94,7 @@ impl Heredoc {
 
 /// The heredoc words of a whole instruction. A line whose quotes do not match has none.
 pub(crate) fn heredoc_words(line: &str) -> Vec<HeredocWord> {
-    if !line.contains("<<") {
+    if memchr(b'<', line.as_bytes()).is_none() {
         return Vec::new();
     }
     let options = LexOptions { keep_quotes: true, keep_escapes: true, keep_unset: true, ..LexOptions::default() };

@@ -9,6 +9,8 @@
 //! A line goes on in the next one if it ends in the escape character (blanks behind it allowed) and that is the
 //! line's only character or follows another one than itself.
 
+use memchr::memchr;
+
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::directive::{Directives, directive_block};
 use crate::span::{LineRange, Span};
@@ -57,7 +59,7 @@ pub(crate) struct PhysicalLine<'a> {
 pub(crate) struct LogicalLine {
     /// The joined text.
     pub(crate) text: String,
-    /// Pairs (offset in `text`, offset in the file), one for each physical line that is part of it.
+    /// Pairs (offset in `text`, offset in the file), one for each physical line but the first that is part of it.
     pieces: Vec<(usize, usize)>,
     /// From the first to the last byte of the text in the file.
     pub(crate) span: Span,
@@ -75,7 +77,7 @@ impl LogicalLine {
     pub(crate) fn single(text: &str) -> Self {
         Self {
             text: text.to_owned(),
-            pieces: vec![(0, 0)],
+            pieces: Vec::new(),
             span: Span::new(0, text.len()),
             lines: LineRange { first: 1, last: 1 },
             empty_continuation: false,
@@ -93,8 +95,12 @@ impl LogicalLine {
     }
 
     fn source_offset(&self, at: usize) -> usize {
-        let piece = self.pieces.partition_point(|(joined, _)| *joined <= at).saturating_sub(1);
-        self.pieces.get(piece).map_or(self.span.start, |(joined, source)| source + at.saturating_sub(*joined))
+        let pieces_before = self.pieces.partition_point(|(joined, _)| *joined <= at);
+        let (joined, source) = match pieces_before.checked_sub(1) {
+            Some(last) => self.pieces[last],
+            None => (0, self.span.start),
+        };
+        source + (at - joined)
     }
 
     /// All of the joined text.
@@ -136,8 +142,9 @@ impl<'a> Part<'a> {
     /// Without blanks (of any kind that Unicode knows) at both ends.
     pub(crate) fn trim(self) -> Self {
         let text = self.text();
-        let start = text.len() - text.trim_start().len();
-        self.slice(start, start + text.trim().len())
+        let trimmed = text.trim_start();
+        let start = text.len() - trimmed.len();
+        self.slice(start, start + trimmed.trim_end().len())
     }
 
     pub(crate) fn word(self) -> Word {
@@ -146,10 +153,10 @@ impl<'a> Part<'a> {
 
     /// Cuts at the first run of blanks, if there is one.
     pub(crate) fn cut_blank(self) -> (Self, Option<Self>) {
-        let text = self.text();
-        let Some(at) = text.find(is_blank) else { return (self, None) };
-        let behind = at + (text[at..].len() - text[at..].trim_start_matches(is_blank).len());
-        (self.slice(0, at), Some(self.from(behind)))
+        let text = self.text().as_bytes();
+        let Some(at) = text.iter().position(is_blank) else { return (self, None) };
+        let blanks = text[at..].iter().take_while(|byte| is_blank(byte)).count();
+        (self.slice(0, at), Some(self.from(at + blanks)))
     }
 
     /// The words between runs of blanks; the part must have no blanks at its ends.
@@ -169,8 +176,14 @@ impl<'a> Part<'a> {
 }
 
 /// The blanks between words. Other Unicode spaces are part of a word.
-pub(crate) fn is_blank(ch: char) -> bool {
-    matches!(ch, '\t' | '\x0b' | '\x0c' | '\r' | ' ')
+pub(crate) fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b'\t' | b'\x0b' | b'\x0c' | b'\r' | b' ')
+}
+
+/// The line without `\r` and `\n` at its end.
+fn without_line_end(line: &str) -> &str {
+    let ends = line.bytes().rev().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    &line[..line.len() - ends]
 }
 
 /// Hands out logical lines, and the raw lines behind them for heredocs.
@@ -195,7 +208,7 @@ impl<'a> Lexer<'a> {
 
     /// Offset behind the line read last, its line end not counted.
     pub(crate) fn last_line_end(&self) -> usize {
-        self.text[..self.at].trim_end_matches(['\r', '\n']).len()
+        without_line_end(&self.text[..self.at]).len()
     }
 
     /// The next physical line as it stands.
@@ -204,11 +217,11 @@ impl<'a> Lexer<'a> {
             return None;
         }
         let start = self.at;
-        let rest = &self.text[start..];
-        let end = rest.find('\n').map_or(self.text.len(), |at| start + at + 1);
+        let rest = &self.text.as_bytes()[start..];
+        let end = memchr(b'\n', rest).map_or(self.text.len(), |at| start + at + 1);
         self.at = end;
         self.line += 1;
-        Some(PhysicalLine { text: self.text[start..end].trim_end_matches(['\r', '\n']), start, end })
+        Some(PhysicalLine { text: without_line_end(&self.text[start..end]), start, end })
     }
 
     /// The bytes of a physical line, its line end included.
@@ -271,7 +284,7 @@ impl<'a> Lexer<'a> {
         let (part, mut goes_on) = trim_continuation(first, self.escape);
         let mut line = LogicalLine {
             text: part.to_owned(),
-            pieces: vec![(0, start)],
+            pieces: Vec::new(),
             span: Span::new(start, start + first.trim_end().len()),
             lines: LineRange { first: first_line, last: first_line },
             empty_continuation: false,

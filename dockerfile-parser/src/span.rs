@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use memchr::memchr_iter;
 use serde::{Deserialize, Serialize};
 
 /// A half-open range of bytes `start..end` in the Dockerfile's text.
@@ -83,7 +84,7 @@ impl LineIndex {
     /// Reads the line borders of `text`; lines end with `\n`.
     pub fn new(text: &str) -> Self {
         let mut starts = vec![0];
-        starts.extend(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1));
+        starts.extend(memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1));
         Self { starts, length: text.len() }
     }
 

@@ -43,16 +43,17 @@ pub(crate) fn split_flags(args: Part<'_>) -> (Vec<Word>, Part<'_>) {
 
 /// The first word of `text`, quotes and escapes taken off, and how many bytes it takes.
 fn flag_word(text: &str) -> (String, usize) {
-    let mut word = String::new();
+    let plain = text.find(|ch: char| ch.is_whitespace() || matches!(ch, '\\' | '\'' | '"')).unwrap_or(text.len());
+    let mut word = text[..plain].to_owned();
     let mut quote = None;
-    let mut chars = text.char_indices();
+    let mut chars = text[plain..].char_indices();
     while let Some((at, ch)) = chars.next() {
         match (ch, quote) {
             ('\\', _) => word.extend(chars.next().map(|(_, escaped)| escaped)),
             (_, Some(open)) if ch == open => quote = None,
             (_, Some(_)) => word.push(ch),
             ('\'' | '"', None) => quote = Some(ch),
-            (_, None) if ch.is_whitespace() => return (word, at),
+            (_, None) if ch.is_whitespace() => return (word, plain + at),
             (_, None) => word.push(ch),
         }
     }
@@ -75,10 +76,10 @@ impl Flags {
 
     /// All values of a flag that may be repeated.
     pub(crate) fn list(&mut self, name: &str) -> Vec<Word> {
-        let (found, rest) = std::mem::take(&mut self.texts).into_iter().partition(|(flag, _)| *flag == name);
-        self.texts = rest;
-        let found: Vec<(&str, Word)> = found;
-        found.into_iter().map(|(_, word)| word).collect()
+        if self.texts.is_empty() {
+            return Vec::new();
+        }
+        self.texts.extract_if(.., |(flag, _)| *flag == name).map(|(_, word)| word).collect()
     }
 
     /// The value of a truth flag.

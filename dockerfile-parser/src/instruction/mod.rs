@@ -143,8 +143,7 @@ impl<'a> Parts<'a> {
         let (keyword, rest) = whole.cut_blank();
         let rest = rest.unwrap_or(whole.from(whole.text().len()));
         let (flags, args) = split_flags(rest);
-        let upper = keyword.text().to_ascii_uppercase();
-        let name = KEYWORDS.iter().find(|known| **known == upper).copied();
+        let name = KEYWORDS.iter().find(|known| known.eq_ignore_ascii_case(keyword.text())).copied();
         Self { keyword: keyword.word(), name, flags, args: args.trim() }
     }
 
