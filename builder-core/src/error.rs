@@ -132,6 +132,11 @@ impl BuildError {
         ErrorKind::Cancelled.into()
     }
 
+    /// Fails with all `errors` where there are any, told as [`BuildError::several`] does.
+    pub(crate) fn unless_none(errors: Vec<Self>) -> Result<(), Self> {
+        Self::several(errors).map_or(Ok(()), Err)
+    }
+
     /// Tells several errors as one: by their places in the Dockerfile, each once, and nothing else beside a wish to stop.
     /// `None` where there is none.
     #[must_use]

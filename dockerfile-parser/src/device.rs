@@ -3,8 +3,9 @@
 //! The text is a line of comma-separated values, as in `--mount`. NAME is `vendor.com/class=device`; what such a name
 //! may be is for whoever looks devices up.
 
-use crate::mount::{csv_fields, parse_bool};
+use crate::mount::csv_fields;
 use crate::suggest::{did_you_mean, nearest};
+use crate::truth::parse_bool;
 
 /// A device that a RUN asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

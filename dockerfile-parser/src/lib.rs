@@ -44,6 +44,7 @@ pub mod signal;
 mod span;
 mod stage;
 mod suggest;
+mod truth;
 pub mod word;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
@@ -56,3 +57,4 @@ pub use parse::parse;
 pub use span::{LineIndex, LineRange, Position, Span};
 pub use stage::{Stage, find_stage};
 pub use suggest::nearest;
+pub use truth::parse_bool;

@@ -208,7 +208,7 @@ fn build_stages(mut build: Build<'_>, stages: Vec<StagePlan>, target: StageKey) 
     sources.sort();
     sources.dedup();
     let needed: Vec<Needed> = sources.into_iter().map(|source| Needed { source, span: None }).collect();
-    BuildError::several(build.bases.resolve_all(&build, &needed)).map_or(Ok(()), Err)?;
+    BuildError::unless_none(build.bases.resolve_all(&build, &needed))?;
     build.plans = stages.into_iter().map(|stage| (StageKey { platform: 0, stage: stage.index }, stage)).collect();
     build.mark_exported(&[target]);
     run_plan(build, &[target])

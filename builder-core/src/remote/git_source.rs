@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+use rbuild_dockerfile::parse_bool;
+
 use crate::registry::Secret;
 use crate::registry::transport::{Url, UrlError, excerpt, percent_decoded, redacted};
 
@@ -198,9 +200,8 @@ impl GitSource {
             }
             seen.push(name.clone());
             let flag = || match value.as_str() {
-                "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-                "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-                _ => Err(wrong("is neither true nor false")),
+                "" => Ok(true),
+                text => parse_bool(text).ok_or_else(|| wrong("is neither true nor false")),
             };
             let text = || if value.is_empty() { Err(wrong("has no value")) } else { Ok(value.clone()) };
             match name.as_str() {

@@ -4,16 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{StringValueParser, TypedValueParser};
+use rbuild_dockerfile::parse_bool;
 
 use super::GlobalArgs;
 
 /// Reads a flag's truth value the way Go's flag packages do (`--pull`, `--pull=true`, `--pull=0`).
 fn truth() -> impl TypedValueParser<Value = bool> {
-    StringValueParser::new().try_map(|text| match text.as_str() {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("expected `true` or `false`"),
-    })
+    StringValueParser::new().try_map(|text| parse_bool(&text).ok_or("expected `true` or `false`"))
 }
 
 /// `rbuild build`

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rbuild_core::exec::{CacheMode, CachePlace, CacheSource, CacheTarget};
 use rbuild_core::layer::Compression;
 use rbuild_core::reference::Reference;
+use rbuild_dockerfile::parse_bool;
 
 use super::{Environment, UsageError, absolute, csv};
 
@@ -167,12 +168,8 @@ impl<'a> Attributes<'a> {
     }
 
     fn truth(&mut self, name: &str, default: bool) -> Result<bool, UsageError> {
-        match self.take(name).as_deref() {
-            None => Ok(default),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-            Some(other) => Err(self.wrong(&format!("`{name}={other}` is neither true nor false"))),
-        }
+        let Some(text) = self.take(name) else { return Ok(default) };
+        parse_bool(&text).ok_or_else(|| self.wrong(&format!("`{name}={text}` is neither true nor false")))
     }
 
     fn compression(&mut self) -> Result<Option<Compression>, UsageError> {

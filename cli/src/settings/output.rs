@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use rbuild_dockerfile::parse_bool;
+
 use super::{Environment, UsageError, absolute, csv};
 
 const FLAG: &str = "--output";
@@ -120,12 +122,9 @@ impl Output {
 }
 
 fn truth(attributes: &mut BTreeMap<String, String>, key: &str, default: bool, value: &str) -> Result<bool, UsageError> {
-    match attributes.remove(key).as_deref() {
-        None => Ok(default),
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-        Some(text) => Err(UsageError::value(FLAG, value, &format!("`{key}={text}` is neither true nor false"))),
-    }
+    let Some(text) = attributes.remove(key) else { return Ok(default) };
+    parse_bool(&text)
+        .ok_or_else(|| UsageError::value(FLAG, value, &format!("`{key}={text}` is neither true nor false")))
 }
 
 /// Reads all `-o` flags, with `--push` and `--load` applied.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Rule;
 use crate::directive::check_comment;
 use crate::dockerfile::Node;
-use crate::mount::parse_bool;
+use crate::truth::parse_bool;
 
 /// At most so many settings, separated by `;`, are told apart.
 const MAX_SETTINGS: usize = 3;

@@ -7,10 +7,11 @@
 
 mod text;
 
+pub(crate) use text::csv_fields;
 use text::{base_name, clean_path, parse_size};
-pub(crate) use text::{csv_fields, parse_bool};
 
 use crate::suggest::{did_you_mean, nearest};
+use crate::truth::parse_bool;
 use crate::word::WordError;
 
 /// The kind of a mount.

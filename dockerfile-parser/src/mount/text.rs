@@ -1,15 +1,6 @@
-//! The small languages inside a mount: comma-separated values, truth values, sizes and paths.
+//! The small languages inside a mount: comma-separated values, sizes and paths.
 
 use super::MountError;
-
-/// Truth values as Go reads them.
-pub(crate) fn parse_bool(value: &str) -> Option<bool> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
 
 /// Sizes such as `100m` or `1.5GiB`, powers of 1024.
 pub(super) fn parse_size(value: &str) -> Option<i64> {

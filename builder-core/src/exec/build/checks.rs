@@ -26,7 +26,7 @@ impl Build<'_> {
         errors.extend(self.device_errors());
         errors.extend(self.emulator_errors());
         errors.extend(self.source_errors());
-        BuildError::several(errors).map_or(Ok(()), Err)
+        BuildError::unless_none(errors)
     }
 
     /// Looks at every command; an error says which step it belongs to.
@@ -66,7 +66,7 @@ impl Build<'_> {
     /// # Errors
     /// All of them.
     pub(in crate::exec) fn check_sources(&self) -> Result<(), BuildError> {
-        BuildError::several(self.source_errors()).map_or(Ok(()), Err)
+        BuildError::unless_none(self.source_errors())
     }
 
     pub(in crate::exec) fn source_errors(&self) -> Vec<BuildError> {

@@ -94,7 +94,7 @@ impl Build<'_> {
         if !errors.is_empty() {
             errors.extend(self.source_errors());
         }
-        BuildError::several(errors).map_or(Ok(()), Err)?;
+        BuildError::unless_none(errors)?;
         self.mark_exported(&targets);
         for name in unused.unwrap_or_default() {
             self.events.event(Event::Warning(Warning {

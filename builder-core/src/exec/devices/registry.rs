@@ -6,6 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rbuild_dockerfile::parse_bool;
+
 use super::DeviceError;
 use super::spec::{self, Edits, Format, Spec};
 
@@ -109,8 +111,7 @@ fn add(here: &mut BTreeMap<String, Known>, twice: &mut BTreeSet<String>, file: &
         let annotation = |name| device.annotations.get(name).or_else(|| spec.annotations.get(name));
         let known = Known {
             file: file.to_path_buf(),
-            auto_allow: annotation(AUTO_ALLOW)
-                .is_some_and(|v| matches!(v.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True")),
+            auto_allow: annotation(AUTO_ALLOW).is_some_and(|value| parse_bool(value) == Some(true)),
             class: annotation(CLASS).cloned(),
             edits: [Arc::clone(&common), Arc::new(device.container_edits.clone())],
         };
