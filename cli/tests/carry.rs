@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -387,6 +388,44 @@ fn cache_mounts_go_along_where_that_is_asked_for() {
     fs::write(context.join("Dockerfile"), dockerfile("echo last")).expect("write");
     build(&bench, "four", &context, &["--cache-from", &from, "-t", "last"]);
     assert_eq!(run(&bench, "four", &["last", "cat", "/seen"]), "7\n");
+}
+
+/// The digests of a cache's layers that are parts of cache mounts.
+fn mount_parts(layout: &Path) -> BTreeSet<String> {
+    let manifest = manifest_of(layout);
+    let layers = manifest["layers"].as_array().expect("layers").iter();
+    let parts = layers.filter(|layer| layer["mediaType"] == "application/vnd.rbuild.cache.part.v1");
+    parts.map(|layer| layer["digest"].as_str().expect("a digest").to_owned()).collect()
+}
+
+#[test]
+fn of_a_large_cache_mount_only_what_changed_is_sent() {
+    let bench = Bench::new();
+    let dockerfile = |text: &str| format!("FROM busybox\nRUN --mount=type=cache,target=/kept {text}\n");
+    let many =
+        "for n in 11 12 13 14 15 16; do head -c 20000000 /dev/urandom > /kept/$n; done; cat /kept/* | sha256sum > /sum";
+    let context = project(&bench, &dockerfile(many));
+    let folder = bench.path("cache");
+    let to = format!("type=local,dest={},mounts=true", folder.display());
+    let from = format!("type=local,src={}", folder.display());
+    build(&bench, "one", &context, &["--cache-to", &to, "-t", "first"]);
+    let first = mount_parts(&folder);
+    assert!(first.len() >= 2, "{first:?}");
+    fs::write(context.join("Dockerfile"), dockerfile("echo more > /kept/19; cat /kept/* | sha256sum > /sum"))
+        .expect("write");
+    build(&bench, "one", &context, &["--cache-to", &to, "-t", "second"]);
+    let second = mount_parts(&folder);
+    assert_eq!(second.difference(&first).count(), 1, "{first:?} {second:?}");
+    // Another machine puts them together again.
+    fs::write(context.join("Dockerfile"), dockerfile("cat /kept/* | sha256sum > /sum; : again")).expect("write");
+    let (_, third) = build(&bench, "two", &context, &["--cache-from", &from, "-t", "third"]);
+    third.says(&["a cache mount begins with that of"]);
+    assert_eq!(run(&bench, "two", &["third", "cat", "/sum"]), run(&bench, "one", &["second", "cat", "/sum"]));
+    // A part that is gone is no mount.
+    let gone = second.first().expect("a part").replace("sha256:", "blobs/sha256/");
+    fs::remove_file(folder.join(gone)).expect("remove");
+    let (_, fourth) = build(&bench, "three", &context, &["--cache-from", &from]);
+    fourth.says(&["a cache mount of the cache", "is not used"]);
 }
 
 #[test]

@@ -209,6 +209,53 @@ fn layers_that_were_left_are_pushed_to_other_registries() {
     assert!(served.registry.content.lock().unwrap().blobs["team/app"][&served.layer.to_string()] == served.bytes);
 }
 
+/// What a cache of the registry has is pushed by a machine that fetches nothing of it.
+#[test]
+fn layers_of_a_cache_are_left_in_their_registry() {
+    let first = Bench::new();
+    let served = Served::start(&first);
+    let host = served.registry.server.host();
+    let (cache, name) = (format!("{host}/team/cache:1"), format!("{host}/team/app:1"));
+    let context = served.context(&first, "context", "RUN echo made > /made\nRUN cat /made /made > /twice\n");
+    let to = format!("type=registry,ref={cache}");
+    first.build(&context, &["--cache-to", &to, "-t", &name, "--push"]).ok();
+    let pushed = |registry: &Registry| {
+        registry.content.lock().unwrap().manifests[&("team/app".to_owned(), "1".to_owned())].clone()
+    };
+    let wanted = pushed(&served.registry);
+    let blobs = || {
+        let requests = served.registry.server.requests();
+        let manifest: serde_json::Value = serde_json::from_slice(&wanted.1).unwrap();
+        let layers: Vec<String> = manifest["layers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|layer| layer["digest"].as_str().unwrap().to_owned())
+            .collect();
+        let of_layer = |target: &str| layers.iter().any(|layer| target.contains(&layer[7..]));
+        requests.into_iter().filter(|r| r.method != "HEAD" && r.method != "POST" && of_layer(&r.target)).count()
+    };
+    let before = blobs();
+    served.registry.content.lock().unwrap().blobs.remove("team/app");
+    let second = Bench::new();
+    let told = second.build(&context, &["--cache-from", &cache, "-t", &name, "--push"]).ok();
+    assert!(!told.stderr.contains("not cached"), "{}", told.stderr);
+    assert_eq!(blobs(), before, "no layer was fetched or sent");
+    assert_eq!(pushed(&served.registry).1, wanted.1);
+    // Without the cache, a step that changed finds what it builds on in the registry.
+    let changed = served.context(&second, "changed", "RUN echo made > /made\nRUN cat /made\n");
+    second.build(&changed, &[]).ok().says(&["[stage-0 1/2] RUN echo made > /made\n#1 CACHED"]);
+    assert_eq!(blobs(), before + 2, "the base and the first step's layer");
+    // Where the registry has lost it, the step is done again.
+    let third = Bench::new();
+    third.build(&context, &["--cache-from", &cache, "-t", &name, "--push"]).ok();
+    for of_repository in served.registry.content.lock().unwrap().blobs.values_mut() {
+        of_repository.retain(|digest, _| *digest == served.layer.to_string());
+    }
+    let again = third.build(&changed, &[]).ok();
+    again.says(&["a layer of a cache can't be had, so the steps are done again"]);
+}
+
 #[test]
 fn the_base_of_a_pushed_image_is_not_sent_back_to_its_registry() {
     let bench = Bench::new();

@@ -67,14 +67,15 @@ pub(crate) fn finish(build: &Build<'_>, targets: &[StageKey]) -> Result<BuildRes
     Ok(BuildResult { manifest, images })
 }
 
-/// The blob that the image has a layer in. That of a base need not be in the store where nothing reads it there.
+/// The blob that the image has a layer in. One that is in a registry need not be in the store where nothing reads it there.
 fn blob_of(build: &Build<'_>, layer: &StackLayer) -> Result<Descriptor, BuildError> {
-    if let Some(blob) = layer.base_blob.as_ref().filter(|_| !keeps_whole_image(build.options))
-        && build.layers.can_be_left(layer.diff_id, blob)?
+    let compression = build.options.compression;
+    if !keeps_whole_image(build.options)
+        && let Some(blob) = build.layers.left_blob(layer, compression)?
     {
-        return Ok(blob.clone());
+        return Ok(blob);
     }
-    build.layers.blob(layer, build.options.compression)
+    build.layers.blob(layer, compression)
 }
 
 /// Whether all bytes of the image are wanted on this machine: in an output, or under a name that other tools find it by

@@ -38,6 +38,24 @@ pub(crate) enum Origin {
     Carried(Box<Origin>, Arc<Losses>),
 }
 
+impl Origin {
+    /// What it is in a registry, if it is there.
+    pub(super) fn registry(&self) -> Option<&Reference> {
+        match self {
+            Self::Registry(_, reference) => Some(reference),
+            Self::Carried(origin, _) => origin.registry(),
+            Self::Layout(_) | Self::Store => None,
+        }
+    }
+
+    /// Lets the build begin again without a layer that a cache has lost.
+    pub(super) fn note_loss(&self, diff_id: DiffId, error: &BuildError) {
+        if let Self::Carried(_, losses) = self {
+            losses.add(diff_id, error);
+        }
+    }
+}
+
 /// A layer of a stage: its diff ID and, for one of a base image, the blob that the image has it in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StackLayer {

@@ -1,6 +1,6 @@
-//! Blobs of base images that stay in their registry, because nothing needed their bytes yet.
+//! Blobs of base images and of caches that stay in their registry, because nothing needed their bytes yet.
 //!
-//! The list of a layer's blobs says which image of a registry each came with, whether it was fetched or not. So whatever
+//! The list of a layer's blobs says which image or cache of a registry each came with, whether it was fetched or not. So whatever
 //! needs its bytes later finds them: a step, an output, a command in the image, a push to another registry.
 
 use std::io::{self, Read};
@@ -10,6 +10,7 @@ use super::bases::Base;
 use super::layers::{Layers, Origin, StackLayer, lock};
 use crate::error::{BuildError, During};
 use crate::image::{self, Image};
+use crate::layer::Compression;
 use crate::oci::{Descriptor, DiffId, Digest};
 use crate::progress::Events;
 use crate::reference::Reference;
@@ -20,30 +21,44 @@ use crate::store::Store;
 pub(super) type MakeClient<'a> = &'a dyn Fn() -> Result<Arc<Client>, BuildError>;
 
 impl Layers {
-    /// Whether a base image's blob can stay where it is until something needs its bytes. Where it is is recorded then.
-    pub(super) fn can_be_left(&self, diff_id: DiffId, blob: &Descriptor) -> Result<bool, BuildError> {
+    /// The blob of a layer, where it can stay in a registry until something needs its bytes: that of a base image, or one of
+    /// a cache in the `compression` asked for. Where it is is recorded then.
+    pub(super) fn left_blob(
+        &self,
+        layer: &StackLayer,
+        compression: Compression,
+    ) -> Result<Option<Descriptor>, BuildError> {
+        let diff_id = layer.diff_id;
+        let blob = match &layer.base_blob {
+            Some(blob) => blob.clone(),
+            None if self.known_blob(diff_id, compression)?.is_some() => return Ok(None),
+            None => match lock(&self.origins).get(&diff_id) {
+                Some((carried, _)) if carried.media_type == compression.media_type() => carried.clone(),
+                _ => return Ok(None),
+            },
+        };
         if self.store.has_blob(&blob.digest, blob.size) || self.registry_of(diff_id, &blob.digest).is_none() {
-            return Ok(false);
+            return Ok(None);
         }
-        self.remember_blob(diff_id, blob)?;
-        Ok(true)
+        self.remember_blob(diff_id, &blob)?;
+        Ok(Some(blob))
     }
 
-    /// The image of a registry that a layer's blob comes from in this build.
+    /// The image or cache of a registry that a layer's blob comes from in this build.
     pub(super) fn registry_of(&self, diff_id: DiffId, blob: &Digest) -> Option<Reference> {
         match lock(&self.origins).get(&diff_id) {
-            Some((known, Origin::Registry(_, reference))) if known.digest == *blob => Some(reference.clone()),
+            Some((known, origin)) if known.digest == *blob => origin.registry().cloned(),
             _ => None,
         }
     }
 
-    /// The image of a registry that has a blob, as far as is known: this build's base, or that of an earlier one.
+    /// The image or cache of a registry that has a blob, as far as is known: one of this build, or of an earlier one.
     pub(super) fn pulled_with(&self, blob: &Digest) -> Option<Reference> {
         let (diff_id, descriptor) = self.with_blob(blob)?;
         self.registry_of(diff_id, blob).or_else(|| self.recorded_source(diff_id, &descriptor))
     }
 
-    /// Makes sure that the store has a blob, if it is one of a base image.
+    /// Makes sure that the store has a blob, if it is one of a base image or of a cache.
     pub(super) fn fetch_left(&self, blob: &Descriptor) -> Result<(), BuildError> {
         match self.with_blob(&blob.digest) {
             Some((diff_id, descriptor)) => self.fetch_blob(diff_id, &descriptor),
@@ -58,9 +73,16 @@ impl Layers {
     }
 
     fn recorded_source(&self, diff_id: DiffId, blob: &Descriptor) -> Option<Reference> {
-        let blobs = self.store.all_layer_blobs(diff_id).ok()?;
-        let known = blobs.into_iter().find(|known| known.descriptor.digest == blob.digest)?;
-        Reference::parse(&known.source?).ok()
+        let known = self.recorded_sources(diff_id).into_iter().find(|(known, _)| known.digest == blob.digest);
+        known.map(|(_, source)| source)
+    }
+
+    /// The blobs of a layer that came from registries or were left there, and which image or cache each is of.
+    pub(super) fn recorded_sources(&self, diff_id: DiffId) -> Vec<(Descriptor, Reference)> {
+        let blobs = self.store.all_layer_blobs(diff_id).unwrap_or_default();
+        let sources =
+            blobs.into_iter().filter_map(|blob| Some((blob.descriptor, Reference::parse(&blob.source?).ok()?)));
+        sources.collect()
     }
 }
 

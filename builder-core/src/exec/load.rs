@@ -62,11 +62,8 @@ impl Layers {
             self.remember_blob(diff_id, &descriptor)?;
             return Ok(tree);
         }
-        let tree = self.read_from(diff_id, &descriptor, &origin, unpack).inspect_err(|error| {
-            if let Origin::Carried(_, losses) = &origin {
-                losses.add(diff_id, error);
-            }
-        })?;
+        let read = self.read_from(diff_id, &descriptor, &origin, unpack);
+        let tree = read.inspect_err(|error| origin.note_loss(diff_id, error))?;
         self.remember_blob(diff_id, &descriptor)?;
         Ok(tree)
     }
@@ -122,7 +119,7 @@ impl Layers {
         Ok(tree)
     }
 
-    /// Makes sure that the store has a blob of a base image, as it is.
+    /// Makes sure that the store has a blob of a base image or of a cache, as it is.
     pub(crate) fn fetch_blob(&self, diff_id: DiffId, blob: &Descriptor) -> Result<(), BuildError> {
         if self.store.has_blob(&blob.digest, blob.size) {
             return Ok(());
@@ -137,11 +134,22 @@ impl Layers {
         if self.store.has_blob(&blob.digest, blob.size) {
             return Ok(());
         }
-        let mut source = open_origin(&self.store, &origin, blob)?;
+        self.copy_from(blob, &origin, action).inspect_err(|error| origin.note_loss(diff_id, error))?;
+        self.remember_blob(diff_id, blob)
+    }
+
+    /// Copies a blob from where it comes from into the store.
+    fn copy_from(
+        &self,
+        blob: &Descriptor,
+        origin: &Origin,
+        action: impl Fn() -> String + Copy,
+    ) -> Result<(), BuildError> {
+        let mut source = open_origin(&self.store, origin, blob)?;
         let mut writer = self.store.hashed_blob_writer().during(action)?;
         io::copy(&mut source, &mut writer).during(action)?;
         writer.finish_with(&blob.media_type, blob.digest, blob.size).during(action)?;
-        self.remember_blob(diff_id, blob)
+        Ok(())
     }
 
     /// Reads the layers of a stack whose entries are not known yet, and unpacks them in the same pass: for a caller that

@@ -226,11 +226,12 @@ fn send(
     options.transport.cancelled = cancelled.clone();
     let client = Client::new(options).during(|| "prepare to reach registries".to_owned())?;
     let reference = reference.without_digest();
+    let mut seen = BTreeSet::new();
     let blobs: Vec<Descriptor> = parcel
         .layers
         .iter()
         .chain([&parcel.bundle])
-        .filter(|blob| old.is_none_or(|old| !old.blobs.contains(&blob.digest)))
+        .filter(|blob| old.is_none_or(|old| !old.blobs.contains(&blob.digest)) && seen.insert(blob.digest))
         .cloned()
         .collect();
     let (store, manifest) = (build.layers.store().clone(), parcel.manifest.clone());

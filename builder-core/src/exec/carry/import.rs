@@ -180,23 +180,24 @@ impl Carry {
         None
     }
 
-    /// Whether an earlier build noted that one of the caches has a layer.
+    /// Whether an earlier build noted that a layer is in one of the caches, or left it in a registry.
     fn is_nearby(&self, build: &Build<'_>, diff_id: DiffId) -> bool {
         if self.losses.has(diff_id) {
             return false;
         }
-        let note = build.layers.store().read_note(WHEREABOUTS, &diff_id.to_string());
-        let Some(note) = note.ok().flatten().and_then(|bytes| serde_json::from_slice::<Whereabouts>(&bytes).ok())
-        else {
+        let Some((layer, origin)) = self.noted(build, diff_id).or_else(|| left_behind(build, diff_id)) else {
             return false;
         };
-        let source = self.sources.iter().find(|source| source.asked.place.to_string() == note.cache);
-        let Some(opened) = source.and_then(|source| source.opened(build)) else { return false };
-        if !opened.has(&note.layer) {
-            return false;
-        }
-        self.add_origin(build, diff_id, note.layer, opened.origin());
+        self.add_origin(build, diff_id, layer, origin);
         true
+    }
+
+    fn noted(&self, build: &Build<'_>, diff_id: DiffId) -> Option<(Descriptor, Origin)> {
+        let note = build.layers.store().read_note(WHEREABOUTS, &diff_id.to_string()).ok().flatten()?;
+        let note: Whereabouts = serde_json::from_slice(&note).ok()?;
+        let source = self.sources.iter().find(|source| source.asked.place.to_string() == note.cache)?;
+        let opened = source.opened(build)?;
+        opened.has(&note.layer).then(|| (note.layer, opened.origin()))
     }
 
     fn add_origin(&self, build: &Build<'_>, diff_id: DiffId, layer: Descriptor, origin: Origin) {
@@ -213,6 +214,15 @@ impl Carry {
             })
         })
     }
+}
+
+/// A layer that the store knows the registry of.
+fn left_behind(build: &Build<'_>, diff_id: DiffId) -> Option<(Descriptor, Origin)> {
+    if build.options.offline {
+        return None;
+    }
+    let (layer, source) = build.layers.recorded_sources(diff_id).into_iter().next()?;
+    Some((layer, Origin::Registry(build.client().ok()?, source)))
 }
 
 impl Source {

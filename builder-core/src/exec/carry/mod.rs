@@ -7,6 +7,7 @@
 //! export    the steps of this build, sent to where the next machine finds them
 //! layout    folders that they are written to
 //! mounts    cache mounts that go along
+//! parts     what they are cut into
 //! deadline  neither may hold a build up
 //! ```
 //!
@@ -28,6 +29,7 @@ mod layout;
 mod losses;
 mod mounts;
 mod options;
+mod parts;
 mod place;
 
 use std::error::Error;

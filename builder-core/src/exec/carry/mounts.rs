@@ -1,18 +1,18 @@
 //! Cache mounts in caches: `mounts=true`.
 //!
-//! A mount that this build's commands use goes along as a layer of its own, named by the annotation
+//! A mount that this build's commands use goes along as layers of its own (`parts`), named by the annotation
 //! `rbuild.cache.mount`. A store that does not have the mount begins it with what the cache has.
 
 use std::io;
 use std::path::Path;
 
 use super::import::Carry;
-use super::place::{DIFF_ID_ANNOTATION, Found, MOUNT_ANNOTATION};
+use super::parts::{PartReader, PartWriter};
+use super::place::{CarriedMount, Found, PART_LIMIT};
 use super::{reason, warn};
 use crate::error::{BuildError, During};
 use crate::exec::build::Build;
 use crate::exec::cache_mount;
-use crate::exec::load::open_origin;
 use crate::layer::{self, Compression, Limits};
 use crate::oci::Descriptor;
 use crate::progress::Event;
@@ -27,9 +27,8 @@ impl Carry {
             std::fs::create_dir(&unpacked)?;
             let read = || -> Result<(), BuildError> {
                 let origin = opened.origin();
-                let reader = open_origin(build.layers.store(), &origin, &mount.blob)?;
-                let kind = &mount.blob.media_type;
-                layer::read_layer(reader, kind, Some(mount.diff_id), Some(&unpacked), &Limits::default())
+                let reader = PartReader::open(build.layers.store(), &origin, &mount.parts)?;
+                layer::read_layer(reader, &mount.media_type, Some(mount.diff_id), Some(&unpacked), &Limits::default())
                     .during(|| "unpack it".to_owned())?;
                 Ok(())
             };
@@ -55,30 +54,23 @@ pub(super) fn pack(
     compression: Compression,
     there: Option<&Found>,
 ) -> Result<Vec<Descriptor>, BuildError> {
-    let mut layers = Vec::new();
-    let used = build.carry.used_mounts();
-    for id in &used {
-        if let Some(mut layer) = pack_one(build.layers.store(), id, compression)? {
-            layer.annotations.insert(MOUNT_ANNOTATION.to_owned(), id.clone());
-            layers.push(layer);
+    let mut mounts = there.map(|there| there.mounts.clone()).unwrap_or_default();
+    for id in build.carry.used_mounts() {
+        if let Some(mount) = pack_one(build.layers.store(), &id, compression)? {
+            mounts.insert(id, mount);
         }
     }
-    let packed = |id: &str| layers.iter().any(|layer: &Descriptor| layer.annotations[MOUNT_ANNOTATION] == id);
-    let mut kept = Vec::new();
-    for (id, mount) in there.into_iter().flat_map(|there| &there.mounts) {
-        if !packed(id) {
-            let mut layer = mount.blob.clone();
-            layer.annotations.insert(MOUNT_ANNOTATION.to_owned(), id.clone());
-            layer.annotations.insert(DIFF_ID_ANNOTATION.to_owned(), mount.diff_id.to_string());
-            kept.push(layer);
-        }
+    let layers: Vec<Descriptor> = mounts.iter().flat_map(|(id, mount)| mount.layers(id)).collect();
+    if layers.len() > PART_LIMIT {
+        let message = format!("cache mounts are left out of a cache: they would be {} parts", layers.len());
+        warn(&build.events, message, &format!("a cache holds {PART_LIMIT} at the most"));
+        return Ok(Vec::new());
     }
-    layers.extend(kept);
     Ok(layers)
 }
 
 /// `None` where the mount is empty, or in use by another build.
-fn pack_one(store: &Store, id: &str, compression: Compression) -> Result<Option<Descriptor>, BuildError> {
+fn pack_one(store: &Store, id: &str, compression: Compression) -> Result<Option<CarriedMount>, BuildError> {
     let action = || "pack a cache mount".to_owned();
     let absent = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
     let Ok(Some(mount)) = store.try_cache_mount(id, CacheSharing::Locked, absent) else { return Ok(None) };
@@ -86,9 +78,8 @@ fn pack_one(store: &Store, id: &str, compression: Compression) -> Result<Option<
     if changes.is_empty() {
         return Ok(None);
     }
-    let mut writer = store.hashed_blob_writer().during(action)?;
+    let mut writer = PartWriter::new(store);
     let encoded = layer::encode(&changes.into(), compression, &mut writer).during(action)?;
-    let mut layer = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
-    layer.annotations.insert(DIFF_ID_ANNOTATION.to_owned(), encoded.diff_id.to_string());
-    Ok(Some(layer))
+    let parts = writer.finish(encoded.media_type).during(action)?;
+    Ok(Some(CarriedMount { diff_id: encoded.diff_id, media_type: encoded.media_type.to_owned(), parts }))
 }

@@ -6,7 +6,8 @@
 //! manifest    artifactType application/vnd.rbuild.cache.v1+json
 //!   config    the bundle of step records (`cache::Bundle`), a blob of the same media type
 //!   layers    the steps' layers as images have them; annotation containerd.io/uncompressed: the diff ID
-//!             cache mounts; annotation rbuild.cache.mount: which one
+//!             cache mounts; annotation rbuild.cache.mount: which one, and where it is in several parts (`parts`)
+//!             rbuild.cache.part: `2/3`, rbuild.cache.media-type: what they are together
 //! ```
 //!
 //! An image can be a cache of itself: the bundle is then the text of the annotation `rbuild.cache.v1` of its manifest, and its
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::options::CachePlace;
+use super::parts::PART_TYPE;
 use crate::cache::Bundle;
 use crate::error::{BuildError, During};
 use crate::exec::layers::Origin;
@@ -40,10 +42,19 @@ pub(crate) const INLINE_ANNOTATION: &str = "rbuild.cache.v1";
 pub(super) const DIFF_ID_ANNOTATION: &str = "containerd.io/uncompressed";
 
 /// The annotation of a layer that is a cache mount: which one it is.
-pub(super) const MOUNT_ANNOTATION: &str = "rbuild.cache.mount";
+const MOUNT_ANNOTATION: &str = "rbuild.cache.mount";
+
+/// The annotation of a layer that is one of several parts of a cache mount: its place and their number, as in `2/3`.
+const PART_ANNOTATION: &str = "rbuild.cache.part";
+
+/// The annotation of a part that names the media type of the archive they are together.
+const WHOLE_ANNOTATION: &str = "rbuild.cache.media-type";
 
 /// The most cache mounts that are looked at, and the longest name of one.
 const MOUNT_LIMIT: usize = 256;
+
+/// The most parts of all cache mounts together: registries take no manifest of any size.
+pub(super) const PART_LIMIT: usize = 4096;
 
 /// The largest bundle, in bytes.
 const BUNDLE_LIMIT: u64 = 32 << 20;
@@ -61,11 +72,14 @@ pub(super) enum Opened {
     Layout(Arc<LayoutSource>, LayoutImage),
 }
 
-/// A cache mount in a cache.
+/// A cache mount in a cache: the archive of its files.
 #[derive(Debug, Clone)]
 pub(super) struct CarriedMount {
     pub(super) diff_id: DiffId,
-    pub(super) blob: Descriptor,
+    /// How the archive is compressed.
+    pub(super) media_type: String,
+    /// What it is put together of, in order.
+    pub(super) parts: Vec<Descriptor>,
 }
 
 /// A cache that was read.
@@ -204,25 +218,73 @@ impl Opened {
     }
 }
 
+/// The media type of OCI for that of a layer.
+fn layer_kind(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        media_type::LAYER | media_type::DOCKER_LAYER => media_type::LAYER,
+        media_type::LAYER_GZIP | media_type::DOCKER_LAYER_GZIP => media_type::LAYER_GZIP,
+        media_type::LAYER_ZSTD => media_type::LAYER_ZSTD,
+        _ => return None,
+    })
+}
+
+impl CarriedMount {
+    /// Puts a mount together of what a manifest says of its parts, in any order; `None` where one is missing or too much.
+    fn of_parts(layers: &[(DiffId, &Descriptor)]) -> Option<Self> {
+        let (diff_id, first) = layers.first()?;
+        let kind = match first.annotations.get(WHOLE_ANNOTATION) {
+            Some(kind) if first.media_type == PART_TYPE => kind,
+            _ => &first.media_type,
+        };
+        let media_type = layer_kind(kind)?.to_owned();
+        let mut parts: Vec<Option<Descriptor>> = vec![None; layers.len()];
+        for (_, layer) in layers {
+            let place = match layer.annotations.get(PART_ANNOTATION) {
+                None => 0,
+                Some(text) => {
+                    let (place, number) = text.split_once('/')?;
+                    let is_complete = number.parse() == Ok(layers.len());
+                    place.parse::<usize>().ok().filter(|_| is_complete)?.checked_sub(1)?
+                }
+            };
+            let part = parts.get_mut(place).filter(|part| part.is_none())?;
+            *part = Some(Descriptor::new(&layer.media_type, layer.digest, layer.size));
+        }
+        Some(Self { diff_id: *diff_id, media_type, parts: parts.into_iter().collect::<Option<_>>()? })
+    }
+
+    /// The layers of a manifest that are the mount of this name.
+    pub(super) fn layers(&self, id: &str) -> impl Iterator<Item = Descriptor> {
+        self.parts.iter().enumerate().map(move |(at, part)| {
+            let mut layer = part.clone();
+            let mut annotate = |name: &str, value: String| layer.annotations.insert(name.to_owned(), value);
+            annotate(MOUNT_ANNOTATION, id.to_owned());
+            annotate(DIFF_ID_ANNOTATION, self.diff_id.to_string());
+            if self.parts.len() > 1 {
+                annotate(PART_ANNOTATION, format!("{}/{}", at + 1, self.parts.len()));
+                annotate(WHOLE_ANNOTATION, self.media_type.clone());
+            }
+            layer
+        })
+    }
+}
+
 impl Found {
     fn add_layers<'a>(&mut self, layers: impl Iterator<Item = (DiffId, &'a Descriptor)>) {
+        let mut mounts: BTreeMap<&str, Vec<(DiffId, &Descriptor)>> = BTreeMap::new();
         for (diff_id, layer) in layers {
-            let mount = layer.annotations.get(MOUNT_ANNOTATION);
-            let kind = match layer.media_type.as_str() {
-                media_type::LAYER | media_type::DOCKER_LAYER => media_type::LAYER,
-                media_type::LAYER_GZIP | media_type::DOCKER_LAYER_GZIP => media_type::LAYER_GZIP,
-                media_type::LAYER_ZSTD => media_type::LAYER_ZSTD,
-                _ => continue,
-            };
-            let blob = Descriptor::new(kind, layer.digest, layer.size);
-            match mount {
-                None => _ = self.layers.insert(diff_id, blob),
-                Some(id) if id.len() <= MOUNT_LIMIT && self.mounts.len() < MOUNT_LIMIT => {
-                    self.mounts.insert(id.clone(), CarriedMount { diff_id, blob });
-                }
+            match layer.annotations.get(MOUNT_ANNOTATION) {
+                Some(id) if id.len() <= MOUNT_LIMIT => mounts.entry(id).or_default().push((diff_id, layer)),
                 Some(_) => {}
+                None => {
+                    let Some(kind) = layer_kind(&layer.media_type) else { continue };
+                    self.layers.insert(diff_id, Descriptor::new(kind, layer.digest, layer.size));
+                }
             }
         }
+        let mounts =
+            mounts.into_iter().filter_map(|(id, parts)| Some((id.to_owned(), CarriedMount::of_parts(&parts)?)));
+        self.mounts.extend(mounts.take(MOUNT_LIMIT));
     }
 
     fn take(&mut self, other: Self) {
