@@ -20,7 +20,7 @@ pub struct BuildError {
     pub kind: ErrorKind,
     /// The step it went wrong in.
     pub step: Option<FailedStep>,
-    /// The bytes of the Dockerfile that it belongs to, where no step says so.
+    /// The bytes of the Dockerfile that it belongs to, where no step says so or they are a part of it.
     pub place: Option<Range<usize>>,
     /// The Dockerfile's path and text, once it was read.
     pub dockerfile: Option<(String, String)>,
@@ -189,8 +189,8 @@ impl BuildError {
 
     /// Says which bytes of the Dockerfile an error belongs to, unless that is known already.
     #[must_use]
-    pub fn at(mut self, place: Range<usize>) -> Self {
-        self.place.get_or_insert(place);
+    pub fn at(mut self, place: impl Into<Option<Range<usize>>>) -> Self {
+        self.place = self.place.or(place.into());
         self
     }
 
@@ -211,7 +211,7 @@ impl BuildError {
     pub fn span(&self) -> Option<Range<usize>> {
         match &self.kind {
             ErrorKind::Plan { span: Some(span), .. } => Some(span.clone()),
-            _ => self.step.as_ref().and_then(|step| step.span.clone()).or_else(|| self.place.clone()),
+            _ => self.place.clone().or_else(|| self.step.as_ref().and_then(|step| step.span.clone())),
         }
     }
 }

@@ -132,7 +132,8 @@ impl StageRun<'_, '_> {
                 CopySource::Remote(address) => {
                     inputs.add(input::SOURCE, super::context::shown(address));
                     let add = copy.add.as_ref().expect("only ADD has remote sources");
-                    let (part, folder) = self.select_remote(add, address, copy)?;
+                    let selected = self.select_remote(add, address, copy);
+                    let (part, folder) = selected.map_err(|error| error.at(copy.place_of(address)))?;
                     folders.push(folder);
                     part
                 }
@@ -206,7 +207,10 @@ impl StageRun<'_, '_> {
             _ => fingerprint(&*view, &options),
         };
         let print = print.and_then(|print| self.check_wildcard(copy, path, &*view).map(|()| print));
-        let explained = |error| self.build.unusable_source(error, &*view, (self.key.platform, &copy.from), path);
+        let explained = |error| {
+            let unusable = self.build.unusable_source(error, &*view, (self.key.platform, &copy.from), path);
+            unusable.at(copy.place_of(path))
+        };
         found.fingerprint.append(&print.map_err(explained)?);
         found.parts.push(Part::InTree { view, options });
         Ok(())

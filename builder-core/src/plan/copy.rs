@@ -9,7 +9,7 @@ use rbuild_dockerfile::word::expand_heredoc;
 use rbuild_dockerfile::{Heredoc, Word, history};
 
 use super::error::{PlanError, PlanErrors, code, each};
-use super::stage::Walk;
+use super::stage::{Walk, places};
 use super::step::{Action, Add, Copy, CopySource, Source};
 
 impl Walk<'_> {
@@ -47,6 +47,7 @@ impl Walk<'_> {
         };
         action.from = from;
         action.sources = [paths, heredocs].concat();
+        action.source_places = places(&copy.sources, span.as_ref());
         action.link = copy.link && action.chmod.is_none();
         action.parents = copy.parents;
         self.finish_copy(action, copy.from.as_ref(), span);
@@ -75,6 +76,7 @@ impl Walk<'_> {
             return Err(wrong);
         };
         action.sources = [paths, heredocs].concat();
+        action.source_places = places(&add.sources, span.as_ref());
         action.link = add.link && action.chmod.is_none();
         action.add = Some(Add { unpack: add.unpack, checksum, keep_git_dir: add.keep_git_dir });
         self.finish_copy(action, None, span);
@@ -94,6 +96,7 @@ impl Walk<'_> {
         Ok(Copy {
             from: Source::Context,
             sources: Vec::new(),
+            source_places: Vec::new(),
             destination: self.expanded(destination)?,
             working_dir: self.working_dir(),
             chown: self.expanded_option(flags.chown)?,

@@ -11,7 +11,7 @@ use rbuild_dockerfile::word::expand;
 use rbuild_dockerfile::{Span, Word, history};
 
 use super::error::{PlanError, PlanErrors, code, each};
-use super::stage::Walk;
+use super::stage::{Walk, places};
 use super::step::{Action, NetworkChoice, Run, Source};
 use super::variables::PROXY_ARGS;
 use super::workdir::join_directory;
@@ -69,6 +69,7 @@ impl Walk<'_> {
             working_dir: self.working_dir(),
             user: self.state.plan.config.config.user.clone(),
             mounts,
+            mount_places: places(&run.mounts, span.as_ref()),
             network: match run.network {
                 RunNetwork::Default => self.options.network,
                 RunNetwork::None => NetworkChoice::None,

@@ -254,3 +254,8 @@ impl Walk<'_> {
         }
     }
 }
+
+/// Which bytes of the Dockerfile words are; nothing for those of a trigger, whose instruction has no `span`.
+pub(super) fn places(words: &[Word], span: Option<&Range<usize>>) -> Vec<Range<usize>> {
+    words.iter().filter(|_| span.is_some()).map(|word| word.span.range()).collect()
+}

@@ -105,6 +105,8 @@ pub struct Run {
     pub user: String,
     /// The mounts, in order, and where those with `from=` come from.
     pub mounts: Vec<(Mount, Option<Source>)>,
+    /// Which bytes of the Dockerfile each of `mounts` is; empty for a trigger.
+    pub mount_places: Vec<Range<usize>>,
     /// `default`, `none` or `host`.
     pub network: NetworkChoice,
     /// Whether it runs without the sandbox's restrictions.
@@ -150,6 +152,8 @@ pub struct Copy {
     pub from: Source,
     /// Paths and patterns, in order, and what else is copied.
     pub sources: Vec<CopySource>,
+    /// Which bytes of the Dockerfile each of `sources` is, but for heredocs, which come last; empty for a trigger.
+    pub source_places: Vec<Range<usize>>,
     /// The destination as written, expanded.
     pub destination: String,
     /// The absolute working directory.
@@ -168,6 +172,26 @@ pub struct Copy {
     pub excludes: Vec<String>,
     /// What ADD does beyond COPY; `None` for COPY.
     pub add: Option<Add>,
+}
+
+impl Run {
+    /// Which bytes of the Dockerfile a mount is.
+    pub(crate) fn place_of(&self, mount: &Mount) -> Option<Range<usize>> {
+        let mounts = self.mounts.iter().zip(&self.mount_places);
+        mounts.into_iter().find(|((known, _), _)| known == mount).map(|(_, place)| place.clone())
+    }
+}
+
+impl Copy {
+    /// Which bytes of the Dockerfile a path or address is.
+    pub(crate) fn place_of(&self, path: &str) -> Option<Range<usize>> {
+        let is_it = |source: &CopySource| match source {
+            CopySource::Path(known) | CopySource::Remote(known) => known == path,
+            CopySource::Heredoc { .. } => false,
+        };
+        let mut sources = self.sources.iter().zip(&self.source_places);
+        sources.find(|(source, _)| is_it(source)).map(|(_, place)| place.clone())
+    }
 }
 
 /// One source of a COPY or ADD.
@@ -249,6 +273,7 @@ impl StagePlan {
             insecure: false,
             devices: Vec::new(),
             scripts: Vec::new(),
+            mount_places: Vec::new(),
             cache_namespace: String::new(),
             hostname: HOSTNAME.to_owned(),
         };
@@ -261,6 +286,7 @@ impl StagePlan {
         let copy = Copy {
             from,
             sources: paths.iter().map(|&path| CopySource::Path(path.to_owned())).collect(),
+            source_places: Vec::new(),
             destination: destination.to_owned(),
             working_dir: "/".to_owned(),
             chown: None,

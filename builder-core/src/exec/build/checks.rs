@@ -88,7 +88,7 @@ impl Build<'_> {
         });
         let wrong = paths.filter_map(|path| {
             let error = check_source(&*view, &select_options(copy, path)).err()?;
-            Some(self.unusable_source(error, &*view, (0, &copy.from), path))
+            Some(self.unusable_source(error, &*view, (0, &copy.from), path).at(copy.place_of(path)))
         });
         wrong.collect()
     }
@@ -98,7 +98,8 @@ impl Build<'_> {
             let from = from.as_ref().or((mount.kind == MountType::Bind).then_some(&Source::Context))?;
             let view = self.folder_view(from)?;
             let path = resolve(&*view, mount.source.as_bytes(), FollowLast::Yes).ok()?;
-            matches!(view.get(&path), Ok(None)).then(|| self.missing_mount(&*view, (0, from), &mount.source))
+            let missing = matches!(view.get(&path), Ok(None));
+            missing.then(|| self.missing_mount(&*view, (0, from), &mount.source).at(run.place_of(mount)))
         });
         wrong.collect()
     }

@@ -95,16 +95,17 @@ impl StageRun<'_, '_> {
             let shown = if target.is_empty() { mount.effective_id() } else { target.clone() };
             refuse_source(mount, from.is_some())?;
             let (name, mut facts) = (format!("mount {} {shown}", mount.kind.name()), String::new());
+            let mounted = |from| self.mounted_source(mount, from).map_err(|error| error.at(run.place_of(mount)));
             let source = match mount.kind {
                 MountType::Bind => {
-                    let shown = self.mounted_source(mount, from.as_ref().unwrap_or(&Source::Context))?;
+                    let shown = mounted(from.as_ref().unwrap_or(&Source::Context))?;
                     facts = format!("{} {}", mount.source, mount.read_only);
                     inputs.add(format!("{} {target}", input::MOUNTED_FILES), shown.digest);
                     trees.extend(shown.tree.map(|tree| (target.clone(), tree)));
                     Some(shown.source)
                 }
                 MountType::Cache => match from {
-                    Some(from) => Some(self.mounted_source(mount, from)?.source),
+                    Some(from) => Some(mounted(from)?.source),
                     None => {
                         self.build.carry.note_mount(&cache_id(run, mount, None));
                         None
