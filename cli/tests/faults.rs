@@ -51,7 +51,7 @@ fn what_is_missing_is_named() {
     bench.build(&empty, &["-f", "other"]).fails(2, &["other"]);
     bench.build(&bench.path("absent"), &[]).fails(2, &["the build context", "absent", "does not exist"]);
     failing(&bench, "FROM scratch\nCOPY main.cc /\n", &[("main.c", "")], &[])
-        .fails(1, &["could not copy `main.cc`", "Dockerfile:2:1", "`main.cc` was not found", "did you mean `main.c`?"]);
+        .fails(1, &["could not copy `main.cc`", "Dockerfile:2:6", "`main.cc` was not found", "did you mean `main.c`?"]);
     failing(
         &bench,
         "FROM scratch\nCOPY data/notes.txt /\n",

@@ -4,8 +4,6 @@
 //! name mean that the body is not expanded. `<<-` takes leading tabs (never spaces) off the lines and lets the
 //! closing line be indented with tabs. Bodies follow the instruction in the order of their words.
 
-use memchr::memchr;
-
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::lexer::{Lexer, Word};
 use crate::span::Span;
@@ -94,7 +92,7 @@ impl Heredoc {
 
 /// The heredoc words of a whole instruction. A line whose quotes do not match has none.
 pub(crate) fn heredoc_words(line: &str) -> Vec<HeredocWord> {
-    if memchr(b'<', line.as_bytes()).is_none() {
+    if !line.contains("<<") {
         return Vec::new();
     }
     let options = LexOptions { keep_quotes: true, keep_escapes: true, keep_unset: true, ..LexOptions::default() };
