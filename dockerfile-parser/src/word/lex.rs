@@ -1,6 +1,6 @@
 //! The reader behind every expansion.
 
-use super::pattern::Pattern;
+use super::pattern::{Pattern, Steps};
 use super::{
     Expanded, ExpandedWords, Lookup, MAX_EXPANSION_BYTES, MAX_NESTING, VariableUse, WordError, WordErrorKind as Kind,
 };
@@ -30,6 +30,7 @@ pub(crate) struct Lex<'a> {
     variables: Vec<VariableUse>,
     depth: usize,
     produced: usize,
+    steps: Steps,
 }
 
 /// Collects words while characters arrive.
@@ -71,7 +72,18 @@ impl Words {
 impl<'a> Lex<'a> {
     pub(crate) fn new(text: &'a str, escape: char, options: LexOptions, lookup: &'a Lookup<'a>) -> Self {
         let keep_escapes = options.keep_escapes;
-        Self { text, at: 0, escape, options, keep_escapes, lookup, variables: Vec::new(), depth: 0, produced: 0 }
+        Self {
+            text,
+            at: 0,
+            escape,
+            options,
+            keep_escapes,
+            lookup,
+            variables: Vec::new(),
+            depth: 0,
+            produced: 0,
+            steps: Steps::default(),
+        }
     }
 
     pub(crate) fn expand(mut self) -> Result<Expanded, WordError> {
@@ -313,7 +325,7 @@ impl<'a> Lex<'a> {
                 if self.options.keep_unset && value.is_none() {
                     return Ok(self.text[start..self.at].to_owned());
                 }
-                apply(name, operator, colon, word, value)
+                apply(name, operator, colon, word, value, &mut self.steps)
             }
             other => Err(Kind::UnsupportedModifier(other.to_string())),
         }
@@ -343,12 +355,22 @@ impl<'a> Lex<'a> {
             Some(value) => value,
         };
         let pattern = Pattern::parse(&pattern)?;
-        if all { pattern.replace_all(&value, &replacement) } else { pattern.replace_first(&value, &replacement) }
+        match all {
+            true => pattern.replace_all(&value, &replacement, &mut self.steps),
+            false => pattern.replace_first(&value, &replacement, &mut self.steps),
+        }
     }
 }
 
 /// The value of `${name` `operator` `word}`.
-fn apply(name: &str, operator: char, colon: bool, word: String, value: Option<String>) -> Result<String, Kind> {
+fn apply(
+    name: &str,
+    operator: char,
+    colon: bool,
+    word: String,
+    value: Option<String>,
+    steps: &mut Steps,
+) -> Result<String, Kind> {
     let present = value.as_ref().is_some_and(|value| !(colon && value.is_empty()));
     match operator {
         '-' => Ok(if present { value.unwrap_or_default() } else { word }),
@@ -366,7 +388,10 @@ fn apply(name: &str, operator: char, colon: bool, word: String, value: Option<St
                 None => (false, word.as_str()),
             };
             let pattern = Pattern::parse(pattern)?;
-            if operator == '#' { pattern.trim_start(&value, longest) } else { pattern.trim_end(&value, longest) }
+            match operator {
+                '#' => pattern.trim_start(&value, longest, steps),
+                _ => pattern.trim_end(&value, longest, steps),
+            }
         }
     }
 }

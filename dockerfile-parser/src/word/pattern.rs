@@ -3,8 +3,26 @@
 
 use super::{MAX_EXPANSION_BYTES, WordErrorKind as Kind};
 
-/// Every character that is read takes a step for every element of the pattern; more steps than this are refused.
+/// More steps than this are refused in one expansion.
 const MAX_STEPS: usize = 1 << 24;
+
+/// What the patterns of one expansion took so far: a step for each character of a value, for each element of a pattern at
+/// each character that is read, and for each byte of a replacement at each match.
+#[derive(Debug, Default)]
+pub(super) struct Steps(usize);
+
+impl Steps {
+    fn take(&mut self, count: usize) -> Result<(), Kind> {
+        self.0 = self.0.saturating_add(count);
+        if self.0 > MAX_STEPS { Err(Kind::PatternTooCostly) } else { Ok(()) }
+    }
+
+    /// The characters of a value.
+    fn characters(&mut self, value: &str) -> Result<Vec<char>, Kind> {
+        self.take(value.len())?;
+        Ok(value.chars().collect())
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
@@ -40,7 +58,7 @@ impl Pattern {
     }
 
     /// How many of `text`'s first characters match: the fewest or the most possible.
-    fn match_prefix(tokens: &[Token], text: &[char], longest: bool, steps: &mut usize) -> Result<Option<usize>, Kind> {
+    fn match_prefix(tokens: &[Token], text: &[char], longest: bool, steps: &mut Steps) -> Result<Option<usize>, Kind> {
         // `active[i]` means that the first `i` tokens match what was read so far.
         let mut active = vec![false; tokens.len() + 1];
         let mut next = active.clone();
@@ -51,10 +69,7 @@ impl Pattern {
             if found.is_some() && !longest {
                 break;
             }
-            *steps = steps.saturating_add(tokens.len() + 1);
-            if *steps > MAX_STEPS {
-                return Err(Kind::PatternTooCostly);
-            }
+            steps.take(tokens.len() + 1)?;
             next.fill(false);
             let mut alive = false;
             for (index, token) in tokens.iter().enumerate().filter(|(index, _)| active[*index]) {
@@ -79,21 +94,22 @@ impl Pattern {
         Ok(found)
     }
 
-    pub(super) fn trim_start(&self, value: &str, longest: bool) -> Result<String, Kind> {
-        let text: Vec<char> = value.chars().collect();
-        let matched = Self::match_prefix(&self.tokens, &text, longest, &mut 0)?.unwrap_or(0);
+    pub(super) fn trim_start(&self, value: &str, longest: bool, steps: &mut Steps) -> Result<String, Kind> {
+        let text = steps.characters(value)?;
+        let matched = Self::match_prefix(&self.tokens, &text, longest, steps)?.unwrap_or(0);
         Ok(text[matched..].iter().collect())
     }
 
-    pub(super) fn trim_end(&self, value: &str, longest: bool) -> Result<String, Kind> {
-        let text: Vec<char> = value.chars().rev().collect();
+    pub(super) fn trim_end(&self, value: &str, longest: bool, steps: &mut Steps) -> Result<String, Kind> {
+        let mut text = steps.characters(value)?;
+        text.reverse();
         let tokens: Vec<Token> = self.tokens.iter().rev().copied().collect();
-        let matched = Self::match_prefix(&tokens, &text, longest, &mut 0)?.unwrap_or(0);
+        let matched = Self::match_prefix(&tokens, &text, longest, steps)?.unwrap_or(0);
         Ok(text[matched..].iter().rev().collect())
     }
 
     /// The first place where the pattern matches, taking as much as it can.
-    fn find(&self, text: &[char], from: usize, steps: &mut usize) -> Result<Option<(usize, usize)>, Kind> {
+    fn find(&self, text: &[char], from: usize, steps: &mut Steps) -> Result<Option<(usize, usize)>, Kind> {
         for start in from..=text.len() {
             let first_differs =
                 matches!((self.tokens.first(), text.get(start)), (Some(Token::Char(a)), b) if Some(a) != b);
@@ -108,9 +124,9 @@ impl Pattern {
     }
 
     /// Replaces the first match; the replacement is taken as it is.
-    pub(super) fn replace_first(&self, value: &str, replacement: &str) -> Result<String, Kind> {
-        let text: Vec<char> = value.chars().collect();
-        let Some((start, end)) = self.find(&text, 0, &mut 0)? else { return Ok(value.to_owned()) };
+    pub(super) fn replace_first(&self, value: &str, replacement: &str, steps: &mut Steps) -> Result<String, Kind> {
+        let text = steps.characters(value)?;
+        let Some((start, end)) = self.find(&text, 0, steps)? else { return Ok(value.to_owned()) };
         let mut out: String = text[..start].iter().collect();
         out.push_str(replacement);
         out.extend(&text[end..]);
@@ -121,16 +137,17 @@ impl Pattern {
     /// the match, `$$` a dollar, any other name nothing.
     ///
     /// COMPAT(buildkit): a dollar that was escaped for the shell's sake gets here and is expanded like that.
-    pub(super) fn replace_all(&self, value: &str, replacement: &str) -> Result<String, Kind> {
-        let text: Vec<char> = value.chars().collect();
+    pub(super) fn replace_all(&self, value: &str, replacement: &str, steps: &mut Steps) -> Result<String, Kind> {
+        let text = steps.characters(value)?;
         let limit = MAX_EXPANSION_BYTES + value.len() + replacement.len();
         let mut out = String::new();
-        let (mut last_end, mut from, mut steps) = (0, 0, 0);
+        let (mut last_end, mut from) = (0, 0);
         while from <= text.len() {
-            let Some((start, end)) = self.find(&text, from, &mut steps)? else { break };
+            let Some((start, end)) = self.find(&text, from, steps)? else { break };
             out.extend(&text[last_end..start]);
             // An empty match right behind another match does not count.
             if end > last_end || start == 0 {
+                steps.take(replacement.len())?;
                 let matched: String = text[start..end].iter().collect();
                 out.push_str(&fill_template(replacement, &matched));
             }
@@ -165,20 +182,30 @@ fn fill_template(template: &str, matched: &str) -> String {
             rest = behind;
             continue;
         }
-        let (name, behind) = match rest.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
-            Some(pair) => pair,
-            None => rest.split_at(rest.find(|ch: char| !(ch.is_alphanumeric() || ch == '_')).unwrap_or(rest.len())),
+        let (name, behind) = match rest.strip_prefix('{') {
+            Some(inner) => {
+                let (name, behind) = split_name(inner);
+                (name, behind.strip_prefix('}'))
+            }
+            None => {
+                let (name, behind) = split_name(rest);
+                (name, Some(behind))
+            }
         };
-        let valid = !name.is_empty() && name.chars().all(|ch| ch.is_alphanumeric() || ch == '_');
-        if !valid {
+        let Some(behind) = behind.filter(|_| !name.is_empty()) else {
             out.push('$');
             continue;
-        }
-        if name.bytes().all(|byte| byte == b'0') && name.len() == 1 {
+        };
+        if name == "0" {
             out.push_str(matched);
         }
         rest = behind;
     }
     out.push_str(rest);
     out
+}
+
+/// The name at the front, which may be empty, and what is behind it.
+fn split_name(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|ch: char| !(ch.is_alphanumeric() || ch == '_')).unwrap_or(text.len()))
 }

@@ -157,4 +157,10 @@ fn growth_is_limited() {
     assert!(expand("${a//?c/x}", '\\', &many).is_ok());
     let costly = format!("${{a//{}b/c}}", "?*".repeat(2000));
     assert_eq!(expand(&costly, '\\', &big).unwrap_err().kind, WordErrorKind::PatternTooCostly);
+    // A replacement that comes to nothing is read at each match all the same.
+    let empty = |name: &str| Some(if name == "a" { "x".repeat(20_000) } else { "$x".repeat(10_000) });
+    assert_eq!(expand("${a//x/$b}", '\\', &empty).unwrap_err().kind, WordErrorKind::PatternTooCostly);
+    // All patterns of a text together have the limit of one.
+    let costly = "${a##*}".repeat(100);
+    assert_eq!(expand(&costly, '\\', &big).unwrap_err().kind, WordErrorKind::PatternTooCostly);
 }
