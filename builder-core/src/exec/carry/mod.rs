@@ -20,7 +20,8 @@
 //! beginning again when somebody needs one.
 //!
 //! Whoever can write a cache can decide what its steps gave, as with every cache of builds. What can be checked is: a record
-//! is found only by the key of its own inputs, and a layer is used only when its bytes have its digest and its diff ID.
+//! is found only by the key of its own inputs, and a layer is used only when its bytes have its digest and its diff ID. One
+//! that nobody here reads stays in its registry (`exec::left_blobs`), and is checked by whoever fetches it.
 
 mod deadline;
 mod export;
