@@ -29,15 +29,14 @@ impl Layers {
         compression: Compression,
     ) -> Result<Option<Descriptor>, BuildError> {
         let diff_id = layer.diff_id;
-        let blob = match &layer.base_blob {
-            Some(blob) => blob.clone(),
-            None if self.known_blob(diff_id, compression)?.is_some() => return Ok(None),
-            None => match lock(&self.origins).get(&diff_id) {
-                Some((carried, _)) if carried.media_type == compression.media_type() => carried.clone(),
-                _ => return Ok(None),
-            },
-        };
-        if self.store.has_blob(&blob.digest, blob.size) || self.registry_of(diff_id, &blob.digest).is_none() {
+        // Most layers come from nowhere but the store, which need not be asked to tell that.
+        let origin = lock(&self.origins).get(&diff_id).map(|(blob, _)| blob.clone());
+        let carried = || origin.filter(|blob| blob.media_type == compression.media_type());
+        let Some(blob) = layer.base_blob.clone().or_else(carried) else { return Ok(None) };
+        if self.registry_of(diff_id, &blob.digest).is_none()
+            || self.store.has_blob(&blob.digest, blob.size)
+            || layer.base_blob.is_none() && self.known_blob(diff_id, compression)?.is_some()
+        {
             return Ok(None);
         }
         self.remember_blob(diff_id, &blob)?;

@@ -177,8 +177,8 @@ pub struct Copy {
 impl Run {
     /// Which bytes of the Dockerfile a mount is.
     pub(crate) fn place_of(&self, mount: &Mount) -> Option<Range<usize>> {
-        let mounts = self.mounts.iter().zip(&self.mount_places);
-        mounts.into_iter().find(|((known, _), _)| known == mount).map(|(_, place)| place.clone())
+        let mut mounts = self.mounts.iter().zip(&self.mount_places);
+        mounts.find(|((known, _), _)| known == mount).map(|(_, place)| place.clone())
     }
 }
 

@@ -32,8 +32,8 @@ const WINDOW: u64 = u64::BITS as u64;
 /// A number for every byte, of which the hash over the window is made.
 static GEAR: LazyLock<[u64; 256]> = LazyLock::new(|| {
     std::array::from_fn(|byte| {
-        let hash = blake3::hash(&byte.to_le_bytes());
-        hash.as_bytes().iter().take(8).fold(0, |number, part| number << 8 | u64::from(*part))
+        let hash = blake3::hash(&(byte as u64).to_le_bytes());
+        u64::from_be_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
     })
 });
 
