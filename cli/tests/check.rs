@@ -287,6 +287,7 @@ fn fmt_formats_in_place_and_on_standard_streams() {
     let folder = folder(&[("Dockerfile", text), ("good", formatted)]);
     rbuild(&folder, &["fmt", "--check", "Dockerfile", "good"]).code(1).stdout_eq("Dockerfile\n").stderr_eq("");
     assert_eq!(text_of(&folder, "Dockerfile"), text);
+    rbuild(&folder, &["fmt", "--check", "."]).code(1).stdout_eq("./Dockerfile\n").stderr_eq("");
     rbuild(&folder, &["fmt"]).success().stdout_eq("").stderr_eq("");
     assert_eq!(text_of(&folder, "Dockerfile"), formatted);
     rbuild(&folder, &["fmt", "--check", "Dockerfile", "good"]).success();

@@ -60,7 +60,7 @@ pub(crate) struct CheckArgs {
                   What is built stays the same. Heredocs are not touched."
 )]
 pub(crate) struct FormatArgs {
-    /// The Dockerfiles, or `-` for standard input to standard output
+    /// The Dockerfiles, or the folders that they are in, or `-` for standard input to standard output
     #[arg(value_name = "FILE", default_value = "Dockerfile")]
     pub(crate) files: Vec<PathBuf>,
     /// Change nothing: list the files that are not formatted, and end with status 1 where there are any

@@ -15,6 +15,8 @@ use crate::settings::{Environment, absolute};
 pub(super) fn run(args: &FormatArgs, environment: &Environment) -> Result<u8, Failure> {
     let mut differs = false;
     for file in &args.files {
+        let is_folder = absolute(file, environment).is_dir();
+        let file = if is_folder { &file.join("Dockerfile") } else { file };
         let name = file.display().to_string();
         let path = absolute(file, environment);
         let is_stdin = name == "-";
