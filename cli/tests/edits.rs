@@ -265,3 +265,24 @@ fn an_edit_that_is_killed_leaves_nothing_wrong() {
         assert_eq!(digest, clean(&bench, &context), "round {round}: {}", ran.stderr);
     }
 }
+
+/// A layer of some megabytes is compressed while the command after it runs, and no longer when that failed: the next build
+/// has it without its blob.
+#[test]
+fn a_command_after_a_large_copy_fails_and_is_mended() {
+    let bench = Bench::new();
+    let (context, store) = (context(&bench), bench.path("store"));
+    let large: Vec<String> = (0..1_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_string()).collect();
+    write(&context.join("data/large"), &large.concat());
+    let dockerfile = |command: &str| {
+        let text = format!("FROM busybox\nCOPY data /data\nRUN {command}\nRUN echo last > /last\n");
+        write(&context.join("Dockerfile"), &text);
+    };
+    dockerfile("exit 7");
+    command(&bench, &store, &context, &[]).ran().fails(7, &["the command ended with exit status 7"]);
+    dockerfile("md5sum /data/large > /sum");
+    let (digest, ran) = built(&bench, &store, &context, &[]);
+    ran.says(&["#1 CACHED"]);
+    assert_eq!(digest, clean(&bench, &context));
+    bench.rbuild().args(["cache", "check"]).ran().ok();
+}

@@ -9,9 +9,7 @@ mod services;
 pub(super) use checks::in_step;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::bases::{Bases, Resolved};
@@ -21,7 +19,7 @@ use super::devices::Registry;
 use super::finish;
 use super::jobs::Jobs;
 use super::journal::Journal;
-use super::layers::{Layers, StackLayer};
+use super::layers::{Layers, StackLayer, Stops};
 use super::mounts::MountPointFolders;
 use super::options::{BuildOptions, Cancel, ExpectCached, OutputKind};
 use super::removal::Remover;
@@ -106,8 +104,7 @@ pub(crate) struct Build<'o> {
     agent_folder: OnceLock<crate::store::TempDir>,
     folders: Mutex<Vec<Arc<ContextDir>>>,
     used_caches: Mutex<BTreeSet<String>>,
-    background: Mutex<Vec<JoinHandle<()>>>,
-    settling: AtomicBool,
+    background: Mutex<background::Background>,
     started: Instant,
     host_bundle: OnceLock<Option<Vec<u8>>>,
     devices: OnceLock<Registry>,
@@ -274,12 +271,14 @@ impl<'o> Build<'o> {
         let journal = Journal::new(store.clone(), &identity);
         let tokens = options.job_tokens.clone().unwrap_or_else(|| store.root().join("locks"));
         let stop = Cancel::new();
+        let stops = Stops { cancel: cancel.clone(), failed: stop.clone() };
+        let layers = Arc::new(Layers::new(store, stops, Some(Arc::clone(&events))));
         Self {
             options,
             events,
             cancel,
             epoch: options.epoch,
-            layers: Arc::new(Layers::new(store, vec![cancel.clone(), stop.clone()])),
+            layers,
             stop,
             bases: Bases::default(),
             jobs: Jobs::new(jobs, tokens, crate::sys::usage::available_memory),
@@ -304,7 +303,6 @@ impl<'o> Build<'o> {
             folders: Mutex::default(),
             used_caches: Mutex::default(),
             background: Mutex::default(),
-            settling: AtomicBool::new(false),
             started: Instant::now(),
             host_bundle: OnceLock::new(),
             devices: OnceLock::new(),

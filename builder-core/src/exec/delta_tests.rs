@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::super::encoding::AddOptions;
+use super::super::layers::{StackLayer, Stops};
 use super::*;
 use crate::store::{Store, StoreError};
 use crate::tree::{Entry, Metadata, Timestamp};
@@ -10,7 +11,7 @@ use crate::tree::{Entry, Metadata, Timestamp};
 fn layers() -> (tempfile::TempDir, Arc<Layers>) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
-    (dir, Arc::new(Layers::new(store, Vec::new())))
+    (dir, Arc::new(Layers::new(store, Stops::default(), None)))
 }
 
 fn change(path: &str, node: Node, text: &str) -> Change {
@@ -146,7 +147,7 @@ fn a_layer_over_another_is_compressed_like_any() {
     let first = add(&layers, &ten_files("one"), None);
     let second = add(&layers, &ten_files("other"), Some(first));
     let compression = crate::layer::Compression::default();
-    let layer = super::super::layers::StackLayer { diff_id: second, base_blob: None };
+    let layer = StackLayer { diff_id: second, base_blob: None };
     let blob = layers.blob(&layer, compression).unwrap();
     let mut bytes = Vec::new();
     assert_eq!(crate::layer::encode(&ten_files("other").into(), compression, &mut bytes).unwrap().digest, blob.digest);
@@ -160,7 +161,7 @@ fn damage_in_the_files_below_loses_the_layer() {
     // Another file of the same status, as after rot on the disk.
     let path = layers.unpacked(first).unwrap().folder.join("d/4");
     fs::write(&path, "emas").unwrap();
-    let layer = super::super::layers::StackLayer { diff_id: second, base_blob: None };
+    let layer = StackLayer { diff_id: second, base_blob: None };
     let error = layers.blob(&layer, crate::layer::Compression::default()).unwrap_err();
     let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
     assert!(matches!(source, Some(StoreError::LayerLost { diff_id }) if *diff_id == second), "{error:?}");

@@ -1,11 +1,12 @@
-//! Earlier runs of a step: why their results can't be used, and what is left of them.
+//! Earlier runs of a step: whether their results can be used, why not, and what is left of them.
 
 use std::path::Path;
 
 use super::journal::{Counterpart, text};
 use super::stage::{Prepared, StageRun};
-use crate::cache::{Files, PreImage, StepFacts, StepRecord, Written, explain_miss, input};
-use crate::plan::Step;
+use crate::cache::{Files, PreImage, StepFacts, StepKey, StepRecord, Written, explain_miss, input};
+use crate::oci::DiffId;
+use crate::plan::{Action, Step};
 use crate::progress::{Miss, MissCause, StepEnd};
 use crate::store::Store;
 
@@ -19,6 +20,39 @@ pub(crate) struct EarlierRun {
 }
 
 impl StageRun<'_, '_> {
+    /// The result of an earlier run with the same inputs.
+    pub(crate) fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
+        let build = self.build;
+        let stored = build.layers.store().read_step(key.as_str()).ok().flatten();
+        let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
+        match stored {
+            Some(record) if build.layers.is_available(record.diff_id) => Some(record),
+            stored => build.carry.find(build, key, stored, self.is_copied_from_only()),
+        }
+    }
+
+    /// Whether nothing but other stages' steps takes files from this stage, so that its layers may never be needed.
+    fn is_copied_from_only(&self) -> bool {
+        !self.exported && self.build.makes_image()
+    }
+
+    /// Takes the layer of an earlier run where a command gave the same tree but for times, so that what follows stays
+    /// cached.
+    pub(super) fn cut_off(&self, step: &Step, last: Option<StepRecord>, made: DiffId) -> (DiffId, i64, bool) {
+        let now = self.build.now();
+        let Some(last) = last.filter(|_| matches!(step.action, Action::Run(_))) else { return (made, now, false) };
+        if last.diff_id == made {
+            return (made, last.created, true);
+        }
+        let layers = &self.build.layers;
+        let is_same = || layers.tree(last.diff_id).ok()?.same_but_times(&*layers.tree(made).ok()?).ok();
+        if layers.is_stored(last.diff_id) && is_same() == Some(true) {
+            (last.diff_id, last.created, true)
+        } else {
+            (made, now, false)
+        }
+    }
+
     /// Says why no earlier result is used.
     pub(crate) fn earlier_run(
         &self,

@@ -1,20 +1,22 @@
 //! Layers that are written: encoded from the changes of a step, or compressed later from their unpacked files.
 //!
-//! Every encoder of a large layer uses all processors and has its share of memory, so only a few work at a time; of
-//! those that nobody waits for yet, one. What they compress is remembered by its contents, also for later builds.
+//! Every encoder of a large layer uses all processors and has its share of memory, so only a few work at a time. What they
+//! compress is remembered by its contents, also for later builds.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::compression_progress::{Teller, Watched};
 use super::layers::{Layers, StackLayer, compression_name, descriptor_of, lock};
 use crate::error::{BuildError, During};
 use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer};
 use crate::oci::{Descriptor, DiffId};
 use crate::store::StoreError;
-use crate::tree::ChangeList;
+use crate::tree::{ChangeList, Tree};
 
 /// How many large layers are encoded at the same time.
 const MOST_ENCODERS: usize = 2;
@@ -22,8 +24,11 @@ const MOST_ENCODERS: usize = 2;
 /// What is shared by all encoders of a build.
 pub(crate) struct Encoders {
     places: (Sender<()>, Receiver<()>),
-    background: Mutex<()>,
     memory: OnceLock<ChunkMemory>,
+    /// Layers that were encoded here, so with this version of the encoder.
+    made: Mutex<BTreeSet<DiffId>>,
+    /// Whether whatever is still compressed is waited for.
+    all_awaited: AtomicBool,
 }
 
 /// What is to be made of changes besides their digest and record.
@@ -37,9 +42,25 @@ pub(crate) struct AddOptions {
     pub(crate) earlier: Option<DiffId>,
 }
 
+/// What a layer is encoded for.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// A step that makes it.
+    Step,
+    /// Something that waits for the blob of this layer.
+    Blob(DiffId),
+    /// Something that will want it later.
+    BlobAhead(DiffId),
+}
+
 impl Encoders {
     pub(super) fn new() -> Self {
-        Self { places: bounded(MOST_ENCODERS), background: Mutex::new(()), memory: OnceLock::new() }
+        Self {
+            places: bounded(MOST_ENCODERS),
+            memory: OnceLock::new(),
+            made: Mutex::default(),
+            all_awaited: AtomicBool::new(false),
+        }
     }
 
     /// Works when there is a place.
@@ -65,11 +86,16 @@ impl Layers {
         let folder =
             if options.unpack && base.is_none() { Some(self.store().unpack_dir().during(action)?) } else { None };
         let unpack_into = folder.as_ref().map(|folder| folder.path());
+        let encode_options = |compression| EncodeOptions { compression, unpack_into, ..EncodeOptions::default() };
         let encoded = match options.compression {
-            Some(compression) => self.write_blob(changes, compression, unpack_into, None, action)?,
-            None => self.encode(changes, Compression::Uncompressed, unpack_into, &mut io::sink()).during(action)?,
+            Some(compression) => self.write_blob(changes, encode_options(compression), Work::Step, None, action)?,
+            None => {
+                let options = encode_options(Compression::Uncompressed);
+                self.encode(changes, options, Work::Step, &mut io::sink(), action)?
+            }
         };
         let diff_id = encoded.diff_id;
+        lock(&self.encoders().made).insert(diff_id);
         self.store().add_layer_tree(diff_id, &mut encoded.tree.reader()).during(action)?;
         if let Some(folder) = folder {
             self.store().adopt_unpacked(diff_id, folder.path()).during(action)?;
@@ -87,6 +113,29 @@ impl Layers {
         layer: &StackLayer,
         compression: Compression,
     ) -> Result<Descriptor, BuildError> {
+        self.blob_by(layer, compression, Work::Blob(layer.diff_id))
+    }
+
+    /// As [`Self::blob`], for a moment when nobody waits for it.
+    pub(crate) fn blob_in_background(self: &Arc<Self>, layer: &StackLayer, compression: Compression) {
+        if self.stops.any() {
+            return;
+        }
+        // Whoever needs the blob tries again, and reports what is wrong.
+        let _ = self.blob_by(layer, compression, Work::BlobAhead(layer.diff_id));
+    }
+
+    /// Tells that everything that is compressed in the background is waited for.
+    pub(crate) fn await_background(&self) {
+        self.encoders().all_awaited.store(true, Ordering::Relaxed);
+    }
+
+    fn blob_by(
+        self: &Arc<Self>,
+        layer: &StackLayer,
+        compression: Compression,
+        work: Work,
+    ) -> Result<Descriptor, BuildError> {
         if let Some(blob) = &layer.base_blob {
             self.fetch_blob(layer.diff_id, blob)?;
             return Ok(blob.clone());
@@ -102,15 +151,10 @@ impl Layers {
         }
         let unpacked = self.unpacked(layer.diff_id)?;
         let changes = self.changes_of(&tree, &unpacked).during(action)?;
-        let encoded = self.write_blob(&changes, compression, None, Some(layer.diff_id), action)?;
+        let known = Some(layer.diff_id).filter(|diff_id| lock(&self.encoders().made).contains(diff_id));
+        let options = EncodeOptions { compression, known, ..EncodeOptions::default() };
+        let encoded = self.write_blob(&changes, options, work, Some((layer.diff_id, &tree)), action)?;
         Ok(descriptor_of(&encoded))
-    }
-
-    /// As [`Self::blob`], for a moment when nobody waits for it: one layer at a time.
-    pub(crate) fn blob_in_background(self: &Arc<Self>, layer: &StackLayer, compression: Compression) {
-        let _turn = lock(&self.encoders().background);
-        // Whoever needs the blob tries again, and reports what is wrong.
-        let _ = self.blob(layer, compression);
     }
 
     /// The blob of a layer in the compression asked for, if the store has it.
@@ -128,22 +172,26 @@ impl Layers {
     fn write_blob(
         &self,
         changes: &ChangeList,
-        compression: Compression,
-        unpack_into: Option<&Path>,
-        expected: Option<DiffId>,
+        options: EncodeOptions<'_>,
+        work: Work,
+        expected: Option<(DiffId, &Tree)>,
         action: impl Fn() -> String + Copy,
     ) -> Result<EncodedLayer, BuildError> {
         let mut writer = self.store().hashed_blob_writer().during(action)?;
-        let encoded = self.encode(changes, compression, unpack_into, &mut writer).during(action)?;
-        if let Some(expected) = expected.filter(|expected| *expected != encoded.diff_id) {
-            self.discard_unpacked(expected).during(action)?;
-            return Err(BuildError::failed(action(), StoreError::LayerLost { diff_id: expected })
+        let encoded = self.encode(changes, options, work, &mut writer, action)?;
+        // Where the diff ID was not computed, the contents tell.
+        let is_other = |(diff_id, tree): &(DiffId, &Tree)| {
+            *diff_id != encoded.diff_id || options.known.is_some() && encoded.tree != **tree
+        };
+        if let Some((diff_id, _)) = expected.filter(is_other) {
+            self.discard_unpacked(diff_id).during(action)?;
+            return Err(BuildError::failed(action(), StoreError::LayerLost { diff_id })
                 .with_help("build again with --no-cache"));
         }
         let descriptor = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
         self.remember_blob(encoded.diff_id, &descriptor)?;
         if let Some(record) = &encoded.chunks {
-            self.remember_chunks(encoded.diff_id, compression, record).during(action)?;
+            self.remember_chunks(encoded.diff_id, options.compression, record).during(action)?;
         }
         Ok(encoded)
     }
@@ -151,24 +199,51 @@ impl Layers {
     fn encode(
         &self,
         changes: &ChangeList,
-        compression: Compression,
-        unpack_into: Option<&Path>,
+        options: EncodeOptions<'_>,
+        work: Work,
         out: &mut dyn io::Write,
-    ) -> Result<EncodedLayer, layer::LayerError> {
+        action: impl Fn() -> String + Copy,
+    ) -> Result<EncodedLayer, BuildError> {
         let encoders = self.encoders();
-        let folder = self
-            .store()
-            .temp_folder()
-            .map_err(|error| layer::LayerError::Record { source: io::Error::other(error) })?;
-        let temporary_folder = Some(folder.as_path());
-        let mut options = EncodeOptions { compression, unpack_into, temporary_folder, ..EncodeOptions::default() };
-        if !layer::is_large(changes) {
-            return layer::encode_with(changes, &options, out);
-        }
-        if !matches!(compression, Compression::Uncompressed) {
-            options.memory = Some(encoders.memory.get_or_init(|| self.remembered_chunks(compression)));
-        }
-        encoders.in_place(|| layer::encode_with(changes, &options, out))
+        let folder = self.store().temp_folder().during(action)?;
+        let done = AtomicU64::new(0);
+        let mut options = EncodeOptions { temporary_folder: Some(folder.as_path()), progress: Some(&done), ..options };
+        let is_stopped = || match work {
+            Work::Step | Work::Blob(_) => self.stops.cancel.is_cancelled(),
+            Work::BlobAhead(_) => self.stops.any(),
+        };
+        let is_awaited = || match work {
+            Work::Step => false,
+            Work::Blob(_) => true,
+            Work::BlobAhead(_) => encoders.all_awaited.load(Ordering::Relaxed),
+        };
+        let mut teller = match (work, &self.events) {
+            (Work::Blob(layer) | Work::BlobAhead(layer), Some(events)) => {
+                let what = format!("compress the layer {}", &layer.0.hex()[..12]);
+                Some(Teller::new(events, what, layer::estimate(changes)))
+            }
+            _ => None,
+        };
+        let before = || match &mut teller {
+            _ if is_stopped() => Err(io::Error::other("the build is to stop")),
+            Some(teller) if is_awaited() => {
+                teller.waited(done.load(Ordering::Relaxed));
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        let mut out = Watched { out, before };
+        let encoded = if layer::is_large(changes) {
+            let compression = options.compression;
+            if !matches!(compression, Compression::Uncompressed) {
+                options.memory = Some(encoders.memory.get_or_init(|| self.remembered_chunks(compression)));
+            }
+            encoders.in_place(|| layer::encode_with(changes, &options, &mut out))
+        } else {
+            layer::encode_with(changes, &options, &mut out)
+        };
+        encoded
+            .map_err(|error| if is_stopped() { BuildError::cancelled() } else { BuildError::failed(action(), error) })
     }
 
     /// The chunks of all layers in the store.
@@ -197,3 +272,7 @@ impl Layers {
         store.add_layer_chunks(diff_id, compression_name(compression.media_type()), &record.to_bytes())
     }
 }
+
+#[cfg(test)]
+#[path = "encoding_tests.rs"]
+mod tests;

@@ -18,6 +18,7 @@ use crate::error::{BuildError, During};
 use crate::image::LayoutSource;
 use crate::layer::{self, EncodedLayer};
 use crate::oci::{Descriptor, DiffId};
+use crate::progress::Events;
 use crate::reference::Reference;
 use crate::registry::Client;
 use crate::store::{LayerBlob, Store, TempDir, Unpacked};
@@ -63,6 +64,22 @@ pub(crate) struct StackLayer {
     pub(crate) base_blob: Option<Descriptor>,
 }
 
+/// What ends work on layers before it is done.
+#[derive(Default)]
+pub(crate) struct Stops {
+    /// The build is to stop.
+    pub(crate) cancel: Cancel,
+    /// A step failed: what is made ahead is not wanted any more.
+    pub(crate) failed: Cancel,
+}
+
+impl Stops {
+    /// Whether either is so.
+    pub(super) fn any(&self) -> bool {
+        self.cancel.is_cancelled() || self.failed.is_cancelled()
+    }
+}
+
 /// All layers that a build has to do with.
 pub(crate) struct Layers {
     pub(super) store: Store,
@@ -72,15 +89,16 @@ pub(crate) struct Layers {
     pub(super) folders: Mutex<BTreeMap<DiffId, Unpacked>>,
     /// Folders of their own that layers have for this build alone.
     pub(super) whole: Mutex<BTreeMap<DiffId, TempDir>>,
-    /// Any of them ends waiting.
-    pub(super) stops: Vec<Cancel>,
+    pub(super) stops: Stops,
+    /// Who hears of what takes long.
+    pub(super) events: Option<Events>,
     /// Layers that only count as there until somebody needs them.
     pub(super) promised: Mutex<BTreeMap<DiffId, Arc<Losses>>>,
     encoders: Encoders,
 }
 
 impl Layers {
-    pub(crate) fn new(store: Store, stops: Vec<Cancel>) -> Self {
+    pub(crate) fn new(store: Store, stops: Stops, events: Option<Events>) -> Self {
         Self {
             store,
             origins: Mutex::new(BTreeMap::new()),
@@ -88,6 +106,7 @@ impl Layers {
             folders: Mutex::new(BTreeMap::new()),
             whole: Mutex::new(BTreeMap::new()),
             stops,
+            events,
             promised: Mutex::new(BTreeMap::new()),
             encoders: Encoders::new(),
         }
@@ -118,7 +137,12 @@ impl Layers {
 
     /// Whether everything of a layer can be had, or counts as there, without making it again.
     pub(crate) fn is_available(&self, diff_id: DiffId) -> bool {
-        lock(&self.origins).contains_key(&diff_id) || self.is_promise(diff_id) || self.is_stored(diff_id)
+        self.has_origin(diff_id) || self.is_promise(diff_id) || self.is_stored(diff_id)
+    }
+
+    /// Whether a layer can be read from somewhere, the store or not.
+    pub(crate) fn has_origin(&self, diff_id: DiffId) -> bool {
+        lock(&self.origins).contains_key(&diff_id)
     }
 
     /// Whether everything of a layer can be had from the store.

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::bases::Base;
-use super::layers::{Layers, Origin, StackLayer, lock};
+use super::layers::{Layers, Origin, StackLayer, Stops, lock};
 use crate::error::{BuildError, During};
 use crate::image::{self, Image};
 use crate::layer::Compression;
@@ -145,7 +145,7 @@ pub fn push_stored(
     client: Client,
     events: Events,
 ) -> Result<Digest, BuildError> {
-    let layers = Layers::new(store.clone(), Vec::new());
+    let layers = Layers::new(store.clone(), Stops::default(), None);
     let client = Arc::new(client);
     for image in image::load_images(store, image).during(|| format!("load the image `{}`", image.digest))? {
         from_store(&layers, image, &|| Ok(Arc::clone(&client)))?;

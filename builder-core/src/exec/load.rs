@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layers::{Layers, Origin, StackLayer, in_parallel, lock};
-use super::options::Cancel;
 use crate::error::{BuildError, During};
 use crate::layer::{self, Limits};
 use crate::oci::{Descriptor, DiffId};
@@ -26,7 +25,7 @@ impl Layers {
         take: impl Fn() -> Result<Option<Lock>, StoreError>,
         action: impl Fn() -> String,
     ) -> Result<Lock, BuildError> {
-        wait_for_lock(take, || self.stops.iter().any(Cancel::is_cancelled), action)
+        wait_for_lock(take, || self.stops.any(), action)
     }
 
     /// Reads a layer's blob for its record and, when asked, unpacks it on the way.

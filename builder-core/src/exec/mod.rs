@@ -37,6 +37,7 @@ mod check;
 mod check_store;
 mod chroot;
 mod command_output;
+mod compression_progress;
 mod context;
 mod copy;
 mod delta;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::build::Fetcher;
-use super::layers::Layers;
+use super::layers::{Layers, Stops};
 use super::materialize::{part_of, single};
 use crate::context::{ContextDir, MemoryTree, StatCache};
 use crate::error::{BuildError, Cause};
@@ -189,7 +189,7 @@ impl Fetcher<'_> {
             None if self.store.read_note("git-name", &name)?.is_none() => None,
             None => Some(remote::resolve(source, folder, &options)?),
         };
-        let layers = Arc::new(Layers::new(self.store.clone(), Vec::new()));
+        let layers = Arc::new(Layers::new(self.store.clone(), Stops::default(), None));
         let view = |diff_id| -> Result<Arc<dyn TreeView>, Cause> { Ok(Arc::new(layers.view(&single(diff_id))?)) };
         let known = |commit: &String| self.kept_checkout(source, commit, &options);
         if let Some((sha, diff_id)) = commit.and_then(|sha| known(&sha).map(|diff_id| (sha, diff_id))) {

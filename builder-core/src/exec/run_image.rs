@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::bases::Base;
 use super::host_files;
-use super::layers::Layers;
+use super::layers::{Layers, Stops};
 use super::options::{Cancel, DEFAULT_PROGRAM_PATH};
 use crate::error::{BuildError, During};
 use crate::image;
@@ -116,7 +116,7 @@ pub fn run_image(
     streams: (Option<OwnedFd>, OwnedFd, OwnedFd),
 ) -> Result<RunningImage, BuildError> {
     let store = Store::open(&options.store).during(|| format!("open the store `{}`", options.store.display()))?;
-    let layers = Arc::new(Layers::new(store.clone(), Vec::new()));
+    let layers = Arc::new(Layers::new(store.clone(), Stops::default(), None));
     let base = find(&store, &layers, options)?;
     let config = &base.config.config;
     let arguments = arguments(options, config)?;

@@ -40,6 +40,8 @@ pub(crate) struct StageRun<'b, 'o> {
     chains: (Option<ChainId>, Option<ChainId>),
     /// Whether the layers become part of the image.
     pub(crate) exported: bool,
+    /// Layers of earlier builds, which may not have been compressed.
+    found: Vec<StackLayer>,
     /// Whether files may be copied before a step's key is known.
     pub(crate) copies_unread: bool,
 }
@@ -126,7 +128,8 @@ impl<'b, 'o> StageRun<'b, 'o> {
     pub(crate) fn new(build: &'b Build<'o>, key: &StageKey, plan: &'b StagePlan, stack: Vec<StackLayer>) -> Self {
         let base: Vec<DiffId> = stack.iter().map(|layer| layer.diff_id).collect();
         let (chains, exported) = ((ChainId::of(&base), None), build.is_exported(key));
-        StageRun { build, plan, key: *key, base_layers: stack.len(), chains, stack, exported, copies_unread: false }
+        let (base_layers, found) = (stack.len(), Vec::new());
+        StageRun { build, plan, key: *key, base_layers, chains, stack, exported, found, copies_unread: false }
     }
 }
 
@@ -146,7 +149,9 @@ impl StageRun<'_, '_> {
             && let Some(record) = self.recorded(&key)
         {
             build.events.event(Event::StepStarted { step: id, miss: None });
-            self.push(StackLayer { diff_id: record.diff_id, base_blob: None });
+            let layer = StackLayer { diff_id: record.diff_id, base_blob: None };
+            self.found.extend(self.exported.then(|| layer.clone()));
+            self.push(layer);
             build.carry.note(self.key, &key, record.diff_id);
             build.events.event(Event::StepEnded { step: id, end: StepEnd::Cached, took: started.elapsed() });
             build.journal.note(id, StepNote { result: Some(record.diff_id), end: Some(StepEnd::Cached), ..note });
@@ -167,6 +172,9 @@ impl StageRun<'_, '_> {
         build.settle_in_background();
         let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
         build.events.event(Event::StepStarted { step: id, miss: Some(miss) });
+        if let Action::Run(_) = step.action {
+            self.found.drain(..).for_each(|layer| build.compress_in_background(&layer));
+        }
         let started = Instant::now();
         let mounted = prepared.mounted_files();
         let result = self.perform(step, prepared, id, &inputs);
@@ -259,38 +267,6 @@ impl StageRun<'_, '_> {
         }
     }
 
-    pub(crate) fn recorded(&self, key: &StepKey) -> Option<StepRecord> {
-        let build = self.build;
-        let stored = build.layers.store().read_step(key.as_str()).ok().flatten();
-        let stored = stored.and_then(|bytes| StepRecord::from_bytes(&bytes));
-        match stored {
-            Some(record) if build.layers.is_available(record.diff_id) => Some(record),
-            stored => build.carry.find(build, key, stored, self.is_copied_from_only()),
-        }
-    }
-
-    /// Whether nothing but other stages' steps takes files from this stage, so that its layers may never be needed.
-    fn is_copied_from_only(&self) -> bool {
-        !self.exported && self.build.makes_image()
-    }
-
-    /// Takes the layer of an earlier run where a command gave the same tree but for times, so that what follows stays
-    /// cached.
-    fn cut_off(&self, step: &Step, last: Option<StepRecord>, made: DiffId) -> (DiffId, i64, bool) {
-        let now = self.build.now();
-        let Some(last) = last.filter(|_| matches!(step.action, Action::Run(_))) else { return (made, now, false) };
-        if last.diff_id == made {
-            return (made, last.created, true);
-        }
-        let layers = &self.build.layers;
-        let is_same = || layers.tree(last.diff_id).ok()?.same_but_times(&*layers.tree(made).ok()?).ok();
-        if layers.is_stored(last.diff_id) && is_same() == Some(true) {
-            (last.diff_id, last.created, true)
-        } else {
-            (made, now, false)
-        }
-    }
-
     /// Lists a step's inputs, and reads what they are.
     pub(crate) fn prepare(&self, step: &Step, inputs: &mut PreImage) -> Result<Prepared, BuildError> {
         let instruction = step.name.split(' ').next().unwrap_or_default();
@@ -365,8 +341,10 @@ impl StageRun<'_, '_> {
             let clamped = changes.iter().map(|change| Ok(crate::snapshot::clamp_time(change?, epoch)));
             changes = ChangeList::collect_in(&folder, clamped).during(action)?;
         }
-        let compression = self.compression();
-        let unpack = compression.is_none() || self.runs_later();
+        let unpack = self.compression().is_none() || self.runs_later();
+        // A command need not wait for a large layer to be compressed. What an earlier layer has is only copied.
+        let is_later = unpack && earlier.is_none() && crate::layer::is_large(&changes);
+        let compression = self.compression().filter(|_| !is_later);
         let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack, earlier })?;
         Ok(Made { diff_id, files, peak_bytes: 0, taken: Taken::AsPrepared })
     }

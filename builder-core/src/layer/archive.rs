@@ -201,7 +201,7 @@ impl<'a> Layout<'a> {
 }
 
 /// The size in bytes that the archive will about have.
-pub(super) fn estimate(changes: &ChangeList) -> u64 {
+pub(crate) fn estimate(changes: &ChangeList) -> u64 {
     changes.content_size() + 1024 * changes.len() as u64
 }
 

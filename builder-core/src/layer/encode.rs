@@ -3,6 +3,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use super::archive::{Layout, estimate, recorded, unreadable};
@@ -34,6 +35,11 @@ pub struct EncodeOptions<'a> {
     pub unpack_into: Option<&'a Path>,
     /// A folder for temporary files, which keep memory small for a layer of many entries.
     pub temporary_folder: Option<&'a Path>,
+    /// The diff ID, where this version of the encoder gave it for the same changes: it is not computed again. Whether the
+    /// contents are still the same shows in the digests of the tree.
+    pub known: Option<DiffId>,
+    /// Grows by the bytes of the archive that are written.
+    pub progress: Option<&'a AtomicU64>,
 }
 
 /// What came of encoding a layer.
@@ -94,12 +100,13 @@ pub fn encode_with(
     let records =
         Records { changes, rest: changes.iter(), number: 0, tree: TreeBuilder::new(options.temporary_folder) };
     let digests = Digests::default();
-    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks: Vec::new() };
+    let (progress, chunks) = (options.progress, Vec::new());
+    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks, progress };
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
     let (diff_id, uncompressed_size) = if threads == 1 {
-        begin().and_then(|()| run_alone(changes, workers, &mut write))
+        begin().and_then(|()| run_alone(changes, workers, options.known, &mut write))
     } else {
-        pipeline::run(changes, workers, begin, &mut write)
+        pipeline::run(changes, workers, options.known, begin, &mut write)
     }?;
     if let Some(unpacking) = unpacking {
         unpacking.finish()?;
@@ -129,6 +136,7 @@ struct Output<'a> {
     digests: Digests,
     records: Records<'a>,
     chunks: Vec<StoredChunk>,
+    progress: Option<&'a AtomicU64>,
 }
 
 impl Output<'_> {
@@ -145,6 +153,9 @@ impl Output<'_> {
             }
         }
         self.chunks.extend(made.stored);
+        if let Some(progress) = self.progress {
+            progress.fetch_add(buffers.archive().len() as u64, Ordering::Relaxed);
+        }
         self.out.write_all(bytes).map_err(|source| LayerError::Write { source })
     }
 }
@@ -152,21 +163,43 @@ impl Output<'_> {
 fn run_alone(
     changes: &ChangeList,
     workers: Vec<Worker<'_>>,
+    known: Option<DiffId>,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(DiffId, u64), LayerError> {
     let mut layout = Layout::new(changes);
     let mut buffers = Buffers::default();
-    let mut hasher = Hasher::new();
-    let mut size = 0;
+    let mut archive = ArchiveHasher::new(known);
     for mut worker in workers {
         while let Some(chunk) = layout.next()? {
             let made = worker.make(&chunk, &mut buffers)?;
-            hasher.update(buffers.archive());
-            size += buffers.archive().len() as u64;
+            archive.update(buffers.archive());
             write(&buffers, &made)?;
         }
     }
-    Ok((DiffId(hasher.finish()), size))
+    Ok(archive.finish())
+}
+
+/// Finds out the digest of an archive, where it is not known, and its size.
+pub(super) struct ArchiveHasher {
+    digest: Result<DiffId, Hasher>,
+    size: u64,
+}
+
+impl ArchiveHasher {
+    pub(super) fn new(known: Option<DiffId>) -> Self {
+        Self { digest: known.ok_or_else(Hasher::new), size: 0 }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        if let Err(hasher) = &mut self.digest {
+            hasher.update(bytes);
+        }
+        self.size += bytes.len() as u64;
+    }
+
+    pub(super) fn finish(self) -> (DiffId, u64) {
+        (self.digest.unwrap_or_else(|hasher| DiffId(hasher.finish())), self.size)
+    }
 }
 
 /// Puts the record of a layer together while the digests of its files come, in order.

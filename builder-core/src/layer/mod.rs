@@ -36,7 +36,7 @@ mod state;
 mod unpack;
 mod worker;
 
-pub(crate) use archive::recorded;
+pub(crate) use archive::{estimate, recorded};
 pub use chunk_memory::{ChunkMemory, ChunkRecord};
 pub use compression::{Compression, CompressionError};
 pub use encode::{ENCODER_VERSION, EncodeOptions, EncodedLayer, encode, encode_with, is_large};

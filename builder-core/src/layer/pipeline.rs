@@ -18,8 +18,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::LayerError;
 use super::archive::Layout;
+use super::encode::ArchiveHasher;
 use super::worker::{Buffers, Made, Worker};
-use crate::oci::{DiffId, Hasher};
+use crate::oci::DiffId;
 use crate::tree::ChangeList;
 
 /// A chunk that was made, with its place in the order.
@@ -31,10 +32,12 @@ struct Source<'a> {
     count: u64,
 }
 
-/// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
+/// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile. Where the
+/// digest of the archive is `known` it is not computed.
 pub(super) fn run<'a>(
     changes: &'a ChangeList,
     workers: Vec<Worker<'a>>,
+    known: Option<DiffId>,
     beside: impl FnOnce() -> Result<(), LayerError> + Send,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(DiffId, u64), LayerError> {
@@ -48,7 +51,7 @@ pub(super) fn run<'a>(
     }
     thread::scope(|scope| {
         let beside = scope.spawn(beside);
-        let hasher = scope.spawn(move || hash(&hash_queue, &empty));
+        let hasher = scope.spawn(move || hash(&hash_queue, &empty, known));
         for worker in workers {
             let (source, empties, answer) = (&source, empties.clone(), answer.clone());
             scope.spawn(move || work(worker, source, &empties, &answer));
@@ -98,14 +101,12 @@ fn write_in_order(
     Ok(())
 }
 
-fn hash(queue: &Receiver<Buffers>, empty: &Sender<Buffers>) -> (DiffId, u64) {
-    let mut hasher = Hasher::new();
-    let mut size = 0;
+fn hash(queue: &Receiver<Buffers>, empty: &Sender<Buffers>, known: Option<DiffId>) -> (DiffId, u64) {
+    let mut archive = ArchiveHasher::new(known);
     for buffers in queue {
-        hasher.update(buffers.archive());
-        size += buffers.archive().len() as u64;
+        archive.update(buffers.archive());
         // There is room: the buffers came from there. All workers may have ended.
         let _ = empty.send(buffers);
     }
-    (DiffId(hasher.finish()), size)
+    archive.finish()
 }

@@ -1,0 +1,91 @@
+use super::*;
+use crate::error::ErrorKind;
+use crate::exec::layers::Stops;
+use crate::store::Store;
+use crate::tree::{Change, Content, Entry, Metadata, Node, TreePath};
+
+fn open(root: &std::path::Path) -> Arc<Layers> {
+    Arc::new(Layers::new(Store::open(root).unwrap(), Stops::default(), None))
+}
+
+/// A file of three chunks.
+fn large() -> ChangeList {
+    let bytes: Vec<u8> = (0..500_000_u32).flat_map(|n| format!("{} ", n.wrapping_mul(n) % 9973).into_bytes()).collect();
+    let node = Node::File { size: bytes.len() as u64 };
+    let entry =
+        Entry { path: TreePath::clean(b"large"), node, metadata: Metadata { mode: 0o644, ..Metadata::default() } };
+    vec![Change { entry, content: Content::Bytes(bytes.into()) }].into()
+}
+
+const UNCOMPRESSED: AddOptions = AddOptions { compression: None, unpack: true, earlier: None };
+
+fn single(diff_id: DiffId) -> StackLayer {
+    StackLayer { diff_id, base_blob: None }
+}
+
+#[test]
+fn a_layer_compressed_later_is_the_same_as_one_compressed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for compression in [Compression::default(), Compression::Zstd { level: 3 }, Compression::Uncompressed] {
+        let mut bytes = Vec::new();
+        let at_once = layer::encode(&large(), compression, &mut bytes).unwrap();
+        let layers = open(&dir.path().join(format!("{compression:?}")));
+        let diff_id = layers.add(&large(), UNCOMPRESSED).unwrap();
+        assert_eq!(layers.known_blob(diff_id, compression).unwrap(), None);
+        layers.blob_in_background(&single(diff_id), compression);
+        let found = layers.known_blob(diff_id, compression).unwrap();
+        assert_eq!(found.map(|blob| blob.digest), Some(at_once.digest), "{compression:?}");
+    }
+}
+
+/// Whether this process made the layer, so that its diff ID is not computed again, or an earlier one.
+#[test]
+fn files_that_changed_since_they_were_unpacked_are_noticed() {
+    for is_known in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut layers = open(dir.path());
+        let diff_id = layers.add(&large(), UNCOMPRESSED).unwrap();
+        let path = layers.unpacked(diff_id).unwrap().folder.join("large");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[2_000_000] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        if !is_known {
+            layers = open(dir.path());
+        }
+        let error = layers.blob(&single(diff_id), Compression::default()).unwrap_err();
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+        assert!(matches!(source, Some(StoreError::LayerLost { diff_id: lost }) if *lost == diff_id), "{error:?}");
+        assert!(layers.store().sound_layer(diff_id).unwrap().is_none());
+        assert_eq!(layers.known_blob(diff_id, Compression::default()).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_cancelled_build_encodes_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let layers = open(dir.path());
+    layers.stops.cancel.cancel();
+    let at_once = AddOptions { compression: Some(Compression::default()), ..UNCOMPRESSED };
+    for options in [at_once, UNCOMPRESSED] {
+        let error = layers.add(&large(), options).unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::Cancelled), "{error:?}");
+    }
+    let blobs = std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count();
+    let layer_folders = std::fs::read_dir(dir.path().join("layers")).unwrap().count();
+    assert_eq!((blobs, layer_folders), (0, 0));
+}
+
+/// A cache may still be exported, for which somebody waits.
+#[test]
+fn after_a_failure_nothing_is_compressed_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let layers = open(dir.path());
+    let compression = Compression::default();
+    let diff_id = layers.add(&large(), UNCOMPRESSED).unwrap();
+    layers.stops.failed.cancel();
+    layers.blob_in_background(&single(diff_id), compression);
+    assert_eq!(layers.known_blob(diff_id, compression).unwrap(), None);
+    let stopped = layers.blob_by(&single(diff_id), compression, Work::BlobAhead(diff_id)).unwrap_err();
+    assert!(matches!(stopped.kind, ErrorKind::Cancelled), "{stopped:?}");
+    layers.blob(&single(diff_id), compression).unwrap();
+}
