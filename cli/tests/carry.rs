@@ -426,6 +426,15 @@ fn of_a_large_cache_mount_only_what_changed_is_sent() {
     fs::remove_file(folder.join(gone)).expect("remove");
     let (_, fourth) = build(&bench, "three", &context, &["--cache-from", &from]);
     fourth.says(&["a cache mount of the cache", "is not used"]);
+    // Nor are parts of which one is not listed.
+    forge(&folder, |_, manifest| {
+        let layers = manifest["layers"].as_array_mut().expect("layers");
+        layers.retain(|layer| {
+            layer["annotations"]["rbuild.cache.part"].as_str().is_none_or(|part| !part.starts_with("1/"))
+        });
+    });
+    let (_, fifth) = build(&bench, "four", &context, &["--cache-from", &from]);
+    fifth.says(&["a cache mount of the cache", "is not used: its parts are not complete"]);
 }
 
 #[test]

@@ -53,6 +53,7 @@ pub(crate) fn export(
         let Some(place) = &target.place else { continue };
         match write(build, targets, target, place) {
             Ok(summary) => build.events.event(Event::Note(format!("cache: {summary}"))),
+            Err(_) if build.cancel.is_cancelled() => return result.and(Err(BuildError::cancelled())),
             Err(error) if target.ignore_errors || result.is_err() => {
                 let message = format!("the cache `{place}` was not written: {}", reason(&error));
                 warn(&build.events, message, "");

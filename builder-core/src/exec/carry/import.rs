@@ -104,6 +104,15 @@ impl Carry {
         caches.filter_map(|cache| Some((cache.name.as_str(), &cache.opened, cache.found.mounts.get(id)?))).collect()
     }
 
+    /// The names of the caches that say of a cache mount what can't be.
+    pub(super) fn with_broken_mount(&self, build: &Build<'_>, id: &str) -> Vec<&str> {
+        if self.sources.is_empty() {
+            return Vec::new();
+        }
+        let broken = self.loaded(build).iter().filter(|cache| cache.found.broken_mounts.contains(id));
+        broken.map(|cache| cache.name.as_str()).collect()
+    }
+
     /// The digest of what a COPY takes from layers that are not here.
     pub(crate) fn find_selection(&self, build: &Build<'_>, key: &StepKey) -> Option<String> {
         if self.sources.is_empty() {

@@ -13,14 +13,19 @@ use super::{reason, warn};
 use crate::error::{BuildError, During};
 use crate::exec::build::Build;
 use crate::exec::cache_mount;
+use crate::exec::compression_progress::Watched;
 use crate::layer::{self, Compression, Limits};
 use crate::oci::Descriptor;
 use crate::progress::Event;
-use crate::store::{CacheSharing, Store};
+use crate::store::CacheSharing;
 
 impl Carry {
     /// Fills the folder of a new cache mount with what a cache has of it. Where that fails, it begins empty.
     pub(crate) fn fill_mount(&self, build: &Build<'_>, id: &str, folder: &Path) -> io::Result<()> {
+        for cache in self.with_broken_mount(build, id) {
+            let message = format!("a cache mount of the cache `{cache}` is not used: its parts are not complete");
+            warn(&build.events, message, "");
+        }
         for (number, (cache, opened, mount)) in self.mounts(build, id).into_iter().enumerate() {
             // Beside the folder, where all that is not used goes with the temporary folder that both are in.
             let unpacked = folder.with_file_name(format!("carried-{number}"));
@@ -56,7 +61,7 @@ pub(super) fn pack(
 ) -> Result<Vec<Descriptor>, BuildError> {
     let mut mounts = there.map(|there| there.mounts.clone()).unwrap_or_default();
     for id in build.carry.used_mounts() {
-        if let Some(mount) = pack_one(build.layers.store(), &id, compression)? {
+        if let Some(mount) = pack_one(build, &id, compression)? {
             mounts.insert(id, mount);
         }
     }
@@ -70,7 +75,8 @@ pub(super) fn pack(
 }
 
 /// `None` where the mount is empty, or in use by another build.
-fn pack_one(store: &Store, id: &str, compression: Compression) -> Result<Option<CarriedMount>, BuildError> {
+fn pack_one(build: &Build<'_>, id: &str, compression: Compression) -> Result<Option<CarriedMount>, BuildError> {
+    let store = build.layers.store();
     let action = || "pack a cache mount".to_owned();
     let absent = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
     let Ok(Some(mount)) = store.try_cache_mount(id, CacheSharing::Locked, absent) else { return Ok(None) };
@@ -79,7 +85,12 @@ fn pack_one(store: &Store, id: &str, compression: Compression) -> Result<Option<
         return Ok(None);
     }
     let mut writer = PartWriter::new(store);
-    let encoded = layer::encode(&changes.into(), compression, &mut writer).during(action)?;
+    let is_cancelled = || match build.cancel.is_cancelled() {
+        true => Err(io::Error::other("the build is to stop")),
+        false => Ok(()),
+    };
+    let mut watched = Watched { out: &mut writer, before: is_cancelled };
+    let encoded = layer::encode(&changes.into(), compression, &mut watched).during(action)?;
     let parts = writer.finish(encoded.media_type).during(action)?;
     Ok(Some(CarriedMount { diff_id: encoded.diff_id, media_type: encoded.media_type.to_owned(), parts }))
 }

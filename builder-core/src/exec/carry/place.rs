@@ -92,6 +92,8 @@ pub(super) struct Found {
     pub(super) layers: BTreeMap<DiffId, Descriptor>,
     /// Cache mounts by the hash of what they are.
     pub(super) mounts: BTreeMap<String, CarriedMount>,
+    /// Those whose parts are not complete.
+    pub(super) broken_mounts: BTreeSet<String>,
     /// Every blob that the place has because the cache names it.
     pub(super) blobs: BTreeSet<Digest>,
 }
@@ -282,15 +284,19 @@ impl Found {
                 }
             }
         }
-        let mounts =
-            mounts.into_iter().filter_map(|(id, parts)| Some((id.to_owned(), CarriedMount::of_parts(&parts)?)));
-        self.mounts.extend(mounts.take(MOUNT_LIMIT));
+        for (id, parts) in mounts.into_iter().take(MOUNT_LIMIT) {
+            match CarriedMount::of_parts(&parts) {
+                Some(mount) => drop(self.mounts.insert(id.to_owned(), mount)),
+                None => drop(self.broken_mounts.insert(id.to_owned())),
+            }
+        }
     }
 
     fn take(&mut self, other: Self) {
         self.bundle.extend(other.bundle);
         self.layers.extend(other.layers);
         self.mounts.extend(other.mounts);
+        self.broken_mounts.extend(other.broken_mounts);
         self.blobs.extend(other.blobs);
     }
 }
