@@ -32,7 +32,7 @@ fn ten_files(text: &str) -> Vec<Change> {
 }
 
 fn add(layers: &Layers, changes: &[Change], earlier: Option<DiffId>) -> DiffId {
-    layers.add(&changes.into(), AddOptions { compression: None, unpack: true, earlier }).unwrap()
+    layers.add(&changes.into(), AddOptions { unpack: true, earlier, ..AddOptions::default() }).unwrap()
 }
 
 /// What is in a layer's own folder, by name.
@@ -122,8 +122,9 @@ fn a_file_that_changes_while_it_is_copied_is_an_error() {
     changes[4] = change("d/3", Node::File { size: 100 }, "");
     changes[4].content =
         Content::Source(SourceFile { opener: Arc::new(Restless(0.into())), path: TreePath::root(), stamp: 0 });
-    let error =
-        layers.add(&changes.into(), AddOptions { compression: None, unpack: true, earlier: Some(first) }).unwrap_err();
+    let error = layers
+        .add(&changes.into(), AddOptions { unpack: true, earlier: Some(first), ..AddOptions::default() })
+        .unwrap_err();
     let source = std::error::Error::source(&error).map(ToString::to_string);
     assert!(format!("{error} {source:?}").contains("changed while it was read"), "{error} {source:?}");
 }

@@ -3,7 +3,7 @@
 //! Every encoder of a large layer uses all processors and has its share of memory, so only a few work at a time. What they
 //! compress is remembered by its contents, also for later builds.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,10 +13,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::compression_progress::{Teller, Watched};
 use super::layers::{Layers, StackLayer, compression_name, descriptor_of, lock};
 use crate::error::{BuildError, During};
-use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer};
+use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer, FirstPass};
 use crate::oci::{Descriptor, DiffId};
 use crate::store::StoreError;
-use crate::tree::{ChangeList, Tree};
+use crate::tree::ChangeList;
 
 /// How many large layers are encoded at the same time.
 const MOST_ENCODERS: usize = 2;
@@ -25,8 +25,8 @@ const MOST_ENCODERS: usize = 2;
 pub(crate) struct Encoders {
     places: (Sender<()>, Receiver<()>),
     memory: OnceLock<ChunkMemory>,
-    /// Layers that were encoded here, so with this version of the encoder.
-    made: Mutex<BTreeSet<DiffId>>,
+    /// What is known of layers that were only unpacked yet.
+    first_passes: Mutex<BTreeMap<DiffId, FirstPass>>,
     /// Whether whatever is still compressed is waited for.
     all_awaited: AtomicBool,
 }
@@ -36,6 +36,8 @@ pub(crate) struct Encoders {
 pub(crate) struct AddOptions {
     /// A blob with this compression.
     pub(crate) compression: Option<Compression>,
+    /// The compression of a blob that will be made later, where none is made now.
+    pub(crate) later: Option<Compression>,
     /// The unpacked files.
     pub(crate) unpack: bool,
     /// A layer that may have most of them already.
@@ -58,7 +60,7 @@ impl Encoders {
         Self {
             places: bounded(MOST_ENCODERS),
             memory: OnceLock::new(),
-            made: Mutex::default(),
+            first_passes: Mutex::default(),
             all_awaited: AtomicBool::new(false),
         }
     }
@@ -90,12 +92,14 @@ impl Layers {
         let encoded = match options.compression {
             Some(compression) => self.write_blob(changes, encode_options(compression), Work::Step, None, action)?,
             None => {
-                let options = encode_options(Compression::Uncompressed);
+                let options = EncodeOptions { later: options.later, ..encode_options(Compression::Uncompressed) };
                 self.encode(changes, options, Work::Step, &mut io::sink(), action)?
             }
         };
         let diff_id = encoded.diff_id;
-        lock(&self.encoders().made).insert(diff_id);
+        if let Some(pass) = encoded.first_pass {
+            lock(&self.encoders().first_passes).insert(diff_id, pass);
+        }
         self.store().add_layer_tree(diff_id, &mut encoded.tree.reader()).during(action)?;
         if let Some(folder) = folder {
             self.store().adopt_unpacked(diff_id, folder.path()).during(action)?;
@@ -151,9 +155,9 @@ impl Layers {
         }
         let unpacked = self.unpacked(layer.diff_id)?;
         let changes = self.changes_of(&tree, &unpacked).during(action)?;
-        let known = Some(layer.diff_id).filter(|diff_id| lock(&self.encoders().made).contains(diff_id));
-        let options = EncodeOptions { compression, known, ..EncodeOptions::default() };
-        let encoded = self.write_blob(&changes, options, work, Some((layer.diff_id, &tree)), action)?;
+        let first_pass = lock(&self.encoders().first_passes).remove(&layer.diff_id);
+        let options = EncodeOptions { compression, first_pass: first_pass.as_ref(), ..EncodeOptions::default() };
+        let encoded = self.write_blob(&changes, options, work, Some(layer.diff_id), action)?;
         Ok(descriptor_of(&encoded))
     }
 
@@ -174,20 +178,21 @@ impl Layers {
         changes: &ChangeList,
         options: EncodeOptions<'_>,
         work: Work,
-        expected: Option<(DiffId, &Tree)>,
+        expected: Option<DiffId>,
         action: impl Fn() -> String + Copy,
     ) -> Result<EncodedLayer, BuildError> {
         let mut writer = self.store().hashed_blob_writer().during(action)?;
-        let encoded = self.encode(changes, options, work, &mut writer, action)?;
-        // Where the diff ID was not computed, the contents tell.
-        let is_other = |(diff_id, tree): &(DiffId, &Tree)| {
-            *diff_id != encoded.diff_id || options.known.is_some() && encoded.tree != **tree
+        let encoded = self.encode(changes, options, work, &mut writer, action);
+        let is_other = |diff_id: &DiffId| match &encoded {
+            Ok(encoded) => *diff_id != encoded.diff_id,
+            Err(error) => has_changed(error),
         };
-        if let Some((diff_id, _)) = expected.filter(is_other) {
+        if let Some(diff_id) = expected.filter(is_other) {
             self.discard_unpacked(diff_id).during(action)?;
             return Err(BuildError::failed(action(), StoreError::LayerLost { diff_id })
                 .with_help("build again with --no-cache"));
         }
+        let encoded = encoded?;
         let descriptor = writer.finish_with(encoded.media_type, encoded.digest, encoded.size).during(action)?;
         self.remember_blob(encoded.diff_id, &descriptor)?;
         if let Some(record) = &encoded.chunks {
@@ -271,6 +276,12 @@ impl Layers {
         }
         store.add_layer_chunks(diff_id, compression_name(compression.media_type()), &record.to_bytes())
     }
+}
+
+/// Whether files that were read a second time had other contents.
+fn has_changed(error: &BuildError) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(layer::LayerError::Changed))
 }
 
 #[cfg(test)]

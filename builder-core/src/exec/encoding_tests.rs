@@ -17,7 +17,10 @@ fn large() -> ChangeList {
     vec![Change { entry, content: Content::Bytes(bytes.into()) }].into()
 }
 
-const UNCOMPRESSED: AddOptions = AddOptions { compression: None, unpack: true, earlier: None };
+/// What a step asks for that a command follows.
+fn later(compression: Compression) -> AddOptions {
+    AddOptions { later: Some(compression), unpack: true, ..AddOptions::default() }
+}
 
 fn single(diff_id: DiffId) -> StackLayer {
     StackLayer { diff_id, base_blob: None }
@@ -30,7 +33,7 @@ fn a_layer_compressed_later_is_the_same_as_one_compressed_at_once() {
         let mut bytes = Vec::new();
         let at_once = layer::encode(&large(), compression, &mut bytes).unwrap();
         let layers = open(&dir.path().join(format!("{compression:?}")));
-        let diff_id = layers.add(&large(), UNCOMPRESSED).unwrap();
+        let diff_id = layers.add(&large(), later(compression)).unwrap();
         assert_eq!(layers.known_blob(diff_id, compression).unwrap(), None);
         layers.blob_in_background(&single(diff_id), compression);
         let found = layers.known_blob(diff_id, compression).unwrap();
@@ -38,13 +41,13 @@ fn a_layer_compressed_later_is_the_same_as_one_compressed_at_once() {
     }
 }
 
-/// Whether this process made the layer, so that its diff ID is not computed again, or an earlier one.
+/// Whether this process made the layer, so that they are not digested again, or an earlier one.
 #[test]
 fn files_that_changed_since_they_were_unpacked_are_noticed() {
     for is_known in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let mut layers = open(dir.path());
-        let diff_id = layers.add(&large(), UNCOMPRESSED).unwrap();
+        let diff_id = layers.add(&large(), later(Compression::default())).unwrap();
         let path = layers.unpacked(diff_id).unwrap().folder.join("large");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[2_000_000] ^= 1;
@@ -65,8 +68,8 @@ fn a_cancelled_build_encodes_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let layers = open(dir.path());
     layers.stops.cancel.cancel();
-    let at_once = AddOptions { compression: Some(Compression::default()), ..UNCOMPRESSED };
-    for options in [at_once, UNCOMPRESSED] {
+    let at_once = AddOptions { compression: Some(Compression::default()), unpack: true, ..AddOptions::default() };
+    for options in [at_once, later(Compression::default())] {
         let error = layers.add(&large(), options).unwrap_err();
         assert!(matches!(error.kind, ErrorKind::Cancelled), "{error:?}");
     }
@@ -81,7 +84,7 @@ fn after_a_failure_nothing_is_compressed_ahead() {
     let dir = tempfile::tempdir().unwrap();
     let layers = open(dir.path());
     let compression = Compression::default();
-    let diff_id = layers.add(&large(), UNCOMPRESSED).unwrap();
+    let diff_id = layers.add(&large(), later(compression)).unwrap();
     layers.stops.failed.cancel();
     layers.blob_in_background(&single(diff_id), compression);
     assert_eq!(layers.known_blob(diff_id, compression).unwrap(), None);

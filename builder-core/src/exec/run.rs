@@ -240,8 +240,8 @@ impl StageRun<'_, '_> {
             let clamped = changes.iter().map(|change| Ok(crate::snapshot::clamp_time(change?, epoch)));
             changes = ChangeList::collect_in(&folder, clamped).during(action)?;
         }
-        let compression = self.compression().filter(|_| self.is_compressed_at_once(&changes));
-        let diff_id = self.build.layers.add(&changes, AddOptions { compression, ..AddOptions::default() })?;
+        let (compression, later) = self.now_or_later(!self.is_compressed_at_once(&changes));
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, later, ..AddOptions::default() })?;
         drop(changes);
         self.build.layers.store().adopt_unpacked(diff_id, upper).during(action)?;
         Ok(Made { diff_id, files: None, peak_bytes: 0, taken: Taken::AsPrepared })

@@ -344,14 +344,20 @@ impl StageRun<'_, '_> {
         let unpack = self.compression().is_none() || self.runs_later();
         // A command need not wait for a large layer to be compressed. What an earlier layer has is only copied.
         let is_later = unpack && earlier.is_none() && crate::layer::is_large(&changes);
-        let compression = self.compression().filter(|_| !is_later);
-        let diff_id = self.build.layers.add(&changes, AddOptions { compression, unpack, earlier })?;
+        let (compression, later) = self.now_or_later(is_later);
+        let diff_id = self.build.layers.add(&changes, AddOptions { compression, later, unpack, earlier })?;
         Ok(Made { diff_id, files, peak_bytes: 0, taken: Taken::AsPrepared })
     }
 
     /// How this stage's layers are compressed, where they become part of the image.
     pub(crate) fn compression(&self) -> Option<Compression> {
         self.exported.then_some(self.build.options.compression)
+    }
+
+    /// The compression of a layer that is compressed now, and that of one that is compressed later.
+    pub(crate) fn now_or_later(&self, is_later: bool) -> (Option<Compression>, Option<Compression>) {
+        let compression = self.compression();
+        if is_later { (None, compression) } else { (compression, None) }
     }
 
     /// Whether the step that is done now is the last of this stage.

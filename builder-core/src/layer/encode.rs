@@ -9,6 +9,7 @@ use std::thread;
 use super::archive::{Layout, estimate, recorded, unreadable};
 use super::border::BIG_FILE;
 use super::chunk_memory::{ChunkMemory, ChunkRecord, StoredChunk};
+use super::first_pass::{FirstPass, SeenChunk};
 use super::unpack::Unpacking;
 use super::worker::{Buffers, Digests, Made, Worker};
 use super::{Compression, LayerError, pipeline};
@@ -35,9 +36,10 @@ pub struct EncodeOptions<'a> {
     pub unpack_into: Option<&'a Path>,
     /// A folder for temporary files, which keep memory small for a layer of many entries.
     pub temporary_folder: Option<&'a Path>,
-    /// The diff ID, where this version of the encoder gave it for the same changes: it is not computed again. Whether the
-    /// contents are still the same shows in the digests of the tree.
-    pub known: Option<DiffId>,
+    /// The compression of a second pass that is to come, where there is none now: the first one finds out what it needs.
+    pub later: Option<Compression>,
+    /// What the first pass found out of the same changes. It helps where it is for this compression, and nothing is unpacked.
+    pub first_pass: Option<&'a FirstPass>,
     /// Grows by the bytes of the archive that are written.
     pub progress: Option<&'a AtomicU64>,
 }
@@ -59,6 +61,8 @@ pub struct EncodedLayer {
     pub tree: Tree,
     /// The chunks of what was written, for a [`ChunkMemory`]; only where one was given and it can help later.
     pub chunks: Option<ChunkRecord>,
+    /// What helps a second pass; only where one is to come.
+    pub first_pass: Option<FirstPass>,
 }
 
 /// Encodes sorted changes on all processors.
@@ -90,7 +94,12 @@ pub fn encode_with(
     let compression = options.compression;
     let plain = matches!(compression, Compression::Uncompressed);
     let is_large = is_large(changes);
-    let options = EncodeOptions { memory: options.memory.filter(|_| is_large && !plain), ..*options };
+    let options = EncodeOptions {
+        memory: options.memory.filter(|_| is_large && !plain),
+        later: options.later.filter(|_| plain),
+        first_pass: options.first_pass.filter(|pass| pass.is_for(compression) && options.unpack_into.is_none()),
+        ..*options
+    };
     // Starting threads costs more than they gain for a layer of one chunk, and so does asking how many there may be.
     let wanted = || options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let threads = if is_large { wanted().min(MOST_THREADS) } else { 1 };
@@ -100,26 +109,36 @@ pub fn encode_with(
     let records =
         Records { changes, rest: changes.iter(), number: 0, tree: TreeBuilder::new(options.temporary_folder) };
     let digests = Digests::default();
-    let (progress, chunks) = (options.progress, Vec::new());
-    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks, progress };
+    let (chunks, seen) = (Vec::new(), Vec::new());
+    let progress = options.progress;
+    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks, seen, progress };
+    let archive = ArchiveHasher::new(options.first_pass.map(FirstPass::diff_id));
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
     let (diff_id, uncompressed_size) = if threads == 1 {
-        begin().and_then(|()| run_alone(changes, workers, options.known, &mut write))
+        begin().and_then(|()| run_alone(changes, workers, archive, &mut write))
     } else {
-        pipeline::run(changes, workers, options.known, begin, &mut write)
+        pipeline::run(changes, workers, archive, begin, &mut write)
     }?;
     if let Some(unpacking) = unpacking {
         unpacking.finish()?;
     }
     let digest = if plain { diff_id.0 } else { output.hasher.finish() };
+    let tree = match options.first_pass {
+        Some(pass) => pass.tree.clone(),
+        None => output.records.finish().map_err(unreadable)?,
+    };
+    let seen = output.seen;
+    let first_pass =
+        options.later.map(|later| FirstPass { diff_id, tree: tree.clone(), compression: later, chunks: seen });
     Ok(EncodedLayer {
         diff_id,
         digest,
         size: output.size,
         uncompressed_size,
         media_type: compression.media_type(),
-        tree: output.records.finish().map_err(unreadable)?,
+        tree,
         chunks: options.memory.map(|_| ChunkRecord::new(digest, output.chunks)),
+        first_pass,
     })
 }
 
@@ -136,6 +155,7 @@ struct Output<'a> {
     digests: Digests,
     records: Records<'a>,
     chunks: Vec<StoredChunk>,
+    seen: Vec<SeenChunk>,
     progress: Option<&'a AtomicU64>,
 }
 
@@ -153,6 +173,7 @@ impl Output<'_> {
             }
         }
         self.chunks.extend(made.stored);
+        self.seen.extend(made.seen);
         if let Some(progress) = self.progress {
             progress.fetch_add(buffers.archive().len() as u64, Ordering::Relaxed);
         }
@@ -163,15 +184,16 @@ impl Output<'_> {
 fn run_alone(
     changes: &ChangeList,
     workers: Vec<Worker<'_>>,
-    known: Option<DiffId>,
+    mut archive: ArchiveHasher,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(DiffId, u64), LayerError> {
     let mut layout = Layout::new(changes);
     let mut buffers = Buffers::default();
-    let mut archive = ArchiveHasher::new(known);
+    let mut number = 0;
     for mut worker in workers {
         while let Some(chunk) = layout.next()? {
-            let made = worker.make(&chunk, &mut buffers)?;
+            let made = worker.make(number, &chunk, &mut buffers)?;
+            number += 1;
             archive.update(buffers.archive());
             write(&buffers, &made)?;
         }

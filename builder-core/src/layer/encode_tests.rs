@@ -243,3 +243,39 @@ fn parts_of_a_file_are_read_from_their_place() {
     let short = encode_with(&stored.as_slice().into(), &EncodeOptions::default(), &mut io::sink());
     assert!(matches!(short, Err(LayerError::ContentSize { .. })), "{short:?}");
 }
+
+/// With or without chunks that are remembered, and where what is asked for does not fit together.
+#[test]
+fn a_second_pass_gives_what_one_pass_gives() {
+    let changes: ChangeList = many_files().into();
+    let compression = Compression::default();
+    let encode = |options: &EncodeOptions<'_>| {
+        let mut bytes = Vec::new();
+        let encoded = encode_with(&changes, options, &mut bytes).unwrap();
+        (bytes, encoded)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (files, blob) = (folder.path().join("files"), folder.path().join("blob"));
+    std::fs::create_dir(&files).unwrap();
+    let memory = ChunkMemory::new();
+    let (wanted, once) = encode(&EncodeOptions { memory: Some(&memory), ..Default::default() });
+    std::fs::write(&blob, &wanted).unwrap();
+    let first =
+        EncodeOptions { compression: Compression::Uncompressed, later: Some(compression), ..Default::default() };
+    let (_, first) = encode(&first);
+    let first = first.first_pass.unwrap();
+    memory.add(once.chunks.as_ref().unwrap(), &blob);
+    for options in [
+        EncodeOptions { first_pass: Some(&first), ..Default::default() },
+        EncodeOptions { first_pass: Some(&first), memory: Some(&memory), ..Default::default() },
+        EncodeOptions { first_pass: Some(&first), unpack_into: Some(&files), ..Default::default() },
+        EncodeOptions { later: Some(compression), ..Default::default() },
+    ] {
+        let (bytes, second) = encode(&options);
+        assert!(bytes == wanted && second.first_pass.is_none());
+        assert_eq!((second.diff_id, second.digest, second.size), (once.diff_id, once.digest, once.size));
+        assert!(second.tree == once.tree && second.uncompressed_size == once.uncompressed_size);
+    }
+    let other = EncodeOptions { compression: Compression::Gzip { level: 9 }, ..Default::default() };
+    assert!(encode(&EncodeOptions { first_pass: Some(&first), ..other }).0 == encode(&other).0);
+}

@@ -26,6 +26,9 @@ pub enum LayerError {
         /// What was found instead: a size in bytes, or `more`.
         found: String,
     },
+    /// Files that were read before are read again, and are others.
+    #[error("the layer's files changed since they were unpacked")]
+    Changed,
     /// An entry can't be written into a layer.
     #[error("`{path}` can't be part of a layer: {reason}")]
     Entry {

@@ -32,12 +32,11 @@ struct Source<'a> {
     count: u64,
 }
 
-/// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile. Where the
-/// digest of the archive is `known` it is not computed.
+/// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
 pub(super) fn run<'a>(
     changes: &'a ChangeList,
     workers: Vec<Worker<'a>>,
-    known: Option<DiffId>,
+    archive: ArchiveHasher,
     beside: impl FnOnce() -> Result<(), LayerError> + Send,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(DiffId, u64), LayerError> {
@@ -51,7 +50,7 @@ pub(super) fn run<'a>(
     }
     thread::scope(|scope| {
         let beside = scope.spawn(beside);
-        let hasher = scope.spawn(move || hash(&hash_queue, &empty, known));
+        let hasher = scope.spawn(move || hash(&hash_queue, &empty, archive));
         for worker in workers {
             let (source, empties, answer) = (&source, empties.clone(), answer.clone());
             scope.spawn(move || work(worker, source, &empties, &answer));
@@ -74,7 +73,7 @@ fn work(mut worker: Worker<'_>, source: &Mutex<Source<'_>>, empties: &Receiver<B
             source.count += 1;
             (source.count - 1, chunk)
         };
-        let made = chunk.and_then(|chunk| worker.make(&chunk, &mut buffers)).map(|made| (buffers, made));
+        let made = chunk.and_then(|chunk| worker.make(number, &chunk, &mut buffers)).map(|made| (buffers, made));
         if answer.send((number, made)).is_err() {
             return;
         }
@@ -101,8 +100,7 @@ fn write_in_order(
     Ok(())
 }
 
-fn hash(queue: &Receiver<Buffers>, empty: &Sender<Buffers>, known: Option<DiffId>) -> (DiffId, u64) {
-    let mut archive = ArchiveHasher::new(known);
+fn hash(queue: &Receiver<Buffers>, empty: &Sender<Buffers>, mut archive: ArchiveHasher) -> (DiffId, u64) {
     for buffers in queue {
         archive.update(buffers.archive());
         // There is room: the buffers came from there. All workers may have ended.

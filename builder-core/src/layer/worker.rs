@@ -3,10 +3,11 @@
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::archive::{Chunk, ChunkFile, ContentPiece, Piece};
-use super::chunk_memory::{ChunkMemory, StoredChunk, check_of};
+use super::chunk_memory::{ChunkId, ChunkMemory, StoredChunk, check_of};
 use super::compression::ChunkCompressor;
 use super::content::ContentReader;
 use super::encode::{ENCODER_VERSION, EncodeOptions};
+use super::first_pass::{FirstPass, SeenChunk};
 use super::unpack::{Unpacker, Unpacking};
 use super::{Compression, LayerError};
 use crate::tree::ContentDigest;
@@ -37,6 +38,8 @@ pub(super) struct Made {
     pub(super) digests: Vec<FileDigest>,
     /// What to remember of it, where chunks are remembered.
     pub(super) stored: Option<StoredChunk>,
+    /// What to remember of it for a second pass.
+    pub(super) seen: Option<SeenChunk>,
 }
 
 /// What a piece says about the digest of its file.
@@ -62,6 +65,9 @@ pub(super) struct Worker<'a> {
     memory: Option<&'a ChunkMemory>,
     /// The start of every chunk's id.
     id_start: blake3::Hasher,
+    /// Whether a second pass is to come.
+    is_first: bool,
+    first_pass: Option<&'a FirstPass>,
     unpacker: Option<Unpacker<'a>>,
 }
 
@@ -69,19 +75,55 @@ impl<'a> Worker<'a> {
     pub(super) fn new(options: &EncodeOptions<'a>, unpacking: Option<&'a Unpacking<'a>>) -> Result<Self, LayerError> {
         let compressor = options.compression.compressor().map_err(|source| LayerError::Compress { source })?;
         let mut id_start = blake3::Hasher::new_derive_key("rbuild 2026 chunk of a layer, version 1");
-        id_start.update(format!("{ENCODER_VERSION} {:?}\n", options.compression).as_bytes());
-        let unpacker = unpacking.map(Unpacking::unpacker).transpose()?;
-        Ok(Self { compression: options.compression, compressor, memory: options.memory, id_start, unpacker })
+        let compression = options.later.unwrap_or(options.compression);
+        id_start.update(format!("{ENCODER_VERSION} {compression:?}\n").as_bytes());
+        Ok(Self {
+            compression,
+            compressor,
+            memory: options.memory,
+            id_start,
+            is_first: options.later.is_some(),
+            first_pass: options.first_pass,
+            unpacker: unpacking.map(Unpacking::unpacker).transpose()?,
+        })
     }
 
-    /// Reads the files of a chunk into `buffers`, digests, unpacks and compresses them.
-    pub(super) fn make(&mut self, chunk: &Chunk, buffers: &mut Buffers) -> Result<Made, LayerError> {
-        let mut made = Made { digests: Vec::new(), stored: None };
-        let mut id = self.id_start.clone();
+    /// Reads the files of a chunk into `buffers`, digests, unpacks and compresses them. The chunk is the one of this number in
+    /// the layer.
+    pub(super) fn make(&mut self, number: u64, chunk: &Chunk, buffers: &mut Buffers) -> Result<Made, LayerError> {
+        let mut made = Made { digests: Vec::new(), stored: None, seen: None };
         if buffers.archive.len() < chunk.size {
             buffers.archive.resize(chunk.size, 0);
         }
         buffers.archived = chunk.size;
+        if let Some(pass) = self.first_pass {
+            let seen = pass.chunk(number)?;
+            if self.remembered(&seen.id, buffers, &mut made) {
+                return Ok(made);
+            }
+            self.fill(chunk, buffers, None)?;
+            seen.compare(buffers.archive())?;
+            self.compress(&seen.id, buffers, &mut made)?;
+            return Ok(made);
+        }
+        let mut id = self.id_start.clone();
+        self.fill(chunk, buffers, Some((&mut id, &mut made.digests)))?;
+        let id = *id.finalize().as_bytes();
+        if self.is_first {
+            made.seen = Some(SeenChunk::new(id, buffers.archive()));
+        } else if !self.remembered(&id, buffers, &mut made) {
+            self.compress(&id, buffers, &mut made)?;
+        }
+        Ok(made)
+    }
+
+    /// Reads the files of a chunk. What they hold is added to an id and to digests, where those are not known.
+    fn fill(
+        &mut self,
+        chunk: &Chunk,
+        buffers: &mut Buffers,
+        mut facts: Option<(&mut blake3::Hasher, &mut Vec<FileDigest>)>,
+    ) -> Result<(), LayerError> {
         let mut headers = chunk.headers.as_slice();
         let mut rest = &mut buffers.archive[..chunk.size];
         for piece in &chunk.pieces {
@@ -90,63 +132,71 @@ impl<'a> Worker<'a> {
                     let (now, later) = headers.split_at(*length);
                     headers = later;
                     rest = put(rest, now);
-                    id.update(&[0]).update(&(now.len() as u64).to_le_bytes()).update(now);
+                    if let Some((id, _)) = &mut facts {
+                        id.update(&[0]).update(&(now.len() as u64).to_le_bytes()).update(now);
+                    }
                 }
                 Piece::Content(piece) => {
                     let (content, after) = rest.split_at_mut(piece.length);
                     rest = after;
                     let file = &chunk.files[piece.file];
-                    let digest = self.read(file, piece, content)?;
-                    match &digest {
-                        PieceDigest::Whole(digest) => id.update(&[1]).update(digest.as_bytes()),
-                        PieceDigest::Part(part) => id.update(&[2]).update(part),
-                    };
-                    made.digests.push(FileDigest { number: file.number, last: piece.last, digest });
+                    self.read(file, piece, content)?;
+                    if let Some((id, digests)) = &mut facts {
+                        let digest = digest_of(piece, content);
+                        match &digest {
+                            PieceDigest::Whole(digest) => id.update(&[1]).update(digest.as_bytes()),
+                            PieceDigest::Part(part) => id.update(&[2]).update(part),
+                        };
+                        digests.push(FileDigest { number: file.number, last: piece.last, digest });
+                    }
                     if piece.last {
                         rest = put(rest, &[0; 512][..super::header::padding(piece.length as u64)]);
                     }
                 }
             }
         }
-        self.compress(&id, buffers, &mut made)?;
-        Ok(made)
+        Ok(())
     }
 
     /// Reads a piece of a file, and unpacks it.
-    fn read(&mut self, file: &ChunkFile, piece: &ContentPiece, content: &mut [u8]) -> Result<PieceDigest, LayerError> {
+    fn read(&mut self, file: &ChunkFile, piece: &ContentPiece, content: &mut [u8]) -> Result<(), LayerError> {
         ContentReader::open(&file.change, file.size)?.fill(content, piece.offset)?;
         if let Some(unpacker) = &mut self.unpacker {
             unpacker.write(file, piece.offset, content)?;
         }
-        Ok(if piece.is_whole() {
-            PieceDigest::Whole(blake3::hash(content))
-        } else {
-            let mut hasher = blake3::Hasher::new();
-            hasher.set_input_offset(piece.offset);
-            PieceDigest::Part(hasher.update(content).finalize_non_root())
-        })
-    }
-
-    fn compress(&mut self, id: &blake3::Hasher, buffers: &mut Buffers, made: &mut Made) -> Result<(), LayerError> {
-        let archive = &buffers.archive[..buffers.archived];
-        let compressed = &mut buffers.compressed;
-        let id = *id.finalize().as_bytes();
-        let finer = self.compression.is_finer(&id);
-        let Some(memory) = self.memory else {
-            buffers.compressed_size = self.compressor.compress(archive, finer, compressed).map_err(compress_error)?;
-            return Ok(());
-        };
-        let (size, check) = match memory.read(&id, compressed) {
-            Some(known) => known,
-            None => {
-                let size = self.compressor.compress(archive, finer, compressed).map_err(compress_error)?;
-                (size, check_of(&compressed[..size]))
-            }
-        };
-        buffers.compressed_size = size;
-        made.stored = u32::try_from(size).ok().map(|size| StoredChunk { id, check, size });
         Ok(())
     }
+
+    /// Takes a chunk from a blob that holds it, where one does.
+    fn remembered(&self, id: &ChunkId, buffers: &mut Buffers, made: &mut Made) -> bool {
+        let known = self.memory.and_then(|memory| memory.read(id, &mut buffers.compressed));
+        let Some((size, check)) = known else { return false };
+        buffers.compressed_size = size;
+        made.stored = u32::try_from(size).ok().map(|size| StoredChunk { id: *id, check, size });
+        true
+    }
+
+    fn compress(&mut self, id: &ChunkId, buffers: &mut Buffers, made: &mut Made) -> Result<(), LayerError> {
+        let archive = &buffers.archive[..buffers.archived];
+        let compressed = &mut buffers.compressed;
+        let finer = self.compression.is_finer(id);
+        let size = self.compressor.compress(archive, finer, compressed).map_err(compress_error)?;
+        buffers.compressed_size = size;
+        if self.memory.is_some() {
+            let check = check_of(&compressed[..size]);
+            made.stored = u32::try_from(size).ok().map(|size| StoredChunk { id: *id, check, size });
+        }
+        Ok(())
+    }
+}
+
+fn digest_of(piece: &ContentPiece, content: &[u8]) -> PieceDigest {
+    if piece.is_whole() {
+        return PieceDigest::Whole(blake3::hash(content));
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(piece.offset);
+    PieceDigest::Part(hasher.update(content).finalize_non_root())
 }
 
 const fn compress_error(source: std::io::Error) -> LayerError {
