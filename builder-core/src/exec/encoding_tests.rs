@@ -2,7 +2,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::exec::layers::Stops;
 use crate::store::Store;
-use crate::tree::{Change, Content, Entry, Metadata, Node, TreePath};
+use crate::tree::{Change, Content, Entry, Metadata, Node, Timestamp, TreePath, sort_changes};
 
 fn open(root: &std::path::Path) -> Arc<Layers> {
     Arc::new(Layers::new(Store::open(root).unwrap(), Stops::default(), None))
@@ -38,6 +38,47 @@ fn a_layer_compressed_later_is_the_same_as_one_compressed_at_once() {
         layers.blob_in_background(&single(diff_id), compression);
         let found = layers.known_blob(diff_id, compression).unwrap();
         assert_eq!(found.map(|blob| blob.digest), Some(at_once.digest), "{compression:?}");
+    }
+}
+
+/// Entries whose record and files on disk say less than the source they came from.
+#[test]
+fn whatever_is_copied_can_be_compressed_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let change = |path: &[u8], node: Node, bytes: &[u8]| {
+        let modified = Timestamp { seconds: -5_000_000_000, nanoseconds: 123_456_789 };
+        let capability = [[1, 0, 0, 2].as_slice(), &[1; 16]].concat();
+        let xattrs = [("user.kept", b"v".to_vec()), ("security.capability", capability), ("trusted.overlay.x", vec![])];
+        let xattrs = xattrs.into_iter().filter(|_| matches!(node, Node::File { .. }));
+        let xattrs = xattrs.map(|(name, value)| (name.as_bytes().to_vec(), value)).collect();
+        let metadata = Metadata { mode: 0o4711, uid: 0, gid: 3_000_000, modified, xattrs };
+        let content = if bytes.is_empty() { Content::None } else { Content::Bytes(bytes.into()) };
+        Change { entry: Entry { path: TreePath::clean(path), node, metadata }, content }
+    };
+    let file = |path: &[u8], bytes: &[u8]| change(path, Node::File { size: bytes.len() as u64 }, bytes);
+    let long = [b"long/".as_slice(), &[b'n'; 200]].concat();
+    let mut changes = vec![
+        file(b"implied/deep/file", b"text"),
+        file(b"empty", b""),
+        file(&long, &vec![7; 3_000_000]),
+        file("name \u{e4} \n".as_bytes(), b"text"),
+        change(b"directory", Node::Directory { opaque: false }, b""),
+        change(b"link", Node::Symlink { target: vec![b't'; 150] }, b""),
+        change(b"pipe", Node::Fifo, b""),
+        change(b"zz/hard", Node::HardLink { target: TreePath::clean(&long) }, b""),
+    ];
+    sort_changes(&mut changes);
+    let changes = ChangeList::from(changes);
+    let compression = Compression::default();
+    let at_once = layer::encode(&changes, compression, &mut io::sink()).unwrap();
+    for is_known in [true, false] {
+        let root = dir.path().join(is_known.to_string());
+        let mut layers = open(&root);
+        let diff_id = layers.add(&changes, later(compression)).unwrap();
+        if !is_known {
+            layers = open(&root);
+        }
+        assert_eq!(layers.blob(&single(diff_id), compression).unwrap().digest, at_once.digest);
     }
 }
 
