@@ -70,6 +70,11 @@ impl<F: FnMut() -> io::Result<()>> io::Write for Watched<'_, F> {
     }
 }
 
+/// What ends a write where the build is to stop.
+pub(super) fn stop_if(is_stopped: bool) -> io::Result<()> {
+    if is_stopped { Err(io::Error::other("the build is to stop")) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};

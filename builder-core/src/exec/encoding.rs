@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::compression_progress::{Teller, Watched};
+use super::compression_progress::{Teller, Watched, stop_if};
 use super::layers::{Layers, StackLayer, compression_name, descriptor_of, lock};
 use crate::error::{BuildError, During};
 use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer, FirstPass};
@@ -55,6 +55,16 @@ enum Work {
     BlobAhead(DiffId),
 }
 
+impl Work {
+    /// The layer, where it is known before.
+    const fn layer(self) -> Option<DiffId> {
+        match self {
+            Self::Step => None,
+            Self::Blob(layer) | Self::BlobAhead(layer) => Some(layer),
+        }
+    }
+}
+
 impl Encoders {
     pub(super) fn new() -> Self {
         Self {
@@ -90,7 +100,7 @@ impl Layers {
         let unpack_into = folder.as_ref().map(|folder| folder.path());
         let encode_options = |compression| EncodeOptions { compression, unpack_into, ..EncodeOptions::default() };
         let encoded = match options.compression {
-            Some(compression) => self.write_blob(changes, encode_options(compression), Work::Step, None, action)?,
+            Some(compression) => self.write_blob(changes, encode_options(compression), Work::Step, action)?,
             None => {
                 let options = EncodeOptions { later: options.later, ..encode_options(Compression::Uncompressed) };
                 self.encode(changes, options, Work::Step, &mut io::sink(), action)?
@@ -157,7 +167,7 @@ impl Layers {
         let changes = self.changes_of(&tree, &unpacked).during(action)?;
         let first_pass = lock(&self.encoders().first_passes).remove(&layer.diff_id);
         let options = EncodeOptions { compression, first_pass: first_pass.as_ref(), ..EncodeOptions::default() };
-        let encoded = self.write_blob(&changes, options, work, Some(layer.diff_id), action)?;
+        let encoded = self.write_blob(&changes, options, work, action)?;
         Ok(descriptor_of(&encoded))
     }
 
@@ -172,13 +182,12 @@ impl Layers {
         Ok(known.into_iter().map(|blob| blob.descriptor).find(|descriptor| descriptor.media_type == wanted))
     }
 
-    /// Encodes changes into a blob of the store. It counts only if the layer is the expected one.
+    /// Encodes changes into a blob of the store. It counts only if the layer is the one that it is for.
     fn write_blob(
         &self,
         changes: &ChangeList,
         options: EncodeOptions<'_>,
         work: Work,
-        expected: Option<DiffId>,
         action: impl Fn() -> String + Copy,
     ) -> Result<EncodedLayer, BuildError> {
         let mut writer = self.store().hashed_blob_writer().during(action)?;
@@ -187,7 +196,7 @@ impl Layers {
             Ok(encoded) => *diff_id != encoded.diff_id,
             Err(error) => has_changed(error),
         };
-        if let Some(diff_id) = expected.filter(is_other) {
+        if let Some(diff_id) = work.layer().filter(is_other) {
             self.discard_unpacked(diff_id).during(action)?;
             return Err(BuildError::failed(action(), StoreError::LayerLost { diff_id })
                 .with_help("build again with --no-cache"));
@@ -222,20 +231,16 @@ impl Layers {
             Work::Blob(_) => true,
             Work::BlobAhead(_) => encoders.all_awaited.load(Ordering::Relaxed),
         };
-        let mut teller = match (work, &self.events) {
-            (Work::Blob(layer) | Work::BlobAhead(layer), Some(events)) => {
-                let what = format!("compress the layer {}", &layer.0.hex()[..12]);
-                Some(Teller::new(events, what, layer::estimate(changes)))
-            }
-            _ => None,
-        };
-        let before = || match &mut teller {
-            _ if is_stopped() => Err(io::Error::other("the build is to stop")),
-            Some(teller) if is_awaited() => {
+        let mut teller = work.layer().zip(self.events.as_ref()).map(|(layer, events)| {
+            let what = format!("compress the layer {}", &layer.0.hex()[..12]);
+            Teller::new(events, what, layer::estimate(changes))
+        });
+        let before = || {
+            stop_if(is_stopped())?;
+            if let Some(teller) = teller.as_mut().filter(|_| is_awaited()) {
                 teller.waited(done.load(Ordering::Relaxed));
-                Ok(())
             }
-            _ => Ok(()),
+            Ok(())
         };
         let mut out = Watched { out, before };
         let encoded = if layer::is_large(changes) {

@@ -112,7 +112,7 @@ pub fn encode_with(
     let (chunks, seen) = (Vec::new(), Vec::new());
     let progress = options.progress;
     let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks, seen, progress };
-    let archive = ArchiveHasher::new(options.first_pass.map(FirstPass::diff_id));
+    let archive = ArchiveHasher::new(options.first_pass.map(|pass| pass.diff_id));
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
     let (diff_id, uncompressed_size) = if threads == 1 {
         begin().and_then(|()| run_alone(changes, workers, archive, &mut write))

@@ -38,12 +38,6 @@ impl SeenChunk {
 }
 
 impl FirstPass {
-    /// The diff ID.
-    #[must_use]
-    pub const fn diff_id(&self) -> DiffId {
-        self.diff_id
-    }
-
     /// Whether it helps to compress the layer so.
     pub(super) fn is_for(&self, compression: Compression) -> bool {
         self.compression == compression

@@ -3,7 +3,7 @@
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::archive::{Chunk, ChunkFile, ContentPiece, Piece};
-use super::chunk_memory::{ChunkId, ChunkMemory, StoredChunk, check_of};
+use super::chunk_memory::{Check, ChunkId, ChunkMemory, StoredChunk, check_of};
 use super::compression::ChunkCompressor;
 use super::content::ContentReader;
 use super::encode::{ENCODER_VERSION, EncodeOptions};
@@ -40,6 +40,12 @@ pub(super) struct Made {
     pub(super) stored: Option<StoredChunk>,
     /// What to remember of it for a second pass.
     pub(super) seen: Option<SeenChunk>,
+}
+
+impl Made {
+    fn store(&mut self, id: &ChunkId, size: usize, check: Check) {
+        self.stored = u32::try_from(size).ok().map(|size| StoredChunk { id: *id, check, size });
+    }
 }
 
 /// What a piece says about the digest of its file.
@@ -172,7 +178,7 @@ impl<'a> Worker<'a> {
         let known = self.memory.and_then(|memory| memory.read(id, &mut buffers.compressed));
         let Some((size, check)) = known else { return false };
         buffers.compressed_size = size;
-        made.stored = u32::try_from(size).ok().map(|size| StoredChunk { id: *id, check, size });
+        made.store(id, size, check);
         true
     }
 
@@ -183,8 +189,7 @@ impl<'a> Worker<'a> {
         let size = self.compressor.compress(archive, finer, compressed).map_err(compress_error)?;
         buffers.compressed_size = size;
         if self.memory.is_some() {
-            let check = check_of(&compressed[..size]);
-            made.stored = u32::try_from(size).ok().map(|size| StoredChunk { id: *id, check, size });
+            made.store(id, size, check_of(&compressed[..size]));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::{reason, warn};
 use crate::error::{BuildError, During};
 use crate::exec::build::Build;
 use crate::exec::cache_mount;
-use crate::exec::compression_progress::Watched;
+use crate::exec::compression_progress::{Watched, stop_if};
 use crate::layer::{self, Compression, Limits};
 use crate::oci::Descriptor;
 use crate::progress::Event;
@@ -85,11 +85,7 @@ fn pack_one(build: &Build<'_>, id: &str, compression: Compression) -> Result<Opt
         return Ok(None);
     }
     let mut writer = PartWriter::new(store);
-    let is_cancelled = || match build.cancel.is_cancelled() {
-        true => Err(io::Error::other("the build is to stop")),
-        false => Ok(()),
-    };
-    let mut watched = Watched { out: &mut writer, before: is_cancelled };
+    let mut watched = Watched { out: &mut writer, before: || stop_if(build.cancel.is_cancelled()) };
     let encoded = layer::encode(&changes.into(), compression, &mut watched).during(action)?;
     let parts = writer.finish(encoded.media_type).during(action)?;
     Ok(Some(CarriedMount { diff_id: encoded.diff_id, media_type: encoded.media_type.to_owned(), parts }))
