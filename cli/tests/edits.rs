@@ -160,6 +160,39 @@ fn every_edit_gives_the_image_of_a_clean_build(flags: &[&str]) {
     bench.rbuild().args(["cache", "check"]).ran().ok();
 }
 
+/// What a large layer begins with is taken over from the one before, whether it is unpacked or not.
+#[test]
+fn a_large_copy_is_that_of_a_clean_build() {
+    for dockerfile in ["FROM scratch\nCOPY data /data\n", "FROM busybox\nCOPY data /data\nRUN find /data | sort > /list\n"] {
+        let bench = Bench::new();
+        let (context, store) = (context(&bench), bench.path("store"));
+        write(&context.join("Dockerfile"), dockerfile);
+        let text =
+            |seed: u32| (0..12_000_u32).map(|n| format!("{}\n", n.wrapping_mul(seed) % 9973)).collect::<String>();
+        for number in 0..60 {
+            let folder = ["sub", "other", "sub/deep"][number as usize % 3];
+            write(&context.join(format!("data/{folder}/{number}")), &text(number));
+        }
+        write(&context.join("data/sub/big"), &text(1000).repeat(60));
+        built(&bench, &store, &context, &[]);
+        let more: [Edit; 3] = [
+            ("the end of a big file", |data| append(&data.join("sub/big")), true),
+            ("the last file", |data| append(&data.join("sub/nine")), true),
+            ("the first file", |data| append(&data.join("other/1")), true),
+        ];
+        for (what, edit, _) in edits().into_iter().chain(more) {
+            edit(&context.join("data"));
+            let (digest, ran) = built(&bench, &store, &context, &[]);
+            assert_eq!(digest, clean(&bench, &context), "{what}: {}", ran.stderr);
+        }
+        bench.rbuild().args(["cache", "check"]).ran().ok();
+    }
+}
+
+fn append(path: &Path) {
+    write(path, &(fs::read_to_string(path).expect("read") + "more"));
+}
+
 #[test]
 fn in_namespaces() {
     every_edit_gives_the_image_of_a_clean_build(&[]);

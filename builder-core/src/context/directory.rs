@@ -226,7 +226,7 @@ impl ContextDir {
     /// A file that can be opened as long as it has this status.
     pub(super) fn source_file(&self, path: TreePath, status: &FileStatus) -> SourceFile {
         let opener: Arc<dyn OpenContent> = Arc::<Folder>::clone(&self.folder);
-        SourceFile { opener, path, stamp: status.stamp() }
+        SourceFile { opener, path, stamp: status.stamp(), mark: None }
     }
 
     /// The number of a file that has several names.

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use super::*;
-use crate::tree::{Content, Node, Timestamp, TreePath, TreeView};
+use crate::context::{MemoryTree, PlaceOptions, SelectOptions, place, select};
+use crate::tree::{Content, ContentMark, Node, Timestamp, TreePath, TreeView};
 
 fn write(folder: &Path, path: &str, text: &str) {
     let path = folder.join(path);
@@ -188,6 +189,39 @@ fn names_that_are_no_text() {
         .map(|entry| entry.path.file_name().unwrap().to_vec())
         .collect();
     assert_eq!(names, [&b"-dash"[..], b"a\xff", b"new\nline", b"tab\t"]);
+}
+
+/// What is known of the files of a selection goes with their contents.
+#[test]
+fn changes_tell_what_files_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "single", "one");
+    write(folder.path(), "src/a", "two");
+    write(folder.path(), "src/deep/b", "three");
+    let context = open(folder.path(), "");
+    for (sources, want) in [(vec!["single", "src"], 3), (vec!["src"], 2)] {
+        let sources: Vec<_> = sources.iter().map(|source| source.as_bytes().to_vec()).collect();
+        let selection = select(&context, &SelectOptions { sources, ..SelectOptions::default() }).unwrap();
+        let options = PlaceOptions {
+            destination: b"/to/",
+            working_directory: b"/",
+            owner: None,
+            mode: None,
+            link: false,
+            implied_time: Timestamp::from_seconds(7),
+            temporary_folder: folder.path(),
+        };
+        let placed = place(&selection, &MemoryTree::new(), &options).unwrap();
+        let mut files = 0;
+        for change in placed.changes.iter().map(Result::unwrap) {
+            let Content::Source(file) = &change.content else { continue };
+            let mut text = Vec::new();
+            std::io::Read::read_to_end(&mut file.open().unwrap(), &mut text).unwrap();
+            assert_eq!(file.mark, Some(ContentMark::from(&blake3::hash(&text))), "{}", change.entry.path);
+            files += 1;
+        }
+        assert_eq!(files, want);
+    }
 }
 
 #[test]

@@ -60,7 +60,6 @@ pub use idle::idle_patterns;
 pub use ignore::{IgnoreRules, Verdict};
 pub use memory::MemoryTree;
 pub use mode::{ModeChange, ModeError};
-pub use picked::ContentMark;
 pub use place::{PlaceOptions, PlaceWarning, Placement, make_directory, place};
 pub use reach::{fruitless_directory, names_something_at};
 pub use select::{Fingerprint, SelectOptions, Selection, check_source, fingerprint, select, select_in};

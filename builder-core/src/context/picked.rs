@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::select::Picked;
 use crate::tree::{
-    Content, ContentDigest, Entry, Metadata, Node, OpenContent, PackedReader, Seen, SourceFile, Timestamp, TreeError,
+    Content, ContentMark, Entry, Metadata, Node, OpenContent, PackedReader, Seen, SourceFile, Timestamp, TreeError,
     TreePath, Xattrs, push_bytes, push_number, push_signed,
 };
 
@@ -38,16 +38,6 @@ const RECENT: usize = 8;
 
 /// Pieces of fewer bytes are put together.
 const PIECE: usize = 64 << 10;
-
-/// The first half of a content's digest: enough to tell whether a file is another one than in an earlier build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ContentMark(pub [u8; 16]);
-
-impl From<&ContentDigest> for ContentMark {
-    fn from(digest: &ContentDigest) -> Self {
-        Self(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
-    }
-}
 
 /// Once a walk packed as many bytes, what each directory adds goes to the temporary file.
 const MOST_IN_MEMORY: u64 = 2 << 20;
@@ -341,7 +331,7 @@ impl<'a> PickedEntries<'a> {
         let mark = (tag & HAS_MARK != 0).then(|| ContentMark(*rest.take(16).first_chunk().expect("16 were taken")));
         let link = (tag & LINKED != 0).then(|| rest.number());
         let path = self.directory.join_path(&relative);
-        let content = read_content(rest, tag, &self.tree.contents, &path);
+        let content = read_content(rest, tag, &self.tree.contents, &path).marked(mark);
         if node.is_directory() {
             self.relative = relative.clone();
         }
@@ -368,7 +358,7 @@ fn read_content(rest: &mut PackedReader<'_>, tag: u8, table: &Table, path: &Tree
         b"" => path.clone(),
         other => TreePath::from_checked(other.to_vec()),
     };
-    Content::Source(SourceFile { opener, path, stamp: rest.fixed() })
+    Content::Source(SourceFile { opener, path, stamp: rest.fixed(), mark: None })
 }
 
 fn push_metadata(bytes: &mut Vec<u8>, metadata: &Metadata) {

@@ -78,7 +78,7 @@ fn a_file_takes_few_bytes() {
             hollow: false,
             content: &|| {
                 let (opener, path) = (Arc::clone(&opener), TreePath::root().join(name.as_bytes()));
-                Ok(Content::Source(SourceFile { opener, path, stamp: u64::MAX - u64::from(n) }))
+                Ok(Content::Source(SourceFile { opener, path, stamp: u64::MAX - u64::from(n), mark: None }))
             },
         };
         packed.add_file(&seen, &TreePath::root(), &contents).unwrap();

@@ -9,9 +9,9 @@ use super::glob::{Glob, has_wildcards};
 use super::links::{self, Last};
 use super::merge::{Merged, Order};
 use super::pattern::PatternList;
-use super::picked::{ContentMark, PickedTree};
+use super::picked::PickedTree;
 use super::walk::{Collect, Filter, content_size, digest_of, walk};
-use crate::tree::{Content, ContentDigest, Entry, Node, TreeError, TreePath, TreeView};
+use crate::tree::{Content, ContentDigest, ContentMark, Entry, Node, TreeError, TreePath, TreeView};
 
 /// What is to be selected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -395,6 +395,7 @@ impl Picking<'_> {
             link = self.source.link_id(&entry.path)?;
         }
         let mark = digest.as_ref().map(ContentMark::from);
+        let content = content.marked(mark);
         Ok((Picked { relative: TreePath::root(), entry, content, mark, link, only_on_the_way: false }, digest))
     }
 }

@@ -132,7 +132,7 @@ fn change(
         }
         firsts.insert(link, entry.path.clone());
     }
-    let source = SourceFile { opener: Arc::clone(opener), path: entry.path.clone(), stamp: 0 };
+    let source = SourceFile { opener: Arc::clone(opener), path: entry.path.clone(), stamp: 0, mark: None };
     let content = if size == 0 { Content::None } else { Content::Source(source) };
     Change { entry, content }
 }

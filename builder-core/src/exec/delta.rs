@@ -110,9 +110,12 @@ impl Layers {
         let changes = tree.iter().map(|record| {
             let entry = record?.entry;
             let content = match entry.node {
-                Node::File { size } if size > 0 => {
-                    Content::Source(SourceFile { opener: Arc::clone(&opener), path: entry.path.clone(), stamp: 0 })
-                }
+                Node::File { size } if size > 0 => Content::Source(SourceFile {
+                    opener: Arc::clone(&opener),
+                    path: entry.path.clone(),
+                    stamp: 0,
+                    mark: None,
+                }),
                 _ => Content::None,
             };
             Ok(Change { entry, content })

@@ -120,8 +120,12 @@ fn a_file_that_changes_while_it_is_copied_is_an_error() {
     let first = add(&layers, &ten_files("one"), None);
     let mut changes = ten_files("one");
     changes[4] = change("d/3", Node::File { size: 100 }, "");
-    changes[4].content =
-        Content::Source(SourceFile { opener: Arc::new(Restless(0.into())), path: TreePath::root(), stamp: 0 });
+    changes[4].content = Content::Source(SourceFile {
+        opener: Arc::new(Restless(0.into())),
+        path: TreePath::root(),
+        stamp: 0,
+        mark: None,
+    });
     let error = layers
         .add(&changes.into(), AddOptions { unpack: true, earlier: Some(first), ..AddOptions::default() })
         .unwrap_err();

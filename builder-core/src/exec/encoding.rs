@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::compression_progress::{Teller, Watched, stop_if};
 use super::layers::{Layers, StackLayer, compression_name, descriptor_of, lock};
 use crate::error::{BuildError, During};
-use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer, FirstPass};
+use crate::layer::{self, ChunkMemory, ChunkRecord, Compression, EncodeOptions, EncodedLayer, FirstPass, Prefix};
 use crate::oci::{Descriptor, DiffId};
 use crate::store::StoreError;
 use crate::tree::ChangeList;
@@ -98,7 +98,11 @@ impl Layers {
         let folder =
             if options.unpack && base.is_none() { Some(self.store().unpack_dir().during(action)?) } else { None };
         let unpack_into = folder.as_ref().map(|folder| folder.path());
-        let encode_options = |compression| EncodeOptions { compression, unpack_into, ..EncodeOptions::default() };
+        let prefix = options.earlier.zip(options.compression).filter(|_| unpack_into.is_none());
+        let prefix = prefix.and_then(|(earlier, compression)| self.prefix_of(earlier, compression, changes));
+        let prefix = prefix.as_ref();
+        let encode_options =
+            |compression| EncodeOptions { compression, unpack_into, prefix, ..EncodeOptions::default() };
         let encoded = match options.compression {
             Some(compression) => self.write_blob(changes, encode_options(compression), Work::Step, action)?,
             None => {
@@ -119,6 +123,16 @@ impl Layers {
         }
         self.keep_tree(diff_id, encoded.tree);
         Ok(diff_id)
+    }
+
+    /// What changes begin with that an earlier layer began with.
+    fn prefix_of(&self, earlier: DiffId, compression: Compression, changes: &ChangeList) -> Option<Prefix> {
+        let bytes = self.store().layer_chunks(earlier, compression_name(compression.media_type()))?;
+        let record = ChunkRecord::from_bytes(&bytes)?;
+        let known = lock(&self.trees).get(&earlier).cloned();
+        let tree = known.or_else(|| self.stored_tree(earlier))?;
+        // What can't be read is no help.
+        Prefix::find(changes, tree, record, compression).ok().flatten()
     }
 
     /// The blob of a layer in the compression asked for, made from its files where the store has none.
@@ -261,7 +275,7 @@ impl Layers {
         let memory = ChunkMemory::new();
         let store = self.store();
         // What can't be read is compressed again.
-        for bytes in store.layer_chunks(compression_name(compression.media_type())).unwrap_or_default() {
+        for bytes in store.all_layer_chunks(compression_name(compression.media_type())).unwrap_or_default() {
             if let Some(record) = ChunkRecord::from_bytes(&bytes) {
                 memory.add(&record, &store.blob_path(&record.blob()));
             }

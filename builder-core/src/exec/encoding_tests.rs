@@ -2,7 +2,9 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::exec::layers::Stops;
 use crate::store::Store;
-use crate::tree::{Change, Content, Entry, Metadata, Node, Timestamp, TreePath, sort_changes};
+use crate::tree::{
+    Change, Content, ContentMark, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath, sort_changes,
+};
 
 fn open(root: &std::path::Path) -> Arc<Layers> {
     Arc::new(Layers::new(Store::open(root).unwrap(), Stops::default(), None))
@@ -101,6 +103,43 @@ fn files_that_changed_since_they_were_unpacked_are_noticed() {
         assert!(matches!(source, Some(StoreError::LayerLost { diff_id: lost }) if *lost == diff_id), "{error:?}");
         assert!(layers.store().sound_layer(diff_id).unwrap().is_none());
         assert_eq!(layers.known_blob(diff_id, Compression::default()).unwrap(), None);
+    }
+}
+
+/// Files that an earlier layer has too, and that can't be opened any more.
+#[test]
+fn of_an_edited_layer_only_what_follows_the_edit_is_read() {
+    struct Lost;
+    impl OpenContent for Lost {
+        fn open(&self, _: &TreePath, _: u64) -> io::Result<std::fs::File> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let compression = Compression::default();
+    let first = large().iter().next().unwrap().unwrap();
+    let Content::Bytes(bytes) = &first.content else { unreachable!() };
+    let mark = Some(ContentMark::from(&blake3::hash(bytes)));
+    let opener: Arc<dyn OpenContent> = Arc::new(Lost);
+    let lost = Content::Source(SourceFile { opener, path: TreePath::clean(b"large"), stamp: 0, mark });
+    let second = |size: usize| {
+        let entry =
+            Entry { path: TreePath::clean(b"later"), node: Node::File { size: size as u64 }, ..first.entry.clone() };
+        Change { entry, content: Content::Bytes(vec![7; size].into()) }
+    };
+    let edited = ChangeList::from(vec![Change { content: lost, ..first.clone() }, second(1_100_000)]);
+    let clean = layer::encode(&ChangeList::from(vec![first.clone(), second(1_100_000)]), compression, &mut io::sink());
+    for unpack in [false, true] {
+        let layers = open(&dir.path().join(unpack.to_string()));
+        let options = AddOptions { compression: Some(compression), unpack, ..AddOptions::default() };
+        let earlier = layers.add(&ChangeList::from(vec![first.clone(), second(1_200_000)]), options).unwrap();
+        let options = AddOptions { earlier: Some(earlier), ..options };
+        assert!(layers.add(&edited, AddOptions { earlier: None, ..options }).is_err());
+        let diff_id = layers.add(&edited, options).unwrap();
+        let blob = layers.known_blob(diff_id, compression).unwrap().map(|blob| blob.digest);
+        assert_eq!(blob, clean.as_ref().ok().map(|layer| layer.digest));
+        let unpacked = layers.store().sound_layer(diff_id).unwrap();
+        assert_eq!(unpacked.is_some_and(|unpacked| unpacked.over.is_some()), unpack);
     }
 }
 

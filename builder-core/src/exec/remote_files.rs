@@ -70,7 +70,7 @@ impl RemoteFile {
         let mut tree = MemoryTree::new();
         let digest = ContentDigest::from_hex(self.kept.content.as_bytes());
         let path = entry.path.clone();
-        let content = Content::Source(SourceFile { opener: Arc::new(self), path, stamp: 0 });
+        let content = Content::Source(SourceFile { opener: Arc::new(self), path, stamp: 0, mark: None });
         match digest {
             Ok(digest) => tree.add_hashed(entry, content, digest),
             Err(_) => tree.add(entry, content, None),

@@ -7,9 +7,10 @@
 use super::layers::StackLayer;
 use super::stage::StageRun;
 use crate::cache::{Files, FilesBuilder, PreImage};
-use crate::context::{ContentMark, Fingerprint, SelectOptions, Selection};
+use crate::context::{Fingerprint, SelectOptions, Selection};
 use crate::error::BuildError;
 use crate::plan::{Copy, CopySource, Source};
+use crate::tree::ContentMark;
 
 /// The kind of note that keeps digests of selections.
 const NOTE: &str = "selection";

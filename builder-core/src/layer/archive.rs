@@ -8,6 +8,7 @@ use tar::EntryType;
 use super::border::{BIG_FILE, ends_before};
 use super::header::{LARGEST_DEVICE, Member, padding, write_end, write_header};
 use super::pax::is_kept;
+use super::prefix::{EarlierChunk, Prefix};
 use super::{LayerError, OPAQUE_MARK, WHITEOUT_PREFIX};
 use crate::tree::{Change, ChangeList, Changes, Entry, Metadata, Node, TreePath};
 
@@ -21,6 +22,8 @@ pub(super) struct Chunk {
     pub(super) files: Vec<Arc<ChunkFile>>,
     /// The size of the chunk in bytes.
     pub(super) size: usize,
+    /// The same chunk of an earlier layer.
+    pub(super) earlier: Option<EarlierChunk>,
 }
 
 /// A part of a chunk.
@@ -89,12 +92,17 @@ pub(super) struct Layout<'a> {
     content: Option<(Arc<ChunkFile>, u64)>,
     headers: Vec<u8>,
     ended: bool,
+    /// How many chunks came before.
+    chunks: usize,
+    /// The earlier layer, as long as all chunks are those of it.
+    prefix: Option<&'a Prefix>,
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(list: &'a ChangeList) -> Self {
+    pub(super) fn new(list: &'a ChangeList, prefix: Option<&'a Prefix>) -> Self {
         let (changes, headers) = (list.iter(), Vec::new());
-        Self { list, changes, next: None, number: 0, last: None, content: None, headers, ended: false }
+        let (next, last, content) = (None, None, None);
+        Self { list, changes, next, number: 0, last, content, headers, ended: false, chunks: 0, prefix }
     }
 
     /// The next chunk; `None` after the last one, and after an error.
@@ -104,7 +112,13 @@ impl<'a> Layout<'a> {
         }
         let chunk = self.chunk();
         self.ended |= chunk.is_err();
-        chunk.map(Some)
+        let mut chunk = chunk?;
+        // The last chunk has the end of the archive, which no entry tells.
+        let prefix = self.prefix.filter(|prefix| self.number <= prefix.entries() && !self.ended);
+        chunk.earlier = prefix.and_then(|prefix| prefix.chunk(self.chunks, chunk.size));
+        self.prefix = prefix.filter(|_| chunk.earlier.is_some());
+        self.chunks += 1;
+        Ok(Some(chunk))
     }
 
     fn chunk(&mut self) -> Result<Chunk, LayerError> {

@@ -3,10 +3,12 @@
 //! ```text
 //! record of one blob, little-endian:
 //! 0    8   magic "rbuildck"
-//! 8    4   version, 1
+//! 8    4   version, 2
 //! 12   4   n, the number of chunks
 //! 16   32  SHA-256 digest of the blob
-//! 48       n × 52 bytes, in the blob's order: id (32), check (16), size in the blob (4)
+//! 48   16  what it was compressed by: the start of a digest
+//! 64       n × 88 bytes, in the blob's order: id (32), check (16), size in the blob (4),
+//!          size in the archive (4), state of the archive's SHA-256 after it (32)
 //! ```
 //!
 //! The id is a BLAKE3 digest of everything that decides the chunk's compressed bytes: encoder version, compression,
@@ -19,12 +21,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use crate::oci::Digest;
+use super::Compression;
+use super::encode::ENCODER_VERSION;
+use crate::oci::{BlockState, Digest};
 
 const MAGIC: &[u8; 8] = b"rbuildck";
-const VERSION: u32 = 1;
-const HEADER: usize = 48;
-const ENTRY: usize = 52;
+const VERSION: u32 = 2;
+const HEADER: usize = 64;
+const ENTRY: usize = 88;
 
 /// No more chunks than this are remembered: about 30 MB of memory, for about 250 GB of layers.
 const MOST_CHUNKS: usize = 250_000;
@@ -43,16 +47,34 @@ pub(super) struct StoredChunk {
     pub(super) size: u32,
 }
 
+/// A chunk's place in the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ArchivedChunk {
+    pub(super) size: u32,
+    /// The archive's digest as far as the end of the chunk.
+    pub(super) state: BlockState,
+}
+
 /// The chunks that one blob consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkRecord {
     blob: Digest,
-    chunks: Vec<StoredChunk>,
+    made_by: Check,
+    pub(super) chunks: Vec<(StoredChunk, ArchivedChunk)>,
 }
 
 impl ChunkRecord {
-    pub(super) const fn new(blob: Digest, chunks: Vec<StoredChunk>) -> Self {
-        Self { blob, chunks }
+    pub(super) fn new(
+        blob: Digest,
+        compression: Compression,
+        chunks: impl IntoIterator<Item = (StoredChunk, ArchivedChunk)>,
+    ) -> Self {
+        Self { blob, made_by: made_by(compression), chunks: chunks.into_iter().collect() }
+    }
+
+    /// Whether this encoder gives the same bytes with a compression.
+    pub(super) fn is_made_by(&self, compression: Compression) -> bool {
+        self.made_by == made_by(compression)
     }
 
     /// The blob that the chunks are in.
@@ -69,10 +91,13 @@ impl ChunkRecord {
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&u32::try_from(self.chunks.len()).unwrap_or(0).to_le_bytes());
         bytes.extend_from_slice(self.blob.as_bytes());
-        for chunk in &self.chunks {
-            bytes.extend_from_slice(&chunk.id);
-            bytes.extend_from_slice(&chunk.check);
-            bytes.extend_from_slice(&chunk.size.to_le_bytes());
+        bytes.extend_from_slice(&self.made_by);
+        for (stored, archived) in &self.chunks {
+            bytes.extend_from_slice(&stored.id);
+            bytes.extend_from_slice(&stored.check);
+            bytes.extend_from_slice(&stored.size.to_le_bytes());
+            bytes.extend_from_slice(&archived.size.to_le_bytes());
+            bytes.extend_from_slice(&archived.state.0);
         }
         bytes
     }
@@ -86,15 +111,16 @@ impl ChunkRecord {
         if !header.starts_with(MAGIC) || number(8)? != VERSION || count.checked_mul(ENTRY) != Some(entries.len()) {
             return None;
         }
-        let blob = Digest::from_bytes(header[16..].try_into().ok()?);
+        let blob = Digest::from_bytes(header[16..48].try_into().ok()?);
+        let made_by = header[48..].try_into().ok()?;
+        let number = |entry: &[u8]| Some(u32::from_le_bytes(entry.try_into().ok()?));
         let chunk = |entry: &[u8]| {
-            Some(StoredChunk {
-                id: entry[..32].try_into().ok()?,
-                check: entry[32..48].try_into().ok()?,
-                size: u32::from_le_bytes(entry[48..].try_into().ok()?),
-            })
+            let (id, check) = (entry[..32].try_into().ok()?, entry[32..48].try_into().ok()?);
+            let stored = StoredChunk { id, check, size: number(&entry[48..52])? };
+            let state = BlockState(entry[56..].try_into().ok()?);
+            Some((stored, ArchivedChunk { size: number(&entry[52..56])?, state }))
         };
-        Some(Self { blob, chunks: entries.chunks_exact(ENTRY).map(chunk).collect::<Option<_>>()? })
+        Some(Self { blob, made_by, chunks: entries.chunks_exact(ENTRY).map(chunk).collect::<Option<_>>()? })
     }
 }
 
@@ -131,7 +157,7 @@ impl ChunkMemory {
         let Ok(blob) = u32::try_from(known.blobs.len()) else { return };
         known.blobs.push(path.to_owned());
         let mut offset = 0;
-        for chunk in &record.chunks {
+        for (chunk, _) in &record.chunks {
             if known.places.len() >= MOST_CHUNKS {
                 return;
             }
@@ -155,6 +181,11 @@ impl ChunkMemory {
         File::open(path).ok()?.read_exact_at(&mut out[..size], place.offset).ok()?;
         (check_of(&out[..size]) == place.check).then_some((size, place.check))
     }
+}
+
+/// The start of the digest of what decides how chunks are compressed.
+fn made_by(compression: Compression) -> Check {
+    check_of(format!("{ENCODER_VERSION} {compression:?}").as_bytes())
 }
 
 /// The check of a chunk's compressed bytes.

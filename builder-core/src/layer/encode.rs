@@ -8,12 +8,13 @@ use std::thread;
 
 use super::archive::{Layout, estimate, recorded, unreadable};
 use super::border::BIG_FILE;
-use super::chunk_memory::{ChunkMemory, ChunkRecord, StoredChunk};
+use super::chunk_memory::{ArchivedChunk, ChunkMemory, ChunkRecord, StoredChunk};
 use super::first_pass::{FirstPass, SeenChunk};
+use super::prefix::Prefix;
 use super::unpack::Unpacking;
 use super::worker::{Buffers, Digests, Made, Worker};
 use super::{Compression, LayerError, pipeline};
-use crate::oci::{DiffId, Digest, Hasher};
+use crate::oci::{BlockHasher, DiffId, Digest, Hasher};
 use crate::tree::{ChangeList, Changes, Content, ContentDigest, Tree, TreeBuilder, TreeEntry};
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
@@ -32,6 +33,9 @@ pub struct EncodeOptions<'a> {
     pub threads: Option<NonZeroUsize>,
     /// Chunks that were compressed before. The bytes are the same with any or none.
     pub memory: Option<&'a ChunkMemory>,
+    /// An earlier layer that begins like this one: of that, no file is read whose chunk is in the memory. It helps only where
+    /// nothing is unpacked.
+    pub prefix: Option<&'a Prefix>,
     /// An existing empty folder that the changes are unpacked into, as [`super::unpack_changes`] does.
     pub unpack_into: Option<&'a Path>,
     /// A folder for temporary files, which keep memory small for a layer of many entries.
@@ -100,25 +104,35 @@ pub fn encode_with(
         first_pass: options.first_pass.filter(|pass| pass.is_for(compression) && options.unpack_into.is_none()),
         ..*options
     };
+    let has_memory = options.memory.is_some() && options.first_pass.is_none() && options.unpack_into.is_none();
+    let prefix = options.prefix.filter(|_| has_memory);
+    let options = EncodeOptions { prefix, ..options };
     // Starting threads costs more than they gain for a layer of one chunk, and so does asking how many there may be.
     let wanted = || options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let threads = if is_large { wanted().min(MOST_THREADS) } else { 1 };
     let workers = (0..threads).map(|_| Worker::new(&options, unpacking.as_ref()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
 
-    let records =
-        Records { changes, rest: changes.iter(), number: 0, tree: TreeBuilder::new(options.temporary_folder) };
+    let mut known = prefix.map(Prefix::digests);
+    let records = Records {
+        changes,
+        rest: changes.iter(),
+        number: 0,
+        known: known.as_mut().map(|known| known as &mut dyn Iterator<Item = _>),
+        tree: TreeBuilder::new(options.temporary_folder),
+    };
     let digests = Digests::default();
     let (chunks, seen) = (Vec::new(), Vec::new());
-    let progress = options.progress;
-    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks, seen, progress };
-    let archive = ArchiveHasher::new(options.first_pass.map(|pass| pass.diff_id));
+    let (progress, known) = (options.progress, prefix.map_or(0, Prefix::entries));
+    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, known, records, chunks, seen, progress };
+    let archive = ArchiveHasher::new(options.first_pass);
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
-    let (diff_id, uncompressed_size) = if threads == 1 {
-        begin().and_then(|()| run_alone(changes, workers, archive, &mut write))
+    let archived = if threads == 1 {
+        begin().and_then(|()| run_alone((changes, prefix), workers, archive, &mut write))
     } else {
-        pipeline::run(changes, workers, archive, begin, &mut write)
+        pipeline::run((changes, prefix), workers, archive, begin, &mut write)
     }?;
+    let diff_id = archived.diff_id;
     if let Some(unpacking) = unpacking {
         unpacking.finish()?;
     }
@@ -128,16 +142,22 @@ pub fn encode_with(
         None => output.records.finish().map_err(unreadable)?,
     };
     let seen = output.seen;
-    let first_pass =
-        options.later.map(|later| FirstPass { diff_id, tree: tree.clone(), compression: later, chunks: seen });
+    let record = || ChunkRecord::new(digest, compression, output.chunks.into_iter().zip(archived.chunks.clone()));
+    let chunks = options.memory.map(|_| record());
+    let first_pass = options.later.map(|compression| FirstPass {
+        archived: archived.clone(),
+        tree: tree.clone(),
+        compression,
+        chunks: seen,
+    });
     Ok(EncodedLayer {
         diff_id,
         digest,
         size: output.size,
-        uncompressed_size,
+        uncompressed_size: archived.size,
         media_type: compression.media_type(),
         tree,
-        chunks: options.memory.map(|_| ChunkRecord::new(digest, output.chunks)),
+        chunks,
         first_pass,
     })
 }
@@ -153,6 +173,8 @@ struct Output<'a> {
     hasher: Hasher,
     size: u64,
     digests: Digests,
+    /// Of how many changes it is known what they hold.
+    known: usize,
     records: Records<'a>,
     chunks: Vec<StoredChunk>,
     seen: Vec<SeenChunk>,
@@ -162,12 +184,15 @@ struct Output<'a> {
 impl Output<'_> {
     fn write(&mut self, buffers: &Buffers, made: &Made, plain: bool) -> Result<(), LayerError> {
         // An uncompressed layer's digest is its diff ID, which is computed anyway.
-        let bytes = if plain { buffers.archive() } else { buffers.compressed() };
+        let bytes = match buffers.archive() {
+            Ok(archive) if plain => archive,
+            _ => buffers.compressed(),
+        };
         if !plain {
             self.hasher.update(bytes);
         }
         self.size += bytes.len() as u64;
-        for piece in &made.digests {
+        for piece in made.digests.iter().filter(|piece| piece.number >= self.known) {
             if let Some((number, digest)) = self.digests.add(piece) {
                 self.records.add_file(number, digest).map_err(unreadable)?;
             }
@@ -175,52 +200,67 @@ impl Output<'_> {
         self.chunks.extend(made.stored);
         self.seen.extend(made.seen);
         if let Some(progress) = self.progress {
-            progress.fetch_add(buffers.archive().len() as u64, Ordering::Relaxed);
+            progress.fetch_add(buffers.archived_size() as u64, Ordering::Relaxed);
         }
         self.out.write_all(bytes).map_err(|source| LayerError::Write { source })
     }
 }
 
 fn run_alone(
-    changes: &ChangeList,
+    (changes, prefix): (&ChangeList, Option<&Prefix>),
     workers: Vec<Worker<'_>>,
     mut archive: ArchiveHasher,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
-) -> Result<(DiffId, u64), LayerError> {
-    let mut layout = Layout::new(changes);
+) -> Result<Archived, LayerError> {
+    let mut layout = Layout::new(changes, prefix);
     let mut buffers = Buffers::default();
     let mut number = 0;
     for mut worker in workers {
         while let Some(chunk) = layout.next()? {
             let made = worker.make(number, &chunk, &mut buffers)?;
             number += 1;
-            archive.update(buffers.archive());
+            archive.update(&buffers);
             write(&buffers, &made)?;
         }
     }
     Ok(archive.finish())
 }
 
-/// Finds out the digest of an archive, where it is not known, and its size.
-pub(super) struct ArchiveHasher {
-    digest: Result<DiffId, Hasher>,
-    size: u64,
+/// What is known of a whole archive.
+#[derive(Debug, Clone)]
+pub(super) struct Archived {
+    pub(super) diff_id: DiffId,
+    pub(super) size: u64,
+    pub(super) chunks: Vec<ArchivedChunk>,
+}
+
+/// Finds out the digest of an archive, where it is not known.
+pub(super) enum ArchiveHasher {
+    Known(Archived),
+    New(BlockHasher, Vec<ArchivedChunk>),
 }
 
 impl ArchiveHasher {
-    pub(super) fn new(known: Option<DiffId>) -> Self {
-        Self { digest: known.ok_or_else(Hasher::new), size: 0 }
+    fn new(first_pass: Option<&FirstPass>) -> Self {
+        let new = || Self::New(BlockHasher::default(), Vec::new());
+        first_pass.map_or_else(new, |pass| Self::Known(pass.archived.clone()))
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        if let Err(hasher) = &mut self.digest {
-            hasher.update(bytes);
+    pub(super) fn update(&mut self, chunk: &Buffers) {
+        let Self::New(hasher, chunks) = self else { return };
+        match chunk.archive() {
+            Ok(bytes) => hasher.update(bytes),
+            Err(state) => hasher.skip(chunk.archived_size() as u64, state),
         }
-        self.size += bytes.len() as u64;
+        let size = u32::try_from(chunk.archived_size()).expect("chunks have less than 4 GiB");
+        chunks.push(ArchivedChunk { size, state: hasher.state() });
     }
 
-    pub(super) fn finish(self) -> (DiffId, u64) {
-        (self.digest.unwrap_or_else(|hasher| DiffId(hasher.finish())), self.size)
+    pub(super) fn finish(self) -> Archived {
+        match self {
+            Self::Known(archived) => archived,
+            Self::New(hasher, chunks) => Archived { size: hasher.length(), diff_id: DiffId(hasher.finish()), chunks },
+        }
     }
 }
 
@@ -229,6 +269,8 @@ struct Records<'a> {
     changes: &'a ChangeList,
     rest: Changes<'a>,
     number: usize,
+    /// The digests of the files that come first, where they are known.
+    known: Option<&'a mut dyn Iterator<Item = io::Result<Option<ContentDigest>>>>,
     tree: TreeBuilder,
 }
 
@@ -243,6 +285,8 @@ impl Records<'_> {
 
     fn add(&mut self, digest: Option<ContentDigest>) -> io::Result<()> {
         let change = self.rest.next().expect("a digest is that of a change")?;
+        let known = self.known.as_mut().and_then(Iterator::next).transpose()?.flatten();
+        let digest = digest.or(known);
         let has_links = self.changes.is_linked(&change.entry.path);
         if let (Some(digest), Content::Source(source)) = (digest, &change.content) {
             source.opener.note_digest(&source.path, source.stamp, digest);

@@ -151,6 +151,7 @@ fn files_that_changed_their_size_are_named() {
             opener: Arc::new(Growing(folder.path().to_owned())),
             path: TreePath::clean(b"f"),
             stamp: 0,
+            mark: None,
         });
         encode(&vec![change].into(), Compression::default(), &mut Vec::new())
             .map(|_| ())

@@ -26,8 +26,8 @@ pub enum LayerError {
         /// What was found instead: a size in bytes, or `more`.
         found: String,
     },
-    /// Files that were read before are read again, and are others.
-    #[error("the layer's files changed since they were unpacked")]
+    /// Files of which it is known what they hold hold something else.
+    #[error("its files changed while the build used them: build again when nothing writes to them")]
     Changed,
     /// An entry can't be written into a layer.
     #[error("`{path}` can't be part of a layer: {reason}")]

@@ -6,13 +6,13 @@ use libdeflater::Crc;
 use super::LayerError;
 use super::chunk_memory::ChunkId;
 use super::compression::Compression;
-use crate::oci::DiffId;
+use super::encode::Archived;
 use crate::tree::Tree;
 
 /// A layer that was encoded without compression.
 #[derive(Debug, Clone)]
 pub struct FirstPass {
-    pub(super) diff_id: DiffId,
+    pub(super) archived: Archived,
     pub(super) tree: Tree,
     /// What the chunks' ids are made for.
     pub(super) compression: Compression,

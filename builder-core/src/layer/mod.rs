@@ -32,6 +32,7 @@ mod limits;
 mod member;
 mod pax;
 mod pipeline;
+mod prefix;
 mod read;
 mod state;
 mod unpack;
@@ -44,6 +45,7 @@ pub use encode::{ENCODER_VERSION, EncodeOptions, EncodedLayer, encode, encode_wi
 pub use error::LayerError;
 pub use first_pass::FirstPass;
 pub use limits::Limits;
+pub use prefix::Prefix;
 pub use read::{ReadLayer, read_layer};
 pub use unpack::unpack_changes;
 

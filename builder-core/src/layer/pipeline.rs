@@ -18,9 +18,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::LayerError;
 use super::archive::Layout;
-use super::encode::ArchiveHasher;
+use super::encode::{ArchiveHasher, Archived};
+use super::prefix::Prefix;
 use super::worker::{Buffers, Made, Worker};
-use crate::oci::DiffId;
 use crate::tree::ChangeList;
 
 /// A chunk that was made, with its place in the order.
@@ -32,15 +32,15 @@ struct Source<'a> {
     count: u64,
 }
 
-/// Makes the archive of `changes` with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
+/// Makes the archive of `changes`, which may begin like an earlier one, with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
 pub(super) fn run<'a>(
-    changes: &'a ChangeList,
+    (changes, prefix): (&'a ChangeList, Option<&'a Prefix>),
     workers: Vec<Worker<'a>>,
     archive: ArchiveHasher,
     beside: impl FnOnce() -> Result<(), LayerError> + Send,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
-) -> Result<(DiffId, u64), LayerError> {
-    let source = Mutex::new(Source { layout: Layout::new(changes), count: 0 });
+) -> Result<Archived, LayerError> {
+    let source = Mutex::new(Source { layout: Layout::new(changes, prefix), count: 0 });
     let slots = 2 * workers.len() + 2;
     let (empty, empties) = bounded::<Buffers>(slots);
     let (answer, answers) = unbounded::<Answer>();
@@ -100,9 +100,9 @@ fn write_in_order(
     Ok(())
 }
 
-fn hash(queue: &Receiver<Buffers>, empty: &Sender<Buffers>, mut archive: ArchiveHasher) -> (DiffId, u64) {
+fn hash(queue: &Receiver<Buffers>, empty: &Sender<Buffers>, mut archive: ArchiveHasher) -> Archived {
     for buffers in queue {
-        archive.update(buffers.archive());
+        archive.update(&buffers);
         // There is room: the buffers came from there. All workers may have ended.
         let _ = empty.send(buffers);
     }

@@ -8,8 +8,10 @@ use super::compression::ChunkCompressor;
 use super::content::ContentReader;
 use super::encode::{ENCODER_VERSION, EncodeOptions};
 use super::first_pass::{FirstPass, SeenChunk};
+use super::prefix::{EarlierChunk, Prefix};
 use super::unpack::{Unpacker, Unpacking};
 use super::{Compression, LayerError};
+use crate::oci::BlockState;
 use crate::tree::ContentDigest;
 
 /// The memory of one chunk on its way. It is used again for later chunks, and so is what it holds of earlier ones.
@@ -17,14 +19,21 @@ use crate::tree::ContentDigest;
 pub(super) struct Buffers {
     archive: Vec<u8>,
     archived: usize,
+    /// The state of the archive's digest after the chunk; only where its bytes were not read.
+    skipped: Option<BlockState>,
     compressed: Vec<u8>,
     compressed_size: usize,
 }
 
 impl Buffers {
-    /// The bytes of the archive.
-    pub(super) fn archive(&self) -> &[u8] {
-        &self.archive[..self.archived]
+    /// The bytes of the archive, or the state of its digest after them where they were not read.
+    pub(super) fn archive(&self) -> Result<&[u8], BlockState> {
+        self.skipped.map_or_else(|| Ok(&self.archive[..self.archived]), Err)
+    }
+
+    /// How many bytes of the archive the chunk is.
+    pub(super) const fn archived_size(&self) -> usize {
+        self.archived
     }
 
     /// The compressed bytes.
@@ -51,7 +60,7 @@ impl Made {
 /// What a piece says about the digest of its file.
 pub(super) struct FileDigest {
     /// Which of the changes the file is.
-    number: usize,
+    pub(super) number: usize,
     /// Whether the file ends with the piece.
     last: bool,
     digest: PieceDigest,
@@ -74,6 +83,8 @@ pub(super) struct Worker<'a> {
     /// Whether a second pass is to come.
     is_first: bool,
     first_pass: Option<&'a FirstPass>,
+    /// Of how many changes it is known what they hold.
+    known: usize,
     unpacker: Option<Unpacker<'a>>,
 }
 
@@ -90,6 +101,7 @@ impl<'a> Worker<'a> {
             id_start,
             is_first: options.later.is_some(),
             first_pass: options.first_pass,
+            known: options.prefix.map_or(0, Prefix::entries),
             unpacker: unpacking.map(Unpacking::unpacker).transpose()?,
         })
     }
@@ -98,25 +110,34 @@ impl<'a> Worker<'a> {
     /// the layer.
     pub(super) fn make(&mut self, number: u64, chunk: &Chunk, buffers: &mut Buffers) -> Result<Made, LayerError> {
         let mut made = Made { digests: Vec::new(), stored: None, seen: None };
+        (buffers.archived, buffers.skipped) = (chunk.size, None);
+        if let Some(EarlierChunk { id, state }) = chunk.earlier
+            && self.remembered(&id, buffers, &mut made)
+        {
+            buffers.skipped = Some(state);
+            return Ok(made);
+        }
         if buffers.archive.len() < chunk.size {
             buffers.archive.resize(chunk.size, 0);
         }
-        buffers.archived = chunk.size;
         if let Some(pass) = self.first_pass {
             let seen = pass.chunk(number)?;
             if self.remembered(&seen.id, buffers, &mut made) {
                 return Ok(made);
             }
             self.fill(chunk, buffers, None)?;
-            seen.compare(buffers.archive())?;
+            seen.compare(&buffers.archive[..chunk.size])?;
             self.compress(&seen.id, buffers, &mut made)?;
             return Ok(made);
         }
         let mut id = self.id_start.clone();
         self.fill(chunk, buffers, Some((&mut id, &mut made.digests)))?;
         let id = *id.finalize().as_bytes();
+        if chunk.earlier.is_some_and(|earlier| earlier.id != id) {
+            return Err(LayerError::Changed);
+        }
         if self.is_first {
-            made.seen = Some(SeenChunk::new(id, buffers.archive()));
+            made.seen = Some(SeenChunk::new(id, &buffers.archive[..chunk.size]));
         } else if !self.remembered(&id, buffers, &mut made) {
             self.compress(&id, buffers, &mut made)?;
         }
@@ -167,6 +188,10 @@ impl<'a> Worker<'a> {
     /// Reads a piece of a file, and unpacks it.
     fn read(&mut self, file: &ChunkFile, piece: &ContentPiece, content: &mut [u8]) -> Result<(), LayerError> {
         ContentReader::open(&file.change, file.size)?.fill(content, piece.offset)?;
+        if file.number < self.known {
+            // Its digest is not made of what was read: it must still be in the state that the digest is known of.
+            ContentReader::open(&file.change, file.size)?;
+        }
         if let Some(unpacker) = &mut self.unpacker {
             unpacker.write(file, piece.offset, content)?;
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::block_api::compress256;
 use sha2::{Digest as _, Sha256};
 
 /// A text is not a digest that rbuild can check.
@@ -119,6 +120,72 @@ impl fmt::Debug for Hasher {
     }
 }
 
+/// A running SHA-256 of whole blocks of 64 bytes, whose state can be kept and taken up again (FIPS 180-4, section 6.2).
+#[derive(Debug, Clone)]
+pub struct BlockHasher {
+    state: [u32; 8],
+    length: u64,
+}
+
+/// The state of a [`BlockHasher`]: eight words, big-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockState(pub [u8; 32]);
+
+impl Default for BlockHasher {
+    fn default() -> Self {
+        // FIPS 180-4, section 5.3.3.
+        let state =
+            [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+        Self { state, length: 0 }
+    }
+}
+
+impl BlockHasher {
+    /// Adds bytes.
+    ///
+    /// # Panics
+    /// When they are no whole blocks.
+    pub fn update(&mut self, bytes: &[u8]) {
+        let (blocks, rest) = bytes.as_chunks();
+        assert!(rest.is_empty(), "{} bytes are no whole blocks", bytes.len());
+        compress256(&mut self.state, blocks);
+        self.length += bytes.len() as u64;
+    }
+
+    /// Goes on as if as many more bytes had been added, after which the state was this.
+    pub fn skip(&mut self, length: u64, state: BlockState) {
+        let (words, _) = state.0.as_chunks();
+        for (word, bytes) in self.state.iter_mut().zip(words) {
+            *word = u32::from_be_bytes(*bytes);
+        }
+        self.length += length;
+    }
+
+    /// The state after all bytes so far.
+    #[must_use]
+    pub fn state(&self) -> BlockState {
+        let mut state = [0; 32];
+        state.as_chunks_mut().0.iter_mut().zip(self.state).for_each(|(bytes, word)| *bytes = word.to_be_bytes());
+        BlockState(state)
+    }
+
+    /// The number of bytes so far.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Ends the hash.
+    #[must_use]
+    pub fn finish(mut self) -> Digest {
+        let mut last = [0; 64];
+        last[0] = 0x80;
+        last[56..].copy_from_slice(&(self.length * 8).to_be_bytes());
+        compress256(&mut self.state, &[last]);
+        Digest(self.state().0)
+    }
+}
+
 /// The digest of a layer's uncompressed tar stream (OCI image spec, "Layer DiffID").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -175,6 +242,28 @@ mod tests {
         let digest = Digest::of(b"");
         assert_eq!(digest.to_string(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(digest.to_string().parse(), Ok(digest));
+    }
+
+    #[test]
+    fn a_kept_state_is_taken_up_again() {
+        let bytes: Vec<u8> = (0..64 * 9).map(|n| (n % 251) as u8).collect();
+        for blocks in 0..9 {
+            let (first, rest) = bytes.split_at(64 * blocks);
+            let mut hasher = BlockHasher::default();
+            hasher.update(first);
+            let state = hasher.state();
+            assert_eq!(hasher.finish(), Digest::of(first));
+            let mut hasher = BlockHasher::default();
+            hasher.skip(first.len() as u64, state);
+            hasher.update(rest);
+            assert_eq!((hasher.length(), hasher.finish()), (bytes.len() as u64, Digest::of(&bytes)));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "65 bytes are no whole blocks")]
+    fn only_whole_blocks_have_a_state() {
+        BlockHasher::default().update(&[0; 65]);
     }
 
     #[test]

@@ -9,5 +9,5 @@ mod platform;
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use descriptor::{Descriptor, media_type};
-pub use digest::{ChainId, DiffId, Digest, DigestError, Hasher};
+pub use digest::{BlockHasher, BlockState, ChainId, DiffId, Digest, DigestError, Hasher};
 pub use platform::{Platform, PlatformError};

@@ -37,9 +37,12 @@ impl TreeView for DirectoryTree {
 
     fn content(&self, path: &TreePath) -> Result<Content, TreeError> {
         Ok(match self.root.metadata(path)?.map(|entry| entry.node) {
-            Some(Node::File { size: 1.. }) => {
-                Content::Source(SourceFile { opener: Arc::clone(&self.opener), path: path.clone(), stamp: 0 })
-            }
+            Some(Node::File { size: 1.. }) => Content::Source(SourceFile {
+                opener: Arc::clone(&self.opener),
+                path: path.clone(),
+                stamp: 0,
+                mark: None,
+            }),
             _ => Content::None,
         })
     }

@@ -129,7 +129,7 @@ impl<'a> OrderedWalk<'a> {
         }
         let (opener, path) = (Arc::clone(&self.opener), status.entry.path.clone());
         let content = match status.entry.node {
-            Node::File { size: 1.. } => Content::Source(SourceFile { opener, path, stamp: 0 }),
+            Node::File { size: 1.. } => Content::Source(SourceFile { opener, path, stamp: 0, mark: None }),
             _ => Content::None,
         };
         self.add(Change { entry: status.entry, content })

@@ -128,11 +128,17 @@ impl Store {
         self.write_record(&dir.join(chunks_name(compression)), bytes)
     }
 
+    /// What [`Self::add_layer_chunks`] stored; `None` where there is nothing, or it is damaged.
+    #[must_use]
+    pub fn layer_chunks(&self, diff_id: DiffId, compression: &str) -> Option<Vec<u8>> {
+        read_record(&self.layer_path(diff_id).join(chunks_name(compression))).ok().flatten()
+    }
+
     /// What [`Self::add_layer_chunks`] stored of all layers; damaged records are left out.
     ///
     /// # Errors
     /// When the layers can't be listed.
-    pub fn layer_chunks(&self, compression: &str) -> Result<Vec<Vec<u8>>, StoreError> {
+    pub fn all_layer_chunks(&self, compression: &str) -> Result<Vec<Vec<u8>>, StoreError> {
         let layers = self.path("layers");
         let name = chunks_name(compression);
         let record = |layer: &String| read_record(&layers.join(layer).join(&name)).ok().flatten();
@@ -214,13 +220,16 @@ mod tests {
         for id in ids {
             store.add_layer_chunks(id, "gzip", &id.0.as_bytes()[..]).unwrap();
         }
-        assert_eq!(store.layer_chunks("gzip").unwrap().len(), 3);
-        assert_eq!(store.layer_chunks("zstd").unwrap().len(), 0);
+        assert_eq!(store.all_layer_chunks("gzip").unwrap().len(), 3);
+        assert_eq!(store.all_layer_chunks("zstd").unwrap().len(), 0);
+        assert_eq!(store.layer_chunks(ids[0], "gzip").as_deref(), Some(&ids[0].0.as_bytes()[..]));
+        assert_eq!(store.layer_chunks(ids[0], "zstd"), None);
         let path = store.layer_path(ids[1]).join("chunks-gzip");
         let mut bytes = fs::read(&path).unwrap();
         bytes[3] ^= 1;
         fs::write(&path, bytes).unwrap();
-        let found = store.layer_chunks("gzip").unwrap();
+        let found = store.all_layer_chunks("gzip").unwrap();
+        assert_eq!(store.layer_chunks(ids[1], "gzip"), None);
         assert!(found.len() == 2 && !found.contains(&ids[1].0.as_bytes().to_vec()));
     }
 

@@ -9,7 +9,8 @@
 //! change: bytes shared with the path before | length, rest of the path | tag u8 (kind, opaque, content) | of the kind
 //!         | number of owner, mode and attributes | time: seconds after the time before (zigzag), nanoseconds | content
 //! of the kind:  size of a file | length, target of a link | major, minor number of a device
-//! content:      number in the table of contents; or number of the folder, bytes of the path below it, stamp u64;
+//! content:      number in the table of contents; or number of the folder, bytes of the path below it (times two, and one
+//!               more where there is a mark), stamp u64, mark (16 bytes);
 //!               or number of the open file, place and length in it
 //! ```
 //!
@@ -183,8 +184,9 @@ impl ChangeListBuilder {
                 let same = source.iter().rev().zip(path.iter().rev()).take_while(|(a, b)| a == b).count();
                 let folder = self.folder(&file.opener, &source[..source.len() - same]);
                 push_number(&mut self.block, folder as u64);
-                push_number(&mut self.block, same as u64);
+                push_number(&mut self.block, (same as u64) << 1 | u64::from(file.mark.is_some()));
                 self.block.extend_from_slice(&file.stamp.to_le_bytes());
+                self.block.extend(file.mark.iter().flat_map(|mark| mark.0));
                 IN_FOLDER
             }
         }

@@ -2,7 +2,7 @@ use std::fs::File;
 use std::io;
 
 use super::*;
-use crate::tree::{SourceFile, Timestamp};
+use crate::tree::{ContentMark, SourceFile, Timestamp};
 
 struct Nowhere;
 
@@ -14,7 +14,8 @@ impl OpenContent for Nowhere {
 
 fn source(opener: &Arc<dyn OpenContent>, path: &str, stamp: u64) -> Content {
     let (opener, path) = (Arc::clone(opener), TreePath::clean(path.as_bytes()));
-    Content::Source(SourceFile { opener, path, stamp })
+    let mark = stamp.is_multiple_of(3).then_some(ContentMark([stamp as u8; 16]));
+    Content::Source(SourceFile { opener, path, stamp, mark })
 }
 
 /// Enough changes of all kinds for several blocks, sorted.
@@ -53,7 +54,8 @@ fn changes() -> Vec<Change> {
 fn place(content: &Content) -> String {
     match content {
         Content::Source(file) => {
-            format!("{:p} {:?}", Arc::as_ptr(&file.opener).cast::<()>(), file.open().unwrap_err().to_string())
+            let opener = Arc::as_ptr(&file.opener).cast::<()>();
+            format!("{opener:p} {:?} {:?}", file.open().unwrap_err().to_string(), file.mark)
         }
         content => format!("{content:?}"),
     }

@@ -174,6 +174,29 @@ pub struct SourceFile {
     pub path: TreePath,
     /// What the opener tells its state by; 0 where it knows none.
     pub stamp: u64,
+    /// What it holds in that state, where that is known.
+    pub mark: Option<ContentMark>,
+}
+
+/// The first half of a content's digest: enough to tell whether a file is another one than in an earlier build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentMark(pub [u8; 16]);
+
+impl From<&ContentDigest> for ContentMark {
+    fn from(digest: &ContentDigest) -> Self {
+        Self(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
+    }
+}
+
+impl Content {
+    /// The same, of which it is known what it holds.
+    #[must_use]
+    pub(crate) fn marked(self, mark: Option<ContentMark>) -> Self {
+        match self {
+            Self::Source(file) => Self::Source(SourceFile { mark, ..file }),
+            other => other,
+        }
+    }
 }
 
 impl SourceFile {

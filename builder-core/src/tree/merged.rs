@@ -218,7 +218,7 @@ impl TreeView for MergedTree {
             return Ok(Content::None);
         }
         let opener = Arc::clone(&self.layers[layer].files);
-        Ok(Content::Source(SourceFile { opener, path: found.entry.path, stamp: 0 }))
+        Ok(Content::Source(SourceFile { opener, path: found.entry.path, stamp: 0, mark: None }))
     }
 
     fn content_digest(&self, path: &TreePath) -> Result<ContentDigest, TreeError> {

@@ -23,8 +23,8 @@ pub use accounts::{AccountError, ChownOwner, User, chown_needs_accounts, lookup_
 pub use change_list::{ChangeList, ChangeListBuilder, Changes};
 pub use delta::Delta;
 pub use entry::{
-    Change, Content, Entry, FilePart, FilePartReader, Metadata, Node, OpenContent, SourceFile, Timestamp, Xattrs,
-    sort_changes,
+    Change, Content, ContentMark, Entry, FilePart, FilePartReader, Metadata, Node, OpenContent, SourceFile, Timestamp,
+    Xattrs, sort_changes,
 };
 pub use flatten::{changes_of, flatten};
 pub use merged::{MergedTree, TreeLayer, Walk};

@@ -7,7 +7,7 @@ use rbuild_dockerfile::mount::{Mount as PlannedMount, MountType, Sharing};
 
 use super::{MountedSource, Wanted, absolute};
 use crate::cache::{Files, FilesBuilder, PreImage, input};
-use crate::context::{ContentMark, SelectOptions, describe, fingerprint, select};
+use crate::context::{SelectOptions, describe, fingerprint, select};
 use crate::error::{BuildError, During};
 use crate::exec::cache_mount::identity;
 use crate::exec::materialize::{part_of, rebase, single};
@@ -19,7 +19,7 @@ use crate::snapshot::MountKind;
 use crate::store::{CacheSharing, MountAbout};
 use crate::sys::mount::{Overlay, WritableLayer};
 use crate::sys::sandbox::MountSource;
-use crate::tree::{FollowLast, TreePath, TreeView, resolve};
+use crate::tree::{ContentMark, FollowLast, TreePath, TreeView, resolve};
 
 /// What a mount shows, and how that is told from something else.
 struct Shown {
