@@ -163,7 +163,9 @@ fn every_edit_gives_the_image_of_a_clean_build(flags: &[&str]) {
 /// What a large layer begins with is taken over from the one before, whether it is unpacked or not.
 #[test]
 fn a_large_copy_is_that_of_a_clean_build() {
-    for dockerfile in ["FROM scratch\nCOPY data /data\n", "FROM busybox\nCOPY data /data\nRUN find /data | sort > /list\n"] {
+    for dockerfile in
+        ["FROM scratch\nCOPY data /data\n", "FROM busybox\nCOPY data /data\nRUN find /data | sort > /list\n"]
+    {
         let bench = Bench::new();
         let (context, store) = (context(&bench), bench.path("store"));
         write(&context.join("Dockerfile"), dockerfile);
