@@ -81,9 +81,14 @@ struct File {
     mode: u32,
 }
 
+/// One case of so many has files that make layers of several chunks.
+const ONE_LARGE_OF: usize = 8;
+const LARGE: [&str; 4] = ["b", "dir/d", "dir/sub/e", "other/f"];
+
 /// Something to build.
 #[derive(Clone, Debug)]
 struct Project {
+    is_large: bool,
     files: BTreeMap<&'static str, File>,
     ignored: Vec<&'static str>,
     args: BTreeMap<&'static str, String>,
@@ -92,8 +97,9 @@ struct Project {
 }
 
 impl Project {
-    fn random(random: &mut Random) -> Self {
+    fn random(random: &mut Random, is_large: bool) -> Self {
         let mut project = Self {
+            is_large,
             files: BTreeMap::from([("a", File { content: 0, mode: 0o644 })]),
             ignored: Vec::new(),
             args: BTreeMap::new(),
@@ -170,8 +176,8 @@ impl Project {
         // The project's own description is no input of a build.
         let ignored = [&["Dockerfile", ".dockerignore"], self.ignored.as_slice()].concat();
         fs::write(folder.join(".dockerignore"), ignored.join("\n")).expect("write");
-        for (path, file) in &self.files {
-            let path = folder.join(path);
+        for (name, file) in &self.files {
+            let path = folder.join(name);
             fs::create_dir_all(path.parent().expect("below the folder")).expect("folder");
             if path.ends_with("link") {
                 symlink(["a", "dir", "/nowhere", "dir/c"][file.content], &path).expect("link");
@@ -179,6 +185,9 @@ impl Project {
             }
             if path.ends_with("t.tar") {
                 fs::write(&path, archive(file.content)).expect("write");
+            } else if self.is_large && LARGE.contains(name) {
+                let lines: String = (0..90_000).map(|line| format!("{} {line}\n", file.content)).collect();
+                fs::write(&path, lines).expect("write");
             } else {
                 fs::write(&path, format!("{}\n", file.content)).expect("write");
             }
@@ -307,7 +316,7 @@ fn agrees(plan: &Forecast, ends: &Ends) -> Result<(), String> {
 fn check(number: usize, folder: &Path, base: &Path, counts: &Arc<Counts>) {
     let mut random = Random(number as u64);
     let (store, context) = (folder.join("store"), folder.join("context"));
-    let mut history = vec![Project::random(&mut random)];
+    let mut history = vec![Project::random(&mut random, number.is_multiple_of(ONE_LARGE_OF))];
     for _ in 0..=random.below(3) {
         // Going back finds results that are not the last ones.
         let mut next = history[if random.one_in(4) { 0 } else { history.len() - 1 }].clone();

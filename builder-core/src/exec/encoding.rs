@@ -259,7 +259,7 @@ impl Layers {
         let mut out = Watched { out, before };
         let encoded = if layer::is_large(changes) {
             let compression = options.compression;
-            if !matches!(compression, Compression::Uncompressed) {
+            if !compression.is_none() {
                 options.memory = Some(encoders.memory.get_or_init(|| self.remembered_chunks(compression)));
             }
             encoders.in_place(|| layer::encode_with(changes, &options, &mut out))

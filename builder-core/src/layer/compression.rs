@@ -94,6 +94,11 @@ impl Compression {
         }
     }
 
+    /// Whether what is written is the archive itself.
+    pub(crate) const fn is_none(self) -> bool {
+        matches!(self, Self::Uncompressed)
+    }
+
     /// Whether a chunk with this id is compressed at the next level.
     pub(super) const fn is_finer(self, id: &[u8; 32]) -> bool {
         matches!(self, Self::Gzip { level: GZIP_LEVEL }) && id[0].is_multiple_of(ONE_FINER_OF)

@@ -95,18 +95,10 @@ pub fn encode_with(
 ) -> Result<EncodedLayer, LayerError> {
     let unpacking = options.unpack_into.map(|folder| Unpacking::new(changes, folder));
     let begin = || unpacking.as_ref().map_or(Ok(()), Unpacking::begin);
-    let compression = options.compression;
-    let plain = matches!(compression, Compression::Uncompressed);
     let is_large = is_large(changes);
-    let options = EncodeOptions {
-        memory: options.memory.filter(|_| is_large && !plain),
-        later: options.later.filter(|_| plain),
-        first_pass: options.first_pass.filter(|pass| pass.is_for(compression) && options.unpack_into.is_none()),
-        ..*options
-    };
-    let has_memory = options.memory.is_some() && options.first_pass.is_none() && options.unpack_into.is_none();
-    let prefix = options.prefix.filter(|_| has_memory);
-    let options = EncodeOptions { prefix, ..options };
+    let options = options.that_apply(is_large);
+    let (compression, prefix) = (options.compression, options.prefix);
+    let plain = compression.is_none();
     // Starting threads costs more than they gain for a layer of one chunk, and so does asking how many there may be.
     let wanted = || options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let threads = if is_large { wanted().min(MOST_THREADS) } else { 1 };
@@ -127,10 +119,11 @@ pub fn encode_with(
     let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, known, records, chunks, seen, progress };
     let archive = ArchiveHasher::new(options.first_pass);
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
+    let layout = Layout::new(changes, prefix);
     let archived = if threads == 1 {
-        begin().and_then(|()| run_alone((changes, prefix), workers, archive, &mut write))
+        begin().and_then(|()| run_alone(layout, workers, archive, &mut write))
     } else {
-        pipeline::run((changes, prefix), workers, archive, begin, &mut write)
+        pipeline::run(layout, workers, archive, begin, &mut write)
     }?;
     let diff_id = archived.diff_id;
     if let Some(unpacking) = unpacking {
@@ -141,15 +134,13 @@ pub fn encode_with(
         Some(pass) => pass.tree.clone(),
         None => output.records.finish().map_err(unreadable)?,
     };
-    let seen = output.seen;
-    let record = || ChunkRecord::new(digest, compression, output.chunks.into_iter().zip(archived.chunks.clone()));
-    let chunks = options.memory.map(|_| record());
     let first_pass = options.later.map(|compression| FirstPass {
         archived: archived.clone(),
         tree: tree.clone(),
         compression,
-        chunks: seen,
+        chunks: output.seen,
     });
+    let chunks = output.chunks.into_iter().zip(archived.chunks);
     Ok(EncodedLayer {
         diff_id,
         digest,
@@ -157,9 +148,21 @@ pub fn encode_with(
         uncompressed_size: archived.size,
         media_type: compression.media_type(),
         tree,
-        chunks,
+        chunks: options.memory.map(|_| ChunkRecord::new(digest, compression, chunks)),
         first_pass,
     })
+}
+
+impl EncodeOptions<'_> {
+    /// These without those that others, or a small layer, leave nothing to do for.
+    fn that_apply(self, is_large: bool) -> Self {
+        let is_plain = self.compression.is_none();
+        let memory = self.memory.filter(|_| is_large && !is_plain);
+        let is_unpacked = self.unpack_into.is_some();
+        let first_pass = self.first_pass.filter(|pass| pass.is_for(self.compression) && !is_unpacked);
+        let prefix = self.prefix.filter(|_| memory.is_some() && first_pass.is_none() && !is_unpacked);
+        Self { memory, later: self.later.filter(|_| is_plain), first_pass, prefix, ..self }
+    }
 }
 
 /// Whether a layer has so many bytes that several threads encode it and its chunks are worth remembering.
@@ -207,12 +210,11 @@ impl Output<'_> {
 }
 
 fn run_alone(
-    (changes, prefix): (&ChangeList, Option<&Prefix>),
+    mut layout: Layout<'_>,
     workers: Vec<Worker<'_>>,
     mut archive: ArchiveHasher,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<Archived, LayerError> {
-    let mut layout = Layout::new(changes, prefix);
     let mut buffers = Buffers::default();
     let mut number = 0;
     for mut worker in workers {

@@ -19,9 +19,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::LayerError;
 use super::archive::Layout;
 use super::encode::{ArchiveHasher, Archived};
-use super::prefix::Prefix;
 use super::worker::{Buffers, Made, Worker};
-use crate::tree::ChangeList;
 
 /// A chunk that was made, with its place in the order.
 type Answer = (u64, Result<(Buffers, Made), LayerError>);
@@ -32,15 +30,15 @@ struct Source<'a> {
     count: u64,
 }
 
-/// Makes the archive of `changes`, which may begin like an earlier one, with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
+/// Makes the archive of a layout with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
 pub(super) fn run<'a>(
-    (changes, prefix): (&'a ChangeList, Option<&'a Prefix>),
+    layout: Layout<'a>,
     workers: Vec<Worker<'a>>,
     archive: ArchiveHasher,
     beside: impl FnOnce() -> Result<(), LayerError> + Send,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<Archived, LayerError> {
-    let source = Mutex::new(Source { layout: Layout::new(changes, prefix), count: 0 });
+    let source = Mutex::new(Source { layout, count: 0 });
     let slots = 2 * workers.len() + 2;
     let (empty, empties) = bounded::<Buffers>(slots);
     let (answer, answers) = unbounded::<Answer>();
