@@ -137,6 +137,36 @@ fn chroot_makes_the_image_that_namespaces_make() {
     assert_eq!(run.ran().ok().stdout, "text\n");
 }
 
+/// Files of an ordinary user's store belong to subordinate ids, which the user alone may neither read nor remove.
+#[test]
+fn users_look_after_their_store() {
+    if !have("rootless", &["setpriv", "newuidmap"]) || !is_root("rootless") {
+        return;
+    }
+    const PRIVATE: &str = "FROM busybox\n\
+        RUN mkdir -m 700 /p && echo text > /p/f && chmod 600 /p/f && chown -R 5:5 /p\n\
+        RUN --mount=type=cache,target=/c mkdir -m 700 /c/d && echo kept > /c/d/f && chown -R 6:6 /c/d\n";
+    let bench = Bench::new();
+    let user = bench.user();
+    let context = bench.context("private", &[("Dockerfile", PRIVATE)]);
+    user.build_command(&bench, &context, &["-t", "private"]).ran().ok();
+    let cache = |args: &[&str]| user.rbuild().arg("cache").args(args).ran().ok().stdout;
+    let checked = cache(&["check"]);
+    assert!(checked.ends_with(" objects, 0 problems\n"), "{checked}");
+    let archive = user.path("mount.tar");
+    cache(&["mount", "export", "/c", "-o", &archive.display().to_string()]);
+    let mut archive = tar::Archive::new(fs::File::open(archive).expect("an archive"));
+    let names =
+        archive.entries().expect("entries").map(|entry| entry.expect("entry").path().expect("path").into_owned());
+    assert!(names.collect::<Vec<_>>().contains(&PathBuf::from("d/f")));
+    user.rbuild().args(["rmi", "private"]).ran().ok();
+    cache(&["prune", "--all", "--force"]);
+    for folder in ["layers", "mounts"] {
+        let left = fs::read_dir(user.path("store").join(folder)).expect("a folder of the store").count();
+        assert_eq!(left, 0, "{folder}");
+    }
+}
+
 /// What a cache mount holds is there for the next build, also where it was copied in and out.
 #[test]
 fn chroot_keeps_cache_mounts() {

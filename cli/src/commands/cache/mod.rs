@@ -7,7 +7,7 @@ mod mounts;
 use rbuild_core::store::{Pruned, StoreError};
 use serde_json::json;
 
-use super::{print_data, print_json, stored, table};
+use super::{namespace, print_data, print_json, stored, table};
 use crate::args::{CacheArgs, CacheCommand, CacheDuArgs, CacheLimitArgs, CachePruneArgs, Format};
 use crate::error::{Failure, Kind};
 use crate::output::{bytes, count};
@@ -15,6 +15,8 @@ use crate::settings::{Environment, GlobalSettings, limit_bytes, prune_options};
 
 /// Does it; gives the exit status.
 pub(super) fn run(args: &CacheArgs, global: &GlobalSettings, environment: &Environment) -> Result<u8, Failure> {
+    // As a build does: files of the store may belong to others outside of the namespace, who let nobody else look or remove.
+    namespace::enter(environment)?;
     match &args.command {
         CacheCommand::Du(args) => du(args, global)?,
         CacheCommand::Ls(args) => entries::run(args, global, environment)?,
