@@ -328,7 +328,7 @@ impl<'a> PickedEntries<'a> {
             kind => unreachable!("no kind {kind} was packed"),
         };
         let metadata = read_metadata(rest);
-        let mark = (tag & HAS_MARK != 0).then(|| ContentMark(*rest.take(16).first_chunk().expect("16 were taken")));
+        let mark = (tag & HAS_MARK != 0).then(|| rest.mark());
         let link = (tag & LINKED != 0).then(|| rest.number());
         let path = self.directory.join_path(&relative);
         let content = read_content(rest, tag, &self.tree.contents, &path).marked(mark);

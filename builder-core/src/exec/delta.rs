@@ -31,8 +31,7 @@ impl Layers {
         // What can't be read is no base.
         let unpacked = self.store().sound_layer(earlier).ok()??;
         let diff_id = unpacked.over.map_or(earlier, |(base, _)| base);
-        let known = lock(&self.trees).get(&diff_id).cloned();
-        let tree = known.or_else(|| self.stored_tree(diff_id))?;
+        let tree = self.tree_at_hand(diff_id)?;
         // Contents are known only when they were read; mostly what changed has another time or size.
         let entries = changes.iter().map(|change| Ok(TreeEntry { entry: recorded(change?.entry), digest: None }));
         Delta::over(&tree, entries).ok()?.filter(Delta::is_small)?;

@@ -129,8 +129,7 @@ impl Layers {
     fn prefix_of(&self, earlier: DiffId, compression: Compression, changes: &ChangeList) -> Option<Prefix> {
         let bytes = self.store().layer_chunks(earlier, compression_name(compression.media_type()))?;
         let record = ChunkRecord::from_bytes(&bytes)?;
-        let known = lock(&self.trees).get(&earlier).cloned();
-        let tree = known.or_else(|| self.stored_tree(earlier))?;
+        let tree = self.tree_at_hand(earlier)?;
         // What can't be read is no help.
         Prefix::find(changes, tree, record, compression).ok().flatten()
     }

@@ -171,6 +171,12 @@ impl Layers {
         lock(&self.trees).insert(diff_id, Arc::new(tree));
     }
 
+    /// The record of a layer, where it need not be made.
+    pub(super) fn tree_at_hand(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
+        let known = lock(&self.trees).get(&diff_id).cloned();
+        known.or_else(|| self.stored_tree(diff_id))
+    }
+
     pub(super) fn stored_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
         tree_of(&self.store, diff_id).map(Arc::new)
     }

@@ -92,8 +92,8 @@ pub(super) struct Layout<'a> {
     content: Option<(Arc<ChunkFile>, u64)>,
     headers: Vec<u8>,
     ended: bool,
-    /// How many chunks came before.
-    chunks: usize,
+    /// How many chunks came before, which is the number of the next one.
+    pub(super) chunks: usize,
     /// The earlier layer, as long as all chunks are those of it.
     prefix: Option<&'a Prefix>,
 }

@@ -183,9 +183,13 @@ impl ChunkMemory {
     }
 }
 
-/// The start of the digest of what decides how chunks are compressed.
+/// What decides how chunks are compressed.
+pub(super) fn way(compression: Compression) -> String {
+    format!("{ENCODER_VERSION} {compression:?}")
+}
+
 fn made_by(compression: Compression) -> Check {
-    check_of(format!("{ENCODER_VERSION} {compression:?}").as_bytes())
+    check_of(way(compression).as_bytes())
 }
 
 /// The check of a chunk's compressed bytes.

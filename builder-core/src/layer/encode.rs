@@ -105,18 +105,17 @@ pub fn encode_with(
     let workers = (0..threads).map(|_| Worker::new(&options, unpacking.as_ref()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
 
-    let mut known = prefix.map(Prefix::digests);
     let records = Records {
         changes,
         rest: changes.iter(),
         number: 0,
-        known: known.as_mut().map(|known| known as &mut dyn Iterator<Item = _>),
+        known: Box::new(prefix.into_iter().flat_map(Prefix::digests)),
         tree: TreeBuilder::new(options.temporary_folder),
     };
     let digests = Digests::default();
     let (chunks, seen) = (Vec::new(), Vec::new());
-    let (progress, known) = (options.progress, prefix.map_or(0, Prefix::entries));
-    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, known, records, chunks, seen, progress };
+    let progress = options.progress;
+    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks, seen, progress };
     let archive = ArchiveHasher::new(options.first_pass);
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
     let layout = Layout::new(changes, prefix);
@@ -176,8 +175,6 @@ struct Output<'a> {
     hasher: Hasher,
     size: u64,
     digests: Digests,
-    /// Of how many changes it is known what they hold.
-    known: usize,
     records: Records<'a>,
     chunks: Vec<StoredChunk>,
     seen: Vec<SeenChunk>,
@@ -195,7 +192,7 @@ impl Output<'_> {
             self.hasher.update(bytes);
         }
         self.size += bytes.len() as u64;
-        for piece in made.digests.iter().filter(|piece| piece.number >= self.known) {
+        for piece in &made.digests {
             if let Some((number, digest)) = self.digests.add(piece) {
                 self.records.add_file(number, digest).map_err(unreadable)?;
             }
@@ -216,11 +213,9 @@ fn run_alone(
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<Archived, LayerError> {
     let mut buffers = Buffers::default();
-    let mut number = 0;
     for mut worker in workers {
         while let Some(chunk) = layout.next()? {
-            let made = worker.make(number, &chunk, &mut buffers)?;
-            number += 1;
+            let made = worker.make(layout.chunks - 1, &chunk, &mut buffers)?;
             archive.update(&buffers);
             write(&buffers, &made)?;
         }
@@ -271,8 +266,8 @@ struct Records<'a> {
     changes: &'a ChangeList,
     rest: Changes<'a>,
     number: usize,
-    /// The digests of the files that come first, where they are known.
-    known: Option<&'a mut dyn Iterator<Item = io::Result<Option<ContentDigest>>>>,
+    /// The digests of the first files, which are known before.
+    known: Box<dyn Iterator<Item = io::Result<Option<ContentDigest>>> + 'a>,
     tree: TreeBuilder,
 }
 
@@ -287,7 +282,7 @@ impl Records<'_> {
 
     fn add(&mut self, digest: Option<ContentDigest>) -> io::Result<()> {
         let change = self.rest.next().expect("a digest is that of a change")?;
-        let known = self.known.as_mut().and_then(Iterator::next).transpose()?.flatten();
+        let known = self.known.next().transpose()?.flatten();
         let digest = digest.or(known);
         let has_links = self.changes.is_linked(&change.entry.path);
         if let (Some(digest), Content::Source(source)) = (digest, &change.content) {

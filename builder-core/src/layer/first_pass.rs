@@ -43,8 +43,8 @@ impl FirstPass {
         self.compression == compression
     }
 
-    pub(super) fn chunk(&self, number: u64) -> Result<&SeenChunk, LayerError> {
-        usize::try_from(number).ok().and_then(|number| self.chunks.get(number)).ok_or(LayerError::Changed)
+    pub(super) fn chunk(&self, number: usize) -> Result<&SeenChunk, LayerError> {
+        self.chunks.get(number).ok_or(LayerError::Changed)
     }
 }
 

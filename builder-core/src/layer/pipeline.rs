@@ -22,13 +22,7 @@ use super::encode::{ArchiveHasher, Archived};
 use super::worker::{Buffers, Made, Worker};
 
 /// A chunk that was made, with its place in the order.
-type Answer = (u64, Result<(Buffers, Made), LayerError>);
-
-/// The chunks that are still to be made, and how many were handed out.
-struct Source<'a> {
-    layout: Layout<'a>,
-    count: u64,
-}
+type Answer = (usize, Result<(Buffers, Made), LayerError>);
 
 /// Makes the archive of a layout with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
 pub(super) fn run<'a>(
@@ -38,7 +32,7 @@ pub(super) fn run<'a>(
     beside: impl FnOnce() -> Result<(), LayerError> + Send,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<Archived, LayerError> {
-    let source = Mutex::new(Source { layout, count: 0 });
+    let layout = Mutex::new(layout);
     let slots = 2 * workers.len() + 2;
     let (empty, empties) = bounded::<Buffers>(slots);
     let (answer, answers) = unbounded::<Answer>();
@@ -50,8 +44,8 @@ pub(super) fn run<'a>(
         let beside = scope.spawn(beside);
         let hasher = scope.spawn(move || hash(&hash_queue, &empty, archive));
         for worker in workers {
-            let (source, empties, answer) = (&source, empties.clone(), answer.clone());
-            scope.spawn(move || work(worker, source, &empties, &answer));
+            let (layout, empties, answer) = (&layout, empties.clone(), answer.clone());
+            scope.spawn(move || work(worker, layout, &empties, &answer));
         }
         drop((empties, answer));
         let written = write_in_order(&answers, &hash_jobs, write);
@@ -63,13 +57,13 @@ pub(super) fn run<'a>(
     })
 }
 
-fn work(mut worker: Worker<'_>, source: &Mutex<Source<'_>>, empties: &Receiver<Buffers>, answer: &Sender<Answer>) {
+fn work(mut worker: Worker<'_>, layout: &Mutex<Layout<'_>>, empties: &Receiver<Buffers>, answer: &Sender<Answer>) {
     for mut buffers in empties {
         let (number, chunk) = {
-            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(chunk) = source.layout.next().transpose() else { return };
-            source.count += 1;
-            (source.count - 1, chunk)
+            let mut layout = layout.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = layout.chunks;
+            let Some(chunk) = layout.next().transpose() else { return };
+            (number, chunk)
         };
         let made = chunk.and_then(|chunk| worker.make(number, &chunk, &mut buffers)).map(|made| (buffers, made));
         if answer.send((number, made)).is_err() {

@@ -3,10 +3,10 @@
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::archive::{Chunk, ChunkFile, ContentPiece, Piece};
-use super::chunk_memory::{Check, ChunkId, ChunkMemory, StoredChunk, check_of};
+use super::chunk_memory::{Check, ChunkId, ChunkMemory, StoredChunk, check_of, way};
 use super::compression::ChunkCompressor;
 use super::content::ContentReader;
-use super::encode::{ENCODER_VERSION, EncodeOptions};
+use super::encode::EncodeOptions;
 use super::first_pass::{FirstPass, SeenChunk};
 use super::prefix::{EarlierChunk, Prefix};
 use super::unpack::{Unpacker, Unpacking};
@@ -60,7 +60,7 @@ impl Made {
 /// What a piece says about the digest of its file.
 pub(super) struct FileDigest {
     /// Which of the changes the file is.
-    pub(super) number: usize,
+    number: usize,
     /// Whether the file ends with the piece.
     last: bool,
     digest: PieceDigest,
@@ -93,7 +93,7 @@ impl<'a> Worker<'a> {
         let compressor = options.compression.compressor().map_err(|source| LayerError::Compress { source })?;
         let mut id_start = blake3::Hasher::new_derive_key("rbuild 2026 chunk of a layer, version 1");
         let compression = options.later.unwrap_or(options.compression);
-        id_start.update(format!("{ENCODER_VERSION} {compression:?}\n").as_bytes());
+        id_start.update(format!("{}\n", way(compression)).as_bytes());
         Ok(Self {
             compression,
             compressor,
@@ -108,7 +108,7 @@ impl<'a> Worker<'a> {
 
     /// Reads the files of a chunk into `buffers`, digests, unpacks and compresses them. The chunk is the one of this number in
     /// the layer.
-    pub(super) fn make(&mut self, number: u64, chunk: &Chunk, buffers: &mut Buffers) -> Result<Made, LayerError> {
+    pub(super) fn make(&mut self, number: usize, chunk: &Chunk, buffers: &mut Buffers) -> Result<Made, LayerError> {
         let mut made = Made { digests: Vec::new(), stored: None, seen: None };
         (buffers.archived, buffers.skipped) = (chunk.size, None);
         if let Some(EarlierChunk { id, state }) = chunk.earlier
@@ -174,7 +174,9 @@ impl<'a> Worker<'a> {
                             PieceDigest::Whole(digest) => id.update(&[1]).update(digest.as_bytes()),
                             PieceDigest::Part(part) => id.update(&[2]).update(part),
                         };
-                        digests.push(FileDigest { number: file.number, last: piece.last, digest });
+                        if file.number >= self.known {
+                            digests.push(FileDigest { number: file.number, last: piece.last, digest });
+                        }
                     }
                     if piece.last {
                         rest = put(rest, &[0; 512][..super::header::padding(piece.length as u64)]);

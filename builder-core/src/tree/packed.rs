@@ -1,5 +1,7 @@
 //! Numbers and bytes packed one after another.
 
+use super::ContentMark;
+
 /// Appends a number in LEB128: seven bits a byte, the lowest first.
 pub(crate) fn push_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
@@ -69,6 +71,11 @@ impl<'a> PackedReader<'a> {
     /// A number of eight bytes.
     pub(crate) fn fixed(&mut self) -> u64 {
         u64::from_le_bytes(self.take(8).try_into().unwrap_or_default())
+    }
+
+    /// The mark of a content.
+    pub(crate) fn mark(&mut self) -> ContentMark {
+        ContentMark(self.take(16).try_into().unwrap_or_default())
     }
 
     pub(crate) fn take(&mut self, length: usize) -> &'a [u8] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{BLOCK, ChangeList, Folder, IN_FILE, IN_FOLDER, IN_TABLE, KIND, OPAQUE, Owner};
 use crate::tree::packed::PackedReader;
-use crate::tree::{Change, Content, ContentMark, Entry, FilePart, Metadata, Node, SourceFile, Timestamp, TreePath};
+use crate::tree::{Change, Content, Entry, FilePart, Metadata, Node, SourceFile, Timestamp, TreePath};
 
 /// Goes through a list of changes; made by [`ChangeList::iter`].
 pub struct Changes<'a> {
@@ -89,7 +89,7 @@ impl Changes<'_> {
         let (same, is_marked) = ((number >> 1) as usize, number & 1 != 0);
         let path = [start, &self.path[self.path.len() - same..]].concat();
         let stamp = rest.fixed();
-        let mark = is_marked.then(|| ContentMark(*rest.take(16).first_chunk().expect("16 bytes were written")));
+        let mark = is_marked.then(|| rest.mark());
         Content::Source(SourceFile { opener: Arc::clone(opener), path: TreePath::from_checked(path), stamp, mark })
     }
 }
