@@ -31,7 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("image", &["layer", "oci", "store", "tree"]),
-    ("layer", &["oci", "tree"]),
+    ("layer", &["oci", "sys", "tree"]),
     ("oci", &[]),
     ("plan", &["oci", "reference"]),
     ("progress", &["oci"]),

@@ -234,7 +234,9 @@ impl Layers {
         let encoders = self.encoders();
         let folder = self.store().temp_folder().during(action)?;
         let done = AtomicU64::new(0);
-        let mut options = EncodeOptions { temporary_folder: Some(folder.as_path()), progress: Some(&done), ..options };
+        let pace = Some(self.store().pace());
+        let temporary_folder = Some(folder.as_path());
+        let mut options = EncodeOptions { pace, temporary_folder, progress: Some(&done), ..options };
         let is_stopped = || match work {
             Work::Step | Work::Blob(_) => self.stops.cancel.is_cancelled(),
             Work::BlobAhead(_) => self.stops.any(),

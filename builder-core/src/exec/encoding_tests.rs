@@ -2,9 +2,12 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::exec::layers::Stops;
 use crate::store::Store;
+use crate::sys::bulk::Way;
 use crate::tree::{
     Change, Content, ContentMark, Entry, Metadata, Node, OpenContent, SourceFile, Timestamp, TreePath, sort_changes,
 };
+
+const WAYS: [Way; 2] = [Way::Cached, Way::Direct];
 
 fn open(root: &std::path::Path) -> Arc<Layers> {
     Arc::new(Layers::new(Store::open(root).unwrap(), Stops::default(), None))
@@ -31,15 +34,19 @@ fn single(diff_id: DiffId) -> StackLayer {
 #[test]
 fn a_layer_compressed_later_is_the_same_as_one_compressed_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    for compression in [Compression::default(), Compression::Zstd { level: 3 }, Compression::Uncompressed] {
+    let compressions = [Compression::default(), Compression::Zstd { level: 3 }, Compression::Uncompressed];
+    for (way, compression) in WAYS.into_iter().flat_map(|way| compressions.map(|compression| (way, compression))) {
         let mut bytes = Vec::new();
         let at_once = layer::encode(&large(), compression, &mut bytes).unwrap();
-        let layers = open(&dir.path().join(format!("{compression:?}")));
+        let layers = open(&dir.path().join(format!("{way:?} {compression:?}")));
+        layers.store().pace().fix(way);
         let diff_id = layers.add(&large(), later(compression)).unwrap();
         assert_eq!(layers.known_blob(diff_id, compression).unwrap(), None);
         layers.blob_in_background(&single(diff_id), compression);
         let found = layers.known_blob(diff_id, compression).unwrap();
-        assert_eq!(found.map(|blob| blob.digest), Some(at_once.digest), "{compression:?}");
+        assert_eq!(found.map(|blob| blob.digest), Some(at_once.digest), "{way:?} {compression:?}");
+        let blob = layers.store().blob_path(&at_once.digest);
+        assert!(std::fs::read(blob).unwrap() == bytes);
     }
 }
 
@@ -87,9 +94,10 @@ fn whatever_is_copied_can_be_compressed_later() {
 /// Whether this process made the layer, so that they are not digested again, or an earlier one.
 #[test]
 fn files_that_changed_since_they_were_unpacked_are_noticed() {
-    for is_known in [true, false] {
+    for (is_known, way) in [(true, Way::Cached), (true, Way::Direct), (false, Way::Direct)] {
         let dir = tempfile::tempdir().unwrap();
         let mut layers = open(dir.path());
+        layers.store().pace().fix(way);
         let diff_id = layers.add(&large(), later(Compression::default())).unwrap();
         let path = layers.unpacked(diff_id).unwrap().folder.join("large");
         let mut bytes = std::fs::read(&path).unwrap();

@@ -17,13 +17,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use super::Compression;
 use super::encode::ENCODER_VERSION;
 use crate::oci::{BlockState, Digest};
+use crate::sys::bulk::{self, Pace, PageBuffer};
 
 const MAGIC: &[u8; 8] = b"rbuildck";
 const VERSION: u32 = 2;
@@ -128,6 +128,7 @@ impl ChunkRecord {
 #[derive(Debug, Default)]
 pub struct ChunkMemory {
     known: RwLock<Known>,
+    pace: Pace,
 }
 
 #[derive(Debug, Default)]
@@ -166,8 +167,9 @@ impl ChunkMemory {
         }
     }
 
-    /// Reads a compressed chunk into `out`, and gives its size and check; `None` where it must be compressed.
-    pub(super) fn read(&self, id: &ChunkId, out: &mut Vec<u8>) -> Option<(usize, Check)> {
+    /// Reads a compressed chunk into `out`, and gives its size and check; `None` where it must be compressed. `pages` is
+    /// memory to use on the way.
+    pub(super) fn read(&self, id: &ChunkId, out: &mut Vec<u8>, pages: &mut PageBuffer) -> Option<(usize, Check)> {
         let (place, path) = {
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
             let place = *known.places.get(id)?;
@@ -178,7 +180,8 @@ impl ChunkMemory {
             out.resize(size, 0);
         }
         // Nothing is kept open: a prune may remove any blob, and there may be many.
-        File::open(path).ok()?.read_exact_at(&mut out[..size], place.offset).ok()?;
+        let blob = File::open(path).ok()?;
+        bulk::read_exact_at(&blob, &self.pace, &mut out[..size], place.offset, pages).ok()?;
         (check_of(&out[..size]) == place.check).then_some((size, place.check))
     }
 }

@@ -50,7 +50,11 @@ fn remember(folder: &Path, name: &str, changes: &[Change], memory: &ChunkMemory)
 /// How many of the chunks of a layer the memory has.
 fn known(memory: &ChunkMemory, record: &ChunkRecord) -> usize {
     let mut out = Vec::new();
-    record.chunks.iter().filter(|(chunk, _)| memory.read(&chunk.id, &mut out).is_some()).count()
+    record
+        .chunks
+        .iter()
+        .filter(|(chunk, _)| memory.read(&chunk.id, &mut out, &mut PageBuffer::default()).is_some())
+        .count()
 }
 
 #[test]

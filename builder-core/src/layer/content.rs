@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::LayerError;
+use crate::sys::bulk::{self, Way};
 use crate::tree::{Change, Content, FilePart, TreePath};
 
 /// Reads exactly as many bytes of a file as its entry says, from anywhere in it, and notices when there are more.
@@ -43,13 +44,18 @@ impl<'a> ContentReader<'a> {
 
     /// Fills `buffer` from `offset` on, which must not lead beyond the size.
     pub(super) fn fill(&self, buffer: &mut [u8], offset: u64) -> Result<(), LayerError> {
+        self.fill_by(Way::Cached, buffer, offset)
+    }
+
+    /// As [`Self::fill`], for a file that was written so.
+    pub(super) fn fill_by(&self, way: Way, buffer: &mut [u8], offset: u64) -> Result<(), LayerError> {
         match &self.source {
             Source::Bytes(bytes) => {
                 let start = offset as usize;
                 buffer.copy_from_slice(&bytes[start..start + buffer.len()]);
                 Ok(())
             }
-            Source::File(file) => self.fill_from(file, buffer, offset),
+            Source::File(file) => self.fill_from(file, way, buffer, offset),
             Source::Part(FilePart { file, start, .. }) => {
                 let error = |source| LayerError::ReadContent { path: self.path.to_string(), source };
                 file.read_exact_at(buffer, start + offset).map_err(error)
@@ -57,11 +63,11 @@ impl<'a> ContentReader<'a> {
         }
     }
 
-    fn fill_from(&self, file: &File, buffer: &mut [u8], offset: u64) -> Result<(), LayerError> {
+    fn fill_from(&self, file: &File, way: Way, buffer: &mut [u8], offset: u64) -> Result<(), LayerError> {
         let error = |source| LayerError::ReadContent { path: self.path.to_string(), source };
         let mut filled = 0;
         while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            match bulk::read_at(file, way, &mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => return Err(changed(self.path, self.size, (offset + filled as u64).to_string())),
                 Ok(count) => filled += count,
                 Err(source) if source.kind() == io::ErrorKind::Interrupted => {}

@@ -15,6 +15,7 @@ use super::unpack::Unpacking;
 use super::worker::{Buffers, Digests, Made, Worker};
 use super::{Compression, LayerError, pipeline};
 use crate::oci::{BlockHasher, DiffId, Digest, Hasher};
+use crate::sys::bulk::Pace;
 use crate::tree::{ChangeList, Changes, Content, ContentDigest, Tree, TreeBuilder, TreeEntry};
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
@@ -38,6 +39,8 @@ pub struct EncodeOptions<'a> {
     pub prefix: Option<&'a Prefix>,
     /// An existing empty folder that the changes are unpacked into, as [`super::unpack_changes`] does.
     pub unpack_into: Option<&'a Path>,
+    /// How large files are unpacked; `None` for the page cache.
+    pub pace: Option<&'a Pace>,
     /// A folder for temporary files, which keep memory small for a layer of many entries.
     pub temporary_folder: Option<&'a Path>,
     /// The compression of a second pass that is to come, where there is none now: the first one finds out what it needs.
@@ -93,7 +96,7 @@ pub fn encode_with(
     options: &EncodeOptions<'_>,
     out: &mut dyn io::Write,
 ) -> Result<EncodedLayer, LayerError> {
-    let unpacking = options.unpack_into.map(|folder| Unpacking::new(changes, folder));
+    let unpacking = options.unpack_into.map(|folder| Unpacking::new(changes, folder, options.pace.cloned()));
     let begin = || unpacking.as_ref().map_or(Ok(()), Unpacking::begin);
     let is_large = is_large(changes);
     let options = options.that_apply(is_large);

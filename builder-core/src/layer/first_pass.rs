@@ -7,6 +7,7 @@ use super::LayerError;
 use super::chunk_memory::ChunkId;
 use super::compression::Compression;
 use super::encode::Archived;
+use crate::sys::bulk::Way;
 use crate::tree::Tree;
 
 /// A layer that was encoded without compression.
@@ -24,11 +25,13 @@ pub struct FirstPass {
 pub(super) struct SeenChunk {
     pub(super) id: ChunkId,
     check: u32,
+    /// How it was unpacked.
+    pub(super) way: Way,
 }
 
 impl SeenChunk {
-    pub(super) fn new(id: ChunkId, archive: &[u8]) -> Self {
-        Self { id, check: check_of(archive) }
+    pub(super) fn new(id: ChunkId, archive: &[u8], way: Way) -> Self {
+        Self { id, check: check_of(archive), way }
     }
 
     /// Makes sure that a chunk's bytes are still those that were seen.

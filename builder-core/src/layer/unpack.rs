@@ -7,7 +7,6 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +16,7 @@ use super::archive::{ChunkFile, unreadable};
 use super::content::ContentReader;
 use super::disk::DiskWriter;
 use super::read::write_special;
+use crate::sys::bulk::{BulkFile, Pace, Way};
 use crate::tree::{Change, ChangeList, Metadata, Node, TreePath};
 
 const BUFFER: usize = 256 << 10;
@@ -29,7 +29,7 @@ const BUFFER: usize = 256 << 10;
 /// # Errors
 /// When a file can't be read or changed its size, or the folder can't be written. What it then holds is of no use.
 pub fn unpack_changes(changes: &ChangeList, root: &Path) -> Result<(), LayerError> {
-    let unpacking = Unpacking::new(changes, root);
+    let unpacking = Unpacking::new(changes, root, None);
     unpacking.begin()?;
     let mut unpacker = unpacking.unpacker()?;
     let mut buffer = vec![0; BUFFER];
@@ -61,6 +61,7 @@ pub(super) struct Unpacking<'a> {
     directories: Mutex<Directories>,
     /// Files of which only some pieces are written.
     partial: Mutex<HashMap<usize, Partial>>,
+    pace: Option<Pace>,
 }
 
 /// All directories, and of those that a change names, whether they are opaque, and the metadata.
@@ -68,13 +69,13 @@ type Directories = BTreeMap<TreePath, Option<(bool, Metadata)>>;
 
 #[derive(Clone)]
 struct Partial {
-    file: Arc<File>,
+    file: Arc<BulkFile>,
     written: u64,
 }
 
 impl<'a> Unpacking<'a> {
-    pub(super) fn new(changes: &'a ChangeList, root: &'a Path) -> Self {
-        Self { changes, root, directories: Mutex::default(), partial: Mutex::default() }
+    pub(super) fn new(changes: &'a ChangeList, root: &'a Path, pace: Option<Pace>) -> Self {
+        Self { changes, root, directories: Mutex::default(), partial: Mutex::default(), pace }
     }
 
     /// Makes everything but regular files and hard links.
@@ -136,28 +137,29 @@ pub(super) struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    /// Writes a piece of a file. Pieces may come in any order, each once.
-    pub(super) fn write(&mut self, file: &ChunkFile, offset: u64, bytes: &[u8]) -> Result<(), LayerError> {
+    /// Writes a piece of a file. Pieces may come in any order, each once. Tells how it was written.
+    pub(super) fn write(&mut self, file: &ChunkFile, offset: u64, bytes: &[u8]) -> Result<Way, LayerError> {
         let ChunkFile { number, change: Change { entry, .. }, size } = file;
         let (number, size) = (*number, *size);
         let error = |source| LayerError::Unpack { action: "write", path: entry.path.to_string(), source };
         if bytes.len() as u64 == size {
             let file = self.disk.create_file(&entry.path)?;
             file.write_all_at(bytes, 0).map_err(error)?;
-            return self.disk.set_file(&file, &entry.path, &entry.metadata);
+            return self.disk.set_file(&file, &entry.path, &entry.metadata).map(|()| Way::Cached);
         }
         let file = {
             let mut partial = self.unpacking.partial.lock().unwrap_or_else(PoisonError::into_inner);
             match partial.get(&number) {
                 Some(partial) => Arc::clone(&partial.file),
                 None => {
-                    let file = Arc::new(self.disk.create_file(&entry.path)?);
+                    let file = self.disk.create_file(&entry.path)?;
+                    let file = Arc::new(BulkFile::new(file, self.unpacking.pace.clone()));
                     partial.insert(number, Partial { file: Arc::clone(&file), written: 0 });
                     file
                 }
             }
         };
-        file.write_all_at(bytes, offset).map_err(error)?;
+        let way = file.write_all_at(bytes, offset).map_err(error)?;
         let mut partial = self.unpacking.partial.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = partial.get_mut(&number) {
             known.written += bytes.len() as u64;
@@ -165,10 +167,10 @@ impl Unpacker<'_> {
                 partial.remove(&number);
                 drop(partial);
                 // Last, as every write sets the time.
-                return self.disk.set_file(&file, &entry.path, &entry.metadata);
+                self.disk.set_file(file.file(), &entry.path, &entry.metadata)?;
             }
         }
-        Ok(())
+        Ok(way)
     }
 }
 
@@ -225,16 +227,19 @@ mod tests {
         unpack_changes(&changes, plain.path()).unwrap();
         let want = listing(plain.path());
         assert!(want.len() == 12 && want.iter().any(|line| line.contains("dir/hard")), "{want:#?}");
-        for threads in [1, 2, 5] {
+        for (threads, way) in [(1, Way::Direct), (2, Way::Cached), (5, Way::Direct)] {
             let folder = tempfile::tempdir().unwrap();
+            let pace = Pace::default();
+            pace.fix(way);
             let options = EncodeOptions {
                 threads: NonZeroUsize::new(threads),
+                pace: Some(&pace),
                 unpack_into: Some(folder.path()),
                 ..EncodeOptions::default()
             };
             let layer = encode_with(&changes, &options, &mut std::io::sink()).unwrap();
             assert_eq!(layer.tree.len(), changes.len());
-            assert_eq!(listing(folder.path()), want, "{threads} threads");
+            assert_eq!(listing(folder.path()), want, "{threads} threads, {way:?}");
         }
     }
 }

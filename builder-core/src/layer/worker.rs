@@ -12,12 +12,13 @@ use super::prefix::{EarlierChunk, Prefix};
 use super::unpack::{Unpacker, Unpacking};
 use super::{Compression, LayerError};
 use crate::oci::BlockState;
+use crate::sys::bulk::{PageBuffer, Way};
 use crate::tree::ContentDigest;
 
 /// The memory of one chunk on its way. It is used again for later chunks, and so is what it holds of earlier ones.
 #[derive(Default)]
 pub(super) struct Buffers {
-    archive: Vec<u8>,
+    archive: PageBuffer,
     archived: usize,
     /// The state of the archive's digest after the chunk; only where its bytes were not read.
     skipped: Option<BlockState>,
@@ -86,6 +87,8 @@ pub(super) struct Worker<'a> {
     /// Of how many changes it is known what they hold.
     known: usize,
     unpacker: Option<Unpacker<'a>>,
+    /// For reading blobs.
+    pages: PageBuffer,
 }
 
 impl<'a> Worker<'a> {
@@ -103,6 +106,7 @@ impl<'a> Worker<'a> {
             first_pass: options.first_pass,
             known: options.prefix.map_or(0, Prefix::entries),
             unpacker: unpacking.map(Unpacking::unpacker).transpose()?,
+            pages: PageBuffer::default(),
         })
     }
 
@@ -117,40 +121,41 @@ impl<'a> Worker<'a> {
             buffers.skipped = Some(state);
             return Ok(made);
         }
-        if buffers.archive.len() < chunk.size {
-            buffers.archive.resize(chunk.size, 0);
-        }
+        buffers.archive.grow(chunk.size);
         if let Some(pass) = self.first_pass {
             let seen = pass.chunk(number)?;
             if self.remembered(&seen.id, buffers, &mut made) {
                 return Ok(made);
             }
-            self.fill(chunk, buffers, None)?;
+            self.fill(chunk, buffers, seen.way, None)?;
             seen.compare(&buffers.archive[..chunk.size])?;
             self.compress(&seen.id, buffers, &mut made)?;
             return Ok(made);
         }
         let mut id = self.id_start.clone();
-        self.fill(chunk, buffers, Some((&mut id, &mut made.digests)))?;
+        let way = self.fill(chunk, buffers, Way::Cached, Some((&mut id, &mut made.digests)))?;
         let id = *id.finalize().as_bytes();
         if chunk.earlier.is_some_and(|earlier| earlier.id != id) {
             return Err(LayerError::Changed);
         }
         if self.is_first {
-            made.seen = Some(SeenChunk::new(id, &buffers.archive[..chunk.size]));
+            made.seen = Some(SeenChunk::new(id, &buffers.archive[..chunk.size], way));
         } else if !self.remembered(&id, buffers, &mut made) {
             self.compress(&id, buffers, &mut made)?;
         }
         Ok(made)
     }
 
-    /// Reads the files of a chunk. What they hold is added to an id and to digests, where those are not known.
+    /// Reads the files of a chunk, one that was written in some way in that way. What they hold is added to an id and to
+    /// digests, where those are not known. Tells how the last piece of a large file was unpacked.
     fn fill(
         &mut self,
         chunk: &Chunk,
         buffers: &mut Buffers,
+        way: Way,
         mut facts: Option<(&mut blake3::Hasher, &mut Vec<FileDigest>)>,
-    ) -> Result<(), LayerError> {
+    ) -> Result<Way, LayerError> {
+        let mut unpacked = Way::Cached;
         let mut headers = chunk.headers.as_slice();
         let mut rest = &mut buffers.archive[..chunk.size];
         for piece in &chunk.pieces {
@@ -167,7 +172,7 @@ impl<'a> Worker<'a> {
                     let (content, after) = rest.split_at_mut(piece.length);
                     rest = after;
                     let file = &chunk.files[piece.file];
-                    self.read(file, piece, content)?;
+                    unpacked = self.read(file, piece, way, content)?;
                     if let Some((id, digests)) = &mut facts {
                         let digest = digest_of(piece, content);
                         match &digest {
@@ -184,25 +189,31 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        Ok(())
+        Ok(unpacked)
     }
 
-    /// Reads a piece of a file, and unpacks it.
-    fn read(&mut self, file: &ChunkFile, piece: &ContentPiece, content: &mut [u8]) -> Result<(), LayerError> {
-        ContentReader::open(&file.change, file.size)?.fill(content, piece.offset)?;
+    /// Reads a piece of a file, and unpacks it; tells how.
+    fn read(
+        &mut self,
+        file: &ChunkFile,
+        piece: &ContentPiece,
+        way: Way,
+        content: &mut [u8],
+    ) -> Result<Way, LayerError> {
+        ContentReader::open(&file.change, file.size)?.fill_by(way, content, piece.offset)?;
         if file.number < self.known {
             // Its digest is not made of what was read: it must still be in the state that the digest is known of.
             ContentReader::open(&file.change, file.size)?;
         }
         if let Some(unpacker) = &mut self.unpacker {
-            unpacker.write(file, piece.offset, content)?;
+            return unpacker.write(file, piece.offset, content);
         }
-        Ok(())
+        Ok(Way::Cached)
     }
 
     /// Takes a chunk from a blob that holds it, where one does.
-    fn remembered(&self, id: &ChunkId, buffers: &mut Buffers, made: &mut Made) -> bool {
-        let known = self.memory.and_then(|memory| memory.read(id, &mut buffers.compressed));
+    fn remembered(&mut self, id: &ChunkId, buffers: &mut Buffers, made: &mut Made) -> bool {
+        let known = self.memory.and_then(|memory| memory.read(id, &mut buffers.compressed, &mut self.pages));
         let Some((size, check)) = known else { return false };
         buffers.compressed_size = size;
         made.store(id, size, check);

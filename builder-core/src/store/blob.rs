@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::oci::{Descriptor, Digest, Hasher};
+use crate::sys::bulk::BulkWriter;
 
 use super::claim::Claimed;
 use super::file::open_regular;
@@ -153,6 +154,7 @@ impl Store {
     fn unfinished_blob(&self) -> Result<UnfinishedBlob, StoreError> {
         self.make_room_when_due();
         let (file, path) = self.temp_file()?;
+        let file = BulkWriter::new(file, self.pace().clone());
         Ok(UnfinishedBlob { store: self.clone(), file, path: Some(path), size: 0 })
     }
 }
@@ -161,19 +163,20 @@ impl Store {
 #[derive(Debug)]
 struct UnfinishedBlob {
     store: Store,
-    file: File,
+    file: BulkWriter,
     path: Option<PathBuf>,
     size: u64,
 }
 
 impl UnfinishedBlob {
     fn commit(mut self, digest: Digest, size: u64) -> Result<(), StoreError> {
+        self.file.flush().map_err(StoreError::io("write", self.path()))?;
         let path = self.path();
-        if self.file.metadata().map_err(StoreError::io("look at", path))?.len() != size {
+        if self.file.file().metadata().map_err(StoreError::io("look at", path))?.len() != size {
             return Err(StoreError::BlobMismatch { digest, size });
         }
         self.store.claim(Claimed::blob(&digest));
-        seal_blob(&self.file);
+        seal_blob(self.file.file());
         let target = self.store.blob_path(&digest);
         if let Ok(old) = fs::symlink_metadata(&target)
             && !(is_sealed_blob(&old) && old.len() == size)
@@ -272,12 +275,6 @@ pub struct HashedBlobWriter {
 }
 
 impl HashedBlobWriter {
-    /// Where the unfinished file is, for writers that copy ranges of other files into it by themselves.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        self.file.path()
-    }
-
     /// Puts the blob into the store under the digest that its writer computed from the same bytes.
     ///
     /// # Errors

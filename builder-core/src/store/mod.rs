@@ -67,6 +67,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::oci::{DiffId, Digest};
+use crate::sys::bulk::Pace;
 
 pub use blob::{BlobWriter, HashedBlobWriter};
 pub use check::{CheckReport, Problem};
@@ -111,6 +112,7 @@ struct Inner {
     /// Unpacked layers that this process unpacked or looked at.
     known_sound: Mutex<BTreeSet<DiffId>>,
     room: limit::Room,
+    pace: Pace,
     /// What was found damaged, in words.
     damage: Mutex<Vec<String>>,
 }
@@ -133,6 +135,7 @@ impl Store {
             claims: claim::Claims::default(),
             known_sound: Mutex::default(),
             room: limit::Room::default(),
+            pace: Pace::default(),
             damage: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
@@ -164,6 +167,11 @@ impl Store {
         self.claim(claim::Claimed::named("build", id));
         file::create_dir(&path)?;
         Ok(path)
+    }
+
+    /// How fast this process has written to the store.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.inner.pace
     }
 
     fn path(&self, relative: &str) -> PathBuf {

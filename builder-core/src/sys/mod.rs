@@ -6,6 +6,7 @@
 //! sandbox   runs one RUN step: spawn, wait, kill
 //! network   a network namespace with user-mode networking, and the two files a step's resolver reads
 //! pty       terminals
+//! bulk      large files past the page cache, where that is faster
 //! byte_lock locks on single bytes of a file
 //! emulation programs for other processors
 //! process   helper programs (git, newuidmap, pasta) with a cleaned environment
@@ -15,6 +16,7 @@
 //! `docs/kernel.md` lists each call with the kernel version it needs and what is done without it.
 //! Nothing here reads the environment: search paths and names come from the caller.
 
+pub mod bulk;
 pub mod byte_lock;
 mod call;
 pub mod emulation;
