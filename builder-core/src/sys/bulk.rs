@@ -51,6 +51,9 @@ struct Speeds {
     is_refused: bool,
 }
 
+/// Nanoseconds for a byte by which the cache is as fast as one can ask, so that nothing else is tried.
+const FAST: f64 = 0.8;
+
 /// How many times as fast the disk must be: what is in the cache may soon be read.
 const GAIN: f64 = 2.0;
 
@@ -67,8 +70,7 @@ impl Pace {
     /// Lets one way be the faster one, and nothing else be tried.
     #[cfg(test)]
     pub(crate) fn fix(&self, way: Way) {
-        let cached = if way == Way::Cached { 1.0 } else { 1e9 };
-        let (cached, direct) = (Some(cached), Some(1.0));
+        let (cached, direct) = (Some(if way == Way::Cached { 1.0 } else { 1e9 }), Some(1.0));
         *self.speeds() = Speeds { cached, direct, until_trial: u32::MAX, ..Speeds::default() };
     }
 
@@ -78,6 +80,7 @@ impl Pace {
         match (speeds.cached, speeds.direct) {
             _ if speeds.is_refused => Way::Cached,
             (None, _) => Way::Cached,
+            (Some(cached), _) if cached < FAST => Way::Cached,
             (_, None) => Way::Direct,
             (Some(cached), Some(direct)) => {
                 let (better, other) =

@@ -54,6 +54,18 @@ fn the_faster_way_is_taken_and_the_other_tried_now_and_then() {
 }
 
 #[test]
+fn where_the_cache_is_fast_nothing_else_is_tried() {
+    let pace = Pace::default();
+    for took in [200, 700, 300, 790, 100] {
+        assert_eq!(pace.choose(), Way::Cached);
+        pace.note(Way::Cached, 1000, Duration::from_nanos(took));
+    }
+    assert_eq!(pace.choose(), Way::Cached);
+    pace.note(Way::Cached, 1000, Duration::from_micros(3));
+    assert_eq!(pace.choose(), Way::Direct);
+}
+
+#[test]
 fn a_machine_that_changes_is_noticed() {
     let pace = Pace::default();
     let go = |cached: u64, pieces| {
