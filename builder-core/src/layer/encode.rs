@@ -30,7 +30,7 @@ const MOST_THREADS: usize = 12;
 pub struct EncodeOptions<'a> {
     /// The compression.
     pub compression: Compression,
-    /// How many threads compress; `None` for one per processor. The bytes are the same for any number.
+    /// How many threads compress; `None` for one more than there are processors. The bytes are the same for any number.
     pub threads: Option<NonZeroUsize>,
     /// Chunks that were compressed before. The bytes are the same with any or none.
     pub memory: Option<&'a ChunkMemory>,
@@ -103,7 +103,7 @@ pub fn encode_with(
     let (compression, prefix) = (options.compression, options.prefix);
     let plain = compression.is_none();
     // Starting threads costs more than they gain for a layer of one chunk, and so does asking how many there may be.
-    let wanted = || options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let wanted = || options.threads.map_or_else(usual_threads, NonZeroUsize::get);
     let threads = if is_large { wanted().min(MOST_THREADS) } else { 1 };
     let workers = (0..threads).map(|_| Worker::new(&options, unpacking.as_ref()));
     let workers = workers.collect::<Result<Vec<_>, _>>()?;
@@ -165,6 +165,11 @@ impl EncodeOptions<'_> {
         let prefix = self.prefix.filter(|_| memory.is_some() && first_pass.is_none() && !is_unpacked);
         Self { memory, later: self.later.filter(|_| is_plain), first_pass, prefix, ..self }
     }
+}
+
+/// One thread more than there are processors: there is always one that waits for the disk.
+fn usual_threads() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get) + 1
 }
 
 /// Whether a layer has so many bytes that several threads encode it and its chunks are worth remembering.

@@ -33,7 +33,7 @@ pub(super) fn run<'a>(
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<Archived, LayerError> {
     let layout = Mutex::new(layout);
-    let slots = 2 * workers.len() + 2;
+    let slots = 2 * workers.len();
     let (empty, empties) = bounded::<Buffers>(slots);
     let (answer, answers) = unbounded::<Answer>();
     let (hash_jobs, hash_queue) = unbounded::<Buffers>();
