@@ -115,27 +115,16 @@ impl Pace {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves a piece one way or the other. `direct` gives false where the file system refuses.
-    fn go(
-        &self,
-        bytes: usize,
-        direct: impl FnOnce() -> io::Result<bool>,
-        cached: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<Way> {
+    /// Moves a piece one way or the other. `by` gives false where the file system refuses the direct one.
+    fn go(&self, bytes: usize, mut by: impl FnMut(Way) -> io::Result<bool>) -> io::Result<Way> {
         let way = self.choose();
         let begin = Instant::now();
-        if way == Way::Direct {
-            if direct()? {
-                self.note(way, bytes, begin.elapsed());
-                return Ok(way);
-            }
-            self.refuse();
-        }
-        cached()?;
-        if way == Way::Cached {
+        if by(way)? {
             self.note(way, bytes, begin.elapsed());
+            return Ok(way);
         }
-        Ok(Way::Cached)
+        self.refuse();
+        by(Way::Cached).map(|_| Way::Cached)
     }
 }
 
@@ -212,7 +201,10 @@ impl BulkFile {
             }
             self.file.write_all_at(rest, offset + pages.len() as u64).map(|()| true)
         };
-        pace.go(bytes.len(), direct, cached)
+        pace.go(bytes.len(), |way| match way {
+            Way::Cached => cached().map(|()| true),
+            Way::Direct => direct(),
+        })
     }
 }
 
@@ -243,22 +235,23 @@ pub(crate) fn read_exact_at(
     if size < SMALLEST {
         return file.read_exact_at(buffer, offset);
     }
-    // One closure at a time has the buffer.
-    let buffer = std::cell::RefCell::new(buffer);
-    let direct = || {
+    let by = |way| {
+        if way == Way::Cached {
+            return file.read_exact_at(buffer, offset).map(|()| true);
+        }
+        let Some(direct) = reopen(file, OFlags::RDONLY) else { return Ok(false) };
         let before = (offset % PAGE as u64) as usize;
         let length = (before + size).next_multiple_of(PAGE);
         pages.grow(length);
-        let Some(direct) = reopen(file, OFlags::RDONLY) else { return Ok(false) };
         match fill(&direct, &mut pages[..length], offset - before as u64) {
             Err(error) if is_refusal(&error) => return Ok(false),
             Ok(count) if count < before + size => return Err(io::ErrorKind::UnexpectedEof.into()),
             result => result?,
         };
-        buffer.borrow_mut().copy_from_slice(&pages[before..before + size]);
+        buffer.copy_from_slice(&pages[before..before + size]);
         Ok(true)
     };
-    pace.go(size, direct, || file.read_exact_at(&mut buffer.borrow_mut(), offset)).map(drop)
+    pace.go(size, by).map(drop)
 }
 
 /// Reads until the buffer is full, or to the end of the file, past the cache; gives the number of bytes.
