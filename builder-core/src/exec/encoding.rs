@@ -259,7 +259,8 @@ impl Layers {
         };
         let mut out = Watched { out, before };
         let encoded = if layer::is_large(changes) {
-            let compression = options.compression;
+            // What is known is not compressed ahead either.
+            let compression = options.later.unwrap_or(options.compression);
             if !compression.is_none() {
                 options.memory = Some(encoders.memory.get_or_init(|| self.remembered_chunks(compression)));
             }

@@ -167,6 +167,11 @@ impl ChunkMemory {
         }
     }
 
+    /// Whether a compressed chunk is likely to be found.
+    pub(super) fn knows(&self, id: &ChunkId) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).places.contains_key(id)
+    }
+
     /// Reads a compressed chunk into `out`, and gives its size and check; `None` where it must be compressed. `pages` is
     /// memory to use on the way.
     pub(super) fn read(&self, id: &ChunkId, out: &mut Vec<u8>, pages: &mut PageBuffer) -> Option<(usize, Check)> {

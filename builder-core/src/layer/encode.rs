@@ -3,9 +3,11 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use super::ahead::{Ahead, CompressedAhead};
 use super::archive::{Layout, estimate, recorded, unreadable};
 use super::border::BIG_FILE;
 use super::chunk_memory::{ArchivedChunk, ChunkMemory, ChunkRecord, StoredChunk};
@@ -122,10 +124,15 @@ pub fn encode_with(
     let archive = ArchiveHasher::new(options.first_pass);
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
     let layout = Layout::new(changes, prefix);
+    let later = options.later.filter(|later| is_large && !later.is_none());
+    // Without a file, nothing is compressed ahead.
+    let ahead = later.zip(options.temporary_folder).and_then(|(to, folder)| CompressedAhead::new(to, folder).ok());
+    let ahead = ahead.map(Arc::new);
     let archived = if threads == 1 {
         begin().and_then(|()| run_alone(layout, workers, archive, &mut write))
     } else {
-        pipeline::run(layout, workers, archive, begin, &mut write)
+        let ahead = ahead.as_ref().map(|to| Ahead::start(to, options.memory));
+        pipeline::run(layout, workers, archive, ahead, begin, &mut write)
     }?;
     let diff_id = archived.diff_id;
     if let Some(unpacking) = unpacking {
@@ -141,6 +148,7 @@ pub fn encode_with(
         tree: tree.clone(),
         compression,
         chunks: output.seen,
+        ahead,
     });
     let chunks = output.chunks.into_iter().zip(archived.chunks);
     Ok(EncodedLayer {
@@ -150,7 +158,7 @@ pub fn encode_with(
         uncompressed_size: archived.size,
         media_type: compression.media_type(),
         tree,
-        chunks: options.memory.map(|_| ChunkRecord::new(digest, compression, chunks)),
+        chunks: options.memory.filter(|_| !plain).map(|_| ChunkRecord::new(digest, compression, chunks)),
         first_pass,
     })
 }
@@ -159,11 +167,13 @@ impl EncodeOptions<'_> {
     /// These without those that others, or a small layer, leave nothing to do for.
     fn that_apply(self, is_large: bool) -> Self {
         let is_plain = self.compression.is_none();
-        let memory = self.memory.filter(|_| is_large && !is_plain);
+        let later = self.later.filter(|_| is_plain);
+        let is_compressed = !later.unwrap_or(self.compression).is_none();
+        let memory = self.memory.filter(|_| is_large && is_compressed);
         let is_unpacked = self.unpack_into.is_some();
         let first_pass = self.first_pass.filter(|pass| pass.is_for(self.compression) && !is_unpacked);
-        let prefix = self.prefix.filter(|_| memory.is_some() && first_pass.is_none() && !is_unpacked);
-        Self { memory, later: self.later.filter(|_| is_plain), first_pass, prefix, ..self }
+        let prefix = self.prefix.filter(|_| memory.is_some() && !is_plain && first_pass.is_none() && !is_unpacked);
+        Self { memory, later, first_pass, prefix, ..self }
     }
 }
 

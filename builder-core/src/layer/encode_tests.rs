@@ -263,11 +263,14 @@ fn a_second_pass_gives_what_one_pass_gives() {
     std::fs::write(&blob, &wanted).unwrap();
     let first =
         EncodeOptions { compression: Compression::Uncompressed, later: Some(compression), ..Default::default() };
+    let (_, ahead) = encode(&EncodeOptions { temporary_folder: Some(folder.path()), ..first });
     let (_, first) = encode(&first);
-    let first = first.first_pass.unwrap();
+    let (ahead, first) = (ahead.first_pass.unwrap(), first.first_pass.unwrap());
+    assert!(ahead.ahead.is_some() && first.ahead.is_none());
     memory.add(once.chunks.as_ref().unwrap(), &blob);
     for options in [
         EncodeOptions { first_pass: Some(&first), ..Default::default() },
+        EncodeOptions { first_pass: Some(&ahead), ..Default::default() },
         EncodeOptions { first_pass: Some(&first), memory: Some(&memory), ..Default::default() },
         EncodeOptions { first_pass: Some(&first), unpack_into: Some(&files), ..Default::default() },
         EncodeOptions { later: Some(compression), ..Default::default() },

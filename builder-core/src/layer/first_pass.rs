@@ -1,9 +1,12 @@
 //! What one pass over the files of a layer found out, for one that compresses them later: they are read again, but not
 //! digested.
 
+use std::sync::Arc;
+
 use libdeflater::Crc;
 
 use super::LayerError;
+use super::ahead::CompressedAhead;
 use super::chunk_memory::ChunkId;
 use super::compression::Compression;
 use super::encode::Archived;
@@ -18,6 +21,7 @@ pub struct FirstPass {
     /// What the chunks' ids are made for.
     pub(super) compression: Compression,
     pub(super) chunks: Vec<SeenChunk>,
+    pub(super) ahead: Option<Arc<CompressedAhead>>,
 }
 
 /// A chunk of the archive.

@@ -14,6 +14,7 @@
 //!
 //! OCI image spec, "Image Layer Filesystem Changeset".
 
+mod ahead;
 mod archive;
 mod blob;
 mod border;

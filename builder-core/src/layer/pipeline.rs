@@ -17,18 +17,24 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::LayerError;
+use super::ahead::Ahead;
 use super::archive::Layout;
 use super::encode::{ArchiveHasher, Archived};
+use super::first_pass::SeenChunk;
 use super::worker::{Buffers, Made, Worker};
 
 /// A chunk that was made, with its place in the order.
 type Answer = (usize, Result<(Buffers, Made), LayerError>);
+
+/// A chunk that is to be hashed, with what is known of it for a second pass.
+type HashJob = (Buffers, Option<SeenChunk>);
 
 /// Makes the archive of a layout with `workers`, and hands each chunk in order to `write`. Does `beside` meanwhile.
 pub(super) fn run<'a>(
     layout: Layout<'a>,
     workers: Vec<Worker<'a>>,
     archive: ArchiveHasher,
+    ahead: Option<Ahead<'a>>,
     beside: impl FnOnce() -> Result<(), LayerError> + Send,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<Archived, LayerError> {
@@ -36,13 +42,13 @@ pub(super) fn run<'a>(
     let slots = 2 * workers.len();
     let (empty, empties) = bounded::<Buffers>(slots);
     let (answer, answers) = unbounded::<Answer>();
-    let (hash_jobs, hash_queue) = unbounded::<Buffers>();
+    let (hash_jobs, hash_queue) = unbounded::<HashJob>();
     for _ in 0..slots {
         empty.send(Buffers::default()).expect("the queue has room for each of them");
     }
     thread::scope(|scope| {
         let beside = scope.spawn(beside);
-        let hasher = scope.spawn(move || hash(&hash_queue, &empty, archive));
+        let hasher = scope.spawn(move || hash(&hash_queue, &empty, archive, ahead.as_ref()));
         for worker in workers {
             let (layout, empties, answer) = (&layout, empties.clone(), answer.clone());
             scope.spawn(move || work(worker, layout, &empties, &answer));
@@ -74,7 +80,7 @@ fn work(mut worker: Worker<'_>, layout: &Mutex<Layout<'_>>, empties: &Receiver<B
 
 fn write_in_order(
     answers: &Receiver<Answer>,
-    hash_jobs: &Sender<Buffers>,
+    hash_jobs: &Sender<HashJob>,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(), LayerError> {
     let mut early = BTreeMap::new();
@@ -85,16 +91,24 @@ fn write_in_order(
             let (buffers, made) = answer?;
             write(&buffers, &made)?;
             // The other end is gone only when its thread panicked, which the scope passes on.
-            let _ = hash_jobs.send(buffers);
+            let _ = hash_jobs.send((buffers, made.seen));
             next += 1;
         }
     }
     Ok(())
 }
 
-fn hash(queue: &Receiver<Buffers>, empty: &Sender<Buffers>, mut archive: ArchiveHasher) -> Archived {
-    for buffers in queue {
+fn hash(
+    queue: &Receiver<HashJob>,
+    empty: &Sender<Buffers>,
+    mut archive: ArchiveHasher,
+    ahead: Option<&Ahead<'_>>,
+) -> Archived {
+    for (mut buffers, seen) in queue {
         archive.update(&buffers);
+        if let Some((ahead, seen)) = ahead.zip(seen) {
+            buffers = ahead.exchange(buffers, seen.id);
+        }
         // There is room: the buffers came from there. All workers may have ended.
         let _ = empty.send(buffers);
     }

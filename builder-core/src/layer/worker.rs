@@ -1,5 +1,7 @@
 //! One chunk at a time from the files to compressed bytes. Each thread that encodes has a worker of its own.
 
+use std::io;
+
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::archive::{Chunk, ChunkFile, ContentPiece, Piece};
@@ -27,6 +29,15 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
+    /// Holds these bytes of an archive.
+    #[cfg(test)]
+    pub(super) fn of(archive: &[u8]) -> Self {
+        let mut buffers = Self { archived: archive.len(), ..Self::default() };
+        buffers.archive.grow(archive.len());
+        buffers.archive[..archive.len()].copy_from_slice(archive);
+        buffers
+    }
+
     /// The bytes of the archive, or the state of its digest after them where they were not read.
     pub(super) fn archive(&self) -> Result<&[u8], BlockState> {
         self.skipped.map_or_else(|| Ok(&self.archive[..self.archived]), Err)
@@ -35,6 +46,12 @@ impl Buffers {
     /// How many bytes of the archive the chunk is.
     pub(super) const fn archived_size(&self) -> usize {
         self.archived
+    }
+
+    /// Compresses the archive.
+    pub(super) fn compress(&mut self, compressor: &mut ChunkCompressor, finer: bool) -> io::Result<()> {
+        self.compressed_size = compressor.compress(&self.archive[..self.archived], finer, &mut self.compressed)?;
+        Ok(())
     }
 
     /// The compressed bytes.
@@ -211,9 +228,11 @@ impl<'a> Worker<'a> {
         Ok(Way::Cached)
     }
 
-    /// Takes a chunk from a blob that holds it, where one does.
+    /// Takes a chunk from a blob that holds it, where one does, or as it was compressed ahead.
     fn remembered(&mut self, id: &ChunkId, buffers: &mut Buffers, made: &mut Made) -> bool {
-        let known = self.memory.and_then(|memory| memory.read(id, &mut buffers.compressed, &mut self.pages));
+        let out = &mut buffers.compressed;
+        let known = self.memory.and_then(|memory| memory.read(id, out, &mut self.pages));
+        let known = known.or_else(|| self.first_pass?.ahead.as_ref()?.take(id, out));
         let Some((size, check)) = known else { return false };
         buffers.compressed_size = size;
         made.store(id, size, check);
@@ -221,13 +240,10 @@ impl<'a> Worker<'a> {
     }
 
     fn compress(&mut self, id: &ChunkId, buffers: &mut Buffers, made: &mut Made) -> Result<(), LayerError> {
-        let archive = &buffers.archive[..buffers.archived];
-        let compressed = &mut buffers.compressed;
         let finer = self.compression.is_finer(id);
-        let size = self.compressor.compress(archive, finer, compressed).map_err(compress_error)?;
-        buffers.compressed_size = size;
+        buffers.compress(&mut self.compressor, finer).map_err(|source| LayerError::Compress { source })?;
         if self.memory.is_some() {
-            made.store(id, size, check_of(&compressed[..size]));
+            made.store(id, buffers.compressed_size, check_of(buffers.compressed()));
         }
         Ok(())
     }
@@ -240,10 +256,6 @@ fn digest_of(piece: &ContentPiece, content: &[u8]) -> PieceDigest {
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(piece.offset);
     PieceDigest::Part(hasher.update(content).finalize_non_root())
-}
-
-const fn compress_error(source: std::io::Error) -> LayerError {
-    LayerError::Compress { source }
 }
 
 fn put<'b>(rest: &'b mut [u8], bytes: &[u8]) -> &'b mut [u8] {
