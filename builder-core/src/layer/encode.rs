@@ -10,13 +10,14 @@ use std::thread;
 use super::ahead::{Ahead, CompressedAhead};
 use super::archive::{Layout, estimate, recorded, unreadable};
 use super::border::BIG_FILE;
-use super::chunk_memory::{ArchivedChunk, ChunkMemory, ChunkRecord, StoredChunk};
+use super::chunk_memory::{ChunkMemory, ChunkRecord, StoredChunk};
 use super::first_pass::{FirstPass, SeenChunk};
+use super::hashers::{ArchiveHasher, Archived, BlobHasher};
 use super::prefix::Prefix;
 use super::unpack::Unpacking;
 use super::worker::{Buffers, Digests, Made, Worker};
 use super::{Compression, LayerError, pipeline};
-use crate::oci::{BlockHasher, DiffId, Digest, Hasher};
+use crate::oci::{DiffId, Digest};
 use crate::sys::bulk::Pace;
 use crate::tree::{ChangeList, Changes, Content, ContentDigest, Tree, TreeBuilder, TreeEntry};
 
@@ -120,25 +121,24 @@ pub fn encode_with(
     let digests = Digests::default();
     let (chunks, seen) = (Vec::new(), Vec::new());
     let progress = options.progress;
-    let mut output = Output { out, hasher: Hasher::new(), size: 0, digests, records, chunks, seen, progress };
-    let archive = ArchiveHasher::new(options.first_pass);
+    let mut output = Output { out, size: 0, digests, records, chunks, seen, progress };
+    let (archive, blob) = (ArchiveHasher::new(options.first_pass), BlobHasher::new(plain));
     let mut write = |buffers: &Buffers, made: &Made| output.write(buffers, made, plain);
     let layout = Layout::new(changes, prefix);
     let later = options.later.filter(|later| is_large && !later.is_none());
     // Without a file, nothing is compressed ahead.
     let ahead = later.zip(options.temporary_folder).and_then(|(to, folder)| CompressedAhead::new(to, folder).ok());
     let ahead = ahead.map(Arc::new);
-    let archived = if threads == 1 {
-        begin().and_then(|()| run_alone(layout, workers, archive, &mut write))
+    let (archived, digest) = if threads == 1 {
+        begin().and_then(|()| run_alone(layout, workers, archive, blob, &mut write))
     } else {
         let ahead = ahead.as_ref().map(|to| Ahead::start(to, options.memory));
-        pipeline::run(layout, workers, archive, ahead, begin, &mut write)
+        pipeline::run(layout, workers, archive, blob, ahead, begin, &mut write)
     }?;
     let diff_id = archived.diff_id;
     if let Some(unpacking) = unpacking {
         unpacking.finish()?;
     }
-    let digest = if plain { diff_id.0 } else { output.hasher.finish() };
     let tree = match options.first_pass {
         Some(pass) => pass.tree.clone(),
         None => output.records.finish().map_err(unreadable)?,
@@ -190,7 +190,6 @@ pub fn is_large(changes: &ChangeList) -> bool {
 
 struct Output<'a> {
     out: &'a mut dyn io::Write,
-    hasher: Hasher,
     size: u64,
     digests: Digests,
     records: Records<'a>,
@@ -201,14 +200,10 @@ struct Output<'a> {
 
 impl Output<'_> {
     fn write(&mut self, buffers: &Buffers, made: &Made, plain: bool) -> Result<(), LayerError> {
-        // An uncompressed layer's digest is its diff ID, which is computed anyway.
         let bytes = match buffers.archive() {
             Ok(archive) if plain => archive,
             _ => buffers.compressed(),
         };
-        if !plain {
-            self.hasher.update(bytes);
-        }
         self.size += bytes.len() as u64;
         for piece in &made.digests {
             if let Some((number, digest)) = self.digests.add(piece) {
@@ -228,55 +223,21 @@ fn run_alone(
     mut layout: Layout<'_>,
     workers: Vec<Worker<'_>>,
     mut archive: ArchiveHasher,
+    mut blob: BlobHasher,
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
-) -> Result<Archived, LayerError> {
+) -> Result<(Archived, Digest), LayerError> {
     let mut buffers = Buffers::default();
     for mut worker in workers {
         while let Some(chunk) = layout.next()? {
             let made = worker.make(layout.chunks - 1, &chunk, &mut buffers)?;
             archive.update(&buffers);
+            blob.update(&buffers);
             write(&buffers, &made)?;
         }
     }
-    Ok(archive.finish())
-}
-
-/// What is known of a whole archive.
-#[derive(Debug, Clone)]
-pub(super) struct Archived {
-    pub(super) diff_id: DiffId,
-    pub(super) size: u64,
-    pub(super) chunks: Vec<ArchivedChunk>,
-}
-
-/// Finds out the digest of an archive, where it is not known.
-pub(super) enum ArchiveHasher {
-    Known(Archived),
-    New(BlockHasher, Vec<ArchivedChunk>),
-}
-
-impl ArchiveHasher {
-    fn new(first_pass: Option<&FirstPass>) -> Self {
-        let new = || Self::New(BlockHasher::default(), Vec::new());
-        first_pass.map_or_else(new, |pass| Self::Known(pass.archived.clone()))
-    }
-
-    pub(super) fn update(&mut self, chunk: &Buffers) {
-        let Self::New(hasher, chunks) = self else { return };
-        match chunk.archive() {
-            Ok(bytes) => hasher.update(bytes),
-            Err(state) => hasher.skip(chunk.archived_size() as u64, state),
-        }
-        let size = u32::try_from(chunk.archived_size()).expect("chunks have less than 4 GiB");
-        chunks.push(ArchivedChunk { size, state: hasher.state() });
-    }
-
-    pub(super) fn finish(self) -> Archived {
-        match self {
-            Self::Known(archived) => archived,
-            Self::New(hasher, chunks) => Archived { size: hasher.length(), diff_id: DiffId(hasher.finish()), chunks },
-        }
-    }
+    let archived = archive.finish();
+    let digest = blob.finish(&archived);
+    Ok((archived, digest))
 }
 
 /// Puts the record of a layer together while the digests of its files come, in order.

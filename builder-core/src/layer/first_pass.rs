@@ -9,7 +9,7 @@ use super::LayerError;
 use super::ahead::CompressedAhead;
 use super::chunk_memory::ChunkId;
 use super::compression::Compression;
-use super::encode::Archived;
+use super::hashers::Archived;
 use crate::sys::bulk::Way;
 use crate::tree::Tree;
 

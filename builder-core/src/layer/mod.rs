@@ -28,6 +28,7 @@ mod error;
 mod files;
 mod first_pass;
 mod gzip;
+mod hashers;
 mod header;
 mod limits;
 mod member;
