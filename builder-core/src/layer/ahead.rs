@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,12 +91,11 @@ pub(super) struct Ahead<'a> {
 }
 
 impl<'a> Ahead<'a> {
-    /// Starts a thread for each processor, or as many as the system gives.
-    pub(super) fn start(to: &Arc<CompressedAhead>, memory: Option<&'a ChunkMemory>) -> Self {
+    /// Starts threads, as many as the system gives.
+    pub(super) fn start(to: &Arc<CompressedAhead>, threads: usize, memory: Option<&'a ChunkMemory>) -> Self {
         let (jobs, queue) = unbounded();
         let (give_back, spare) = unbounded();
-        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        for _ in 0..processors.min(MOST_THREADS) {
+        for _ in 0..threads.min(MOST_THREADS) {
             let (to, queue, give_back) = (Arc::clone(to), queue.clone(), give_back.clone());
             let work = move || {
                 if let (Ok(()), Ok(compressor)) = (wait_for_idle_processors(), to.compression.compressor()) {
@@ -232,7 +230,7 @@ mod tests {
         memory.add(&record, &path);
 
         let to = Arc::new(CompressedAhead::new(Compression::default(), folder.path()).unwrap());
-        let ahead = Ahead::start(&to, Some(&memory));
+        let ahead = Ahead::start(&to, 2, Some(&memory));
         for (chunk, seen) in chunks.iter().zip(&first.chunks) {
             while !memory.knows(&seen.id) && !to.places().chunks.contains_key(&seen.id) {
                 ahead.exchange(Buffers::of(chunk), seen.id);

@@ -19,6 +19,7 @@ use super::worker::{Buffers, Digests, Made, Worker};
 use super::{Compression, LayerError, pipeline};
 use crate::oci::{DiffId, Digest};
 use crate::sys::bulk::Pace;
+use crate::sys::threads::idle_processors;
 use crate::tree::{ChangeList, Changes, Content, ContentDigest, Tree, TreeBuilder, TreeEntry};
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
@@ -132,7 +133,7 @@ pub fn encode_with(
     let (archived, digest) = if threads == 1 {
         begin().and_then(|()| run_alone(layout, workers, archive, blob, &mut write))
     } else {
-        let ahead = ahead.as_ref().map(|to| Ahead::start(to, options.memory));
+        let ahead = ahead.as_ref().map(|to| Ahead::start(to, idle_processors(), options.memory));
         pipeline::run(layout, workers, archive, blob, ahead, begin, &mut write)
     }?;
     let diff_id = archived.diff_id;

@@ -1,18 +1,28 @@
 //! Threads for one piece of work that is over when all of them are.
 
 use std::io;
+use std::num::NonZeroUsize;
+use std::thread;
 
 /// Does `work` on so many threads at the same time, the caller's among them, and on fewer where the system gives no more
 /// (`pids.max` of a control group, `ulimit -u`). Each takes what is left to do from the same list, so that one would do.
 pub(crate) fn on_threads(count: usize, work: impl Fn() + Sync) {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 1..count {
-            if std::thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+            if thread::Builder::new().spawn_scoped(scope, &work).is_err() {
                 break;
             }
         }
         work();
     });
+}
+
+/// For how many threads that wait for idle processors there is something to gain: none where a control group limits the
+/// processor time (`cpu.max`), of which they would take what the others need, however many processors are idle.
+pub(crate) fn idle_processors() -> usize {
+    let usable = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let allowed = rustix::thread::sched_getaffinity(None).map_or(usable, |set| set.count() as usize);
+    if usable < allowed { 0 } else { usable }
 }
 
 /// Lets the calling thread run only while a processor has nothing else to do, for as long as it lives.
