@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::copied::CopiedDigests;
 use super::error::ContextError;
 use super::folder::{Folder, hash_unchanged, read_capability};
 use super::ignore::{IgnoreRules, Verdict};
 use super::pattern::DirectoryMatch;
 use super::stat_cache::{FileStatus, Known, StatCache, StatCacheError, known};
-use super::unread::CopiedDigests;
 use super::visit::Contents;
 use crate::tree::{
     Content, ContentDigest, Entry, Metadata, Node, OpenContent, SourceFile, Take, TreeError, TreePath, TreeView, Wants,
@@ -270,7 +270,8 @@ impl ContextDir {
             None => {
                 let read =
                     || self.source_file(path.clone(), &status).open().and_then(|file| hash_unchanged(file, &status));
-                let copied = self.folder.copied.find(|| path.clone(), || status.stamp());
+                let copied = self.folder.copied.of_directory(&path.parent().unwrap_or_default());
+                let copied = copied.find(|| path.clone(), || status.stamp());
                 let digest = copied.map_or_else(read, Ok).map_err(|error| self.folder.error("read", path, error))?;
                 self.cache.record(path.as_bytes(), &status, Known { digest, plain: false });
                 digest

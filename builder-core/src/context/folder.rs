@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::copied::CopiedDigests;
 use super::spool::hash_in_pieces;
 use super::stat_cache::FileStatus;
-use super::unread::CopiedDigests;
 use crate::tree::{ContentDigest, OpenContent, Timestamp, TreeError, TreePath, Xattrs};
 
 /// The one attribute that layers carry.

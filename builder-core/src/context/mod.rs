@@ -14,6 +14,7 @@
 
 mod archive;
 mod canvas;
+mod copied;
 mod describe;
 mod directory;
 mod error;

@@ -97,6 +97,11 @@ impl StatCache {
         Self { file: Some(file.to_owned()), opened: now, table: StatTable::open(file), news: Mutex::default() }
     }
 
+    /// The folder that it is in, for temporary files; `None` for one that is kept nowhere.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.file.as_deref().map(folder_of)
+    }
+
     /// Whether nothing was known when it was opened, and what is learnt will be kept.
     pub(super) const fn is_new(&self) -> bool {
         self.file.is_some() && self.table.is_none()
@@ -248,7 +253,7 @@ impl DirectoryFacts<'_> {
             return;
         }
         let mut news = self.cache.news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.insert(self.path, self.entries, self.cache.file.as_deref().map(folder_of));
+        news.insert(self.path, self.entries, self.cache.folder());
     }
 }
 

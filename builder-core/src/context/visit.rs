@@ -162,6 +162,7 @@ impl Visit<'_> {
     ) -> Result<(), TreeError> {
         let mut looked = self.look_at(names, batch)?;
         let mut unknown = Vec::new();
+        let copied = self.context.folder.copied.of_directory(self.path);
         for (place, entry) in batch.iter().zip(&mut looked) {
             let Some(entry) = entry.as_mut().filter(|entry| entry.has_content()) else { continue };
             let name = place.of(&names.bytes);
@@ -178,7 +179,7 @@ impl Visit<'_> {
                 continue;
             }
             entry.fresh = true;
-            let copied = self.context.folder.copied.find(|| self.path.join(name), || status.stamp());
+            let copied = copied.find(|| self.path.join(name), || status.stamp());
             entry.known = copied.map(|digest| Known { digest, plain: false });
             if copied.is_none() {
                 unknown.push((name, status));
