@@ -76,6 +76,10 @@ impl CompressedAhead {
         (check_of(&out[..size]) == check).then_some((size, check))
     }
 
+    fn has(&self, id: &ChunkId) -> bool {
+        self.places().chunks.contains_key(id)
+    }
+
     fn places(&self) -> std::sync::MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,6 +87,7 @@ impl CompressedAhead {
 
 /// Threads that compress ahead, until this is dropped.
 pub(super) struct Ahead<'a> {
+    to: Arc<CompressedAhead>,
     /// Chunks that need not be compressed.
     memory: Option<&'a ChunkMemory>,
     jobs: Sender<(Buffers, ChunkId)>,
@@ -106,12 +111,12 @@ impl<'a> Ahead<'a> {
                 break;
             }
         }
-        Self { memory, jobs, spare }
+        Self { to: Arc::clone(to), memory, jobs, spare }
     }
 
     /// Takes a chunk, and gives other memory for it, where there is room; else gives it back.
     pub(super) fn exchange(&self, chunk: Buffers, id: ChunkId) -> Buffers {
-        if self.memory.is_some_and(|memory| memory.knows(&id)) {
+        if self.to.has(&id) || self.memory.is_some_and(|memory| memory.knows(&id)) {
             return chunk;
         }
         let Ok(spare) = self.spare.try_recv() else { return chunk };
@@ -232,14 +237,16 @@ mod tests {
         let to = Arc::new(CompressedAhead::new(Compression::default(), folder.path()).unwrap());
         let ahead = Ahead::start(&to, 2, Some(&memory));
         for (chunk, seen) in chunks.iter().zip(&first.chunks) {
-            while !memory.knows(&seen.id) && !to.places().chunks.contains_key(&seen.id) {
+            while !memory.knows(&seen.id) && !to.has(&seen.id) {
                 ahead.exchange(Buffers::of(chunk), seen.id);
                 thread::sleep(Duration::from_millis(1));
             }
-            let returned = ahead.exchange(Buffers::of(b"known"), first.chunks[0].id);
-            assert_eq!(returned.archive(), Ok(&b"known"[..]));
+            for known in [first.chunks[0].id, seen.id] {
+                let returned = ahead.exchange(Buffers::of(b"known"), known);
+                assert_eq!(returned.archive(), Ok(&b"known"[..]));
+            }
         }
-        assert!(!to.places().chunks.contains_key(&first.chunks[0].id));
+        assert!(!to.has(&first.chunks[0].id));
         for (chunk, seen) in chunks.iter().zip(&first.chunks).skip(1) {
             let mut found = Vec::new();
             let (size, check) = to.take(&seen.id, &mut found).unwrap();
