@@ -30,6 +30,7 @@ use crate::error::{Failure, Kind, Look};
 use crate::settings::Environment;
 
 fn main() -> ExitCode {
+    rbuild_core::sys::heap::give_back_large_blocks();
     let environment = match Environment::of_process() {
         Ok(environment) => environment,
         Err(error) => {

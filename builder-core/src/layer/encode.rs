@@ -27,7 +27,7 @@ use crate::tree::{ChangeList, Changes, Content, ContentDigest, Tree, TreeBuilder
 pub const ENCODER_VERSION: u32 = 3;
 
 /// More threads than this would take more memory than they save time.
-const MOST_THREADS: usize = 12;
+const MOST_THREADS: usize = 10;
 
 /// How a layer is encoded.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,6 +48,7 @@ pub struct EncodeOptions<'a> {
     /// A folder for temporary files, which keep memory small for a layer of many entries.
     pub temporary_folder: Option<&'a Path>,
     /// The compression of a second pass that is to come, where there is none now: the first one finds out what it needs.
+    /// Where there is a folder for temporary files, idle processors compress some chunks already.
     pub later: Option<Compression>,
     /// What the first pass found out of the same changes. It helps where it is for this compression, and nothing is unpacked.
     pub first_pass: Option<&'a FirstPass>,

@@ -24,6 +24,10 @@ use super::hashers::{ArchiveHasher, Archived, BlobHasher};
 use super::worker::{Buffers, Made, Worker};
 use crate::oci::Digest;
 
+/// As many chunks wait to be written and hashed at most, besides those that are made: with many workers, a chunk for each would
+/// take more memory than a layer may.
+const MOST_WAITING: usize = 3;
+
 /// A chunk that was made, with its place in the order.
 type Answer = (usize, Result<(Buffers, Made), LayerError>);
 
@@ -41,7 +45,7 @@ pub(super) fn run<'a>(
     write: &mut dyn FnMut(&Buffers, &Made) -> Result<(), LayerError>,
 ) -> Result<(Archived, Digest), LayerError> {
     let layout = Mutex::new(layout);
-    let slots = 2 * workers.len();
+    let slots = (2 * workers.len()).min(workers.len() + MOST_WAITING);
     let (empty, empties) = bounded::<Buffers>(slots);
     let (answer, answers) = unbounded::<Answer>();
     let (to_archive, from_writer) = unbounded::<Written>();

@@ -10,6 +10,7 @@
 //! byte_lock locks on single bytes of a file
 //! emulation programs for other processors
 //! process   helper programs (git, newuidmap, pasta) with a cleaned environment
+//! heap      the C library's allocator
 //! usage     how much memory processes use, and how much there is
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod bulk;
 pub mod byte_lock;
 mod call;
 pub mod emulation;
+pub mod heap;
 pub mod mount;
 pub mod network;
 pub mod process;
