@@ -18,6 +18,10 @@ use crate::tree::{ContentDigest, TreePath};
 /// As many bytes of entries are kept in memory, where there is a folder for more.
 const MOST_IN_MEMORY: usize = 2 << 20;
 
+/// As many bytes of a directory's entries are looked through, so that one of a million files takes no memory either: what
+/// is beyond them is read again.
+const MOST_OF_DIRECTORY: usize = 8 << 20;
+
 const NAME: usize = 16;
 
 const ENTRY: usize = NAME + 32;
@@ -130,6 +134,9 @@ impl Kept {
         let directory = directory_name(directory);
         let mut bytes = self.in_memory.get(&directory).cloned().unwrap_or_default();
         for (offset, length) in self.blocks.get(&directory).into_iter().flatten() {
+            if bytes.len() + length > MOST_OF_DIRECTORY {
+                break;
+            }
             let mut block = vec![0; *length];
             if self.file.as_ref().is_some_and(|file| file.read_exact_at(&mut block, *offset).is_ok()) {
                 bytes.extend(block);
@@ -200,6 +207,20 @@ mod tests {
             assert_eq!(kept.as_ref().unwrap().file.is_some(), has_file);
             assert!(!has_file || kept.as_ref().unwrap().bytes <= MOST_IN_MEMORY);
         }
+    }
+
+    #[test]
+    fn of_a_directory_of_very_many_files_some_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let copied = CopiedDigests::default();
+        copied.keep_from_now(Some(folder.path()));
+        for (path, stamp, digest) in (0..400_000).map(|number| file(&directory(1), number)) {
+            copied.note(&path, stamp, digest);
+        }
+        let files = copied.of_directory(&directory(1));
+        assert!((MOST_OF_DIRECTORY * 2 / 3..=MOST_OF_DIRECTORY).contains(&(files.0.len() * ENTRY)));
+        let (path, stamp, digest) = file(&directory(1), 1);
+        assert_eq!(files.find(|| path, || stamp), Some(digest));
     }
 
     #[test]
