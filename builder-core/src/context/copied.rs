@@ -111,15 +111,12 @@ impl Kept {
             (Some(file), _) => file,
             (none, Some(folder)) => none.insert(tempfile::tempfile_in(folder)?),
         };
-        let (all, blocks): (Vec<u8>, Vec<(Name, u64, usize)>) = {
-            let mut all = Vec::with_capacity(self.bytes);
-            let mut blocks = Vec::with_capacity(self.in_memory.len());
-            for (directory, entries) in &self.in_memory {
-                blocks.push((*directory, self.length + all.len() as u64, entries.len()));
-                all.extend_from_slice(entries);
-            }
-            (all, blocks)
-        };
+        let mut all = Vec::with_capacity(self.bytes);
+        let mut blocks = Vec::with_capacity(self.in_memory.len());
+        for (directory, entries) in &self.in_memory {
+            blocks.push((*directory, self.length + all.len() as u64, entries.len()));
+            all.extend_from_slice(entries);
+        }
         file.write_all_at(&all, self.length)?;
         self.length += all.len() as u64;
         for (directory, offset, length) in blocks {

@@ -265,8 +265,7 @@ impl<'o> Build<'o> {
         name: &str,
     ) -> Self {
         let platforms = if options.platforms.is_empty() { vec![Platform::host()] } else { options.platforms.clone() };
-        let jobs =
-            if options.jobs == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { options.jobs };
+        let jobs = if options.jobs == 0 { crate::sys::threads::processors() } else { options.jobs };
         let identity = identity(options, name);
         let journal = Journal::new(store.clone(), &identity);
         let tokens = options.job_tokens.clone().unwrap_or_else(|| store.root().join("locks"));

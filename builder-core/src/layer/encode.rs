@@ -5,7 +5,6 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use super::ahead::{Ahead, CompressedAhead};
 use super::archive::{Layout, estimate, recorded, unreadable};
@@ -19,7 +18,7 @@ use super::worker::{Buffers, Digests, Made, Worker};
 use super::{Compression, LayerError, pipeline};
 use crate::oci::{DiffId, Digest};
 use crate::sys::bulk::Pace;
-use crate::sys::threads::idle_processors;
+use crate::sys::threads::{idle_processors, processors};
 use crate::tree::{ChangeList, Changes, Content, ContentDigest, Tree, TreeBuilder, TreeEntry};
 
 /// The version of the bytes that [`encode`] gives for the same changes. It is kept with every layer, so that a changed
@@ -181,7 +180,7 @@ impl EncodeOptions<'_> {
 
 /// One thread more than there are processors: there is always one that waits for the disk.
 fn usual_threads() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get) + 1
+    processors() + 1
 }
 
 /// Whether a layer has so many bytes that several threads encode it and its chunks are worth remembering.

@@ -10,7 +10,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread::Scope;
 
@@ -19,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::LayerError;
 use super::blob::Slice;
 use super::disk::DiskWriter;
+use crate::sys::threads::processors;
 use crate::tree::{ContentDigest, Metadata, TreePath};
 
 /// More threads would only wait for each other in the file system.
@@ -80,7 +80,7 @@ impl<'scope, 'env> FileWriters<'scope, 'env> {
         FileWriters {
             scope,
             root: root.map(Path::to_owned),
-            most_threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_THREADS),
+            most_threads: processors().min(MOST_THREADS),
             threads: Vec::new(),
             current: 0,
             batch: Batch::default(),

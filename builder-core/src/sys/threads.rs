@@ -1,4 +1,4 @@
-//! Threads for one piece of work that is over when all of them are.
+//! Threads that are started for one piece of work, and what processors there are for them.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -17,10 +17,15 @@ pub(crate) fn on_threads(count: usize, work: impl Fn() + Sync) {
     });
 }
 
+/// How many processors this process may use at a time.
+pub(crate) fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 /// For how many threads that wait for idle processors there is something to gain: none where a control group limits the
 /// processor time (`cpu.max`), of which they would take what the others need, however many processors are idle.
 pub(crate) fn idle_processors() -> usize {
-    let usable = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let usable = processors();
     let allowed = rustix::thread::sched_getaffinity(None).map_or(usable, |set| set.count() as usize);
     if usable < allowed { 0 } else { usable }
 }
