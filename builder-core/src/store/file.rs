@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+
 use super::{Store, StoreError};
 
 /// Whether a file must be on disk before its write counts as done.
@@ -119,6 +121,19 @@ pub(super) fn create_dir(path: &Path) -> Result<(), StoreError> {
 /// Makes a folder and the ones above it, as far as they are missing.
 pub(super) fn create_dirs(path: &Path) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("make the folder", path))
+}
+
+/// Asks the file system to put the folders that are made in this one far from each other on the disk, as far as it
+/// can be asked.
+pub(super) fn scatter(path: &Path) {
+    let flags = || -> io::Result<()> {
+        let folder = File::open(path)?;
+        let flags = ioctl_getflags(&folder)? | IFlags::TOPDIR;
+        Ok(ioctl_setflags(&folder, flags)?)
+    };
+    if let Err(error) = flags() {
+        tracing::debug!(path = %path.display(), %error, "new folders stay close to each other");
+    }
 }
 
 /// The names in a folder, sorted; none where there is no folder.

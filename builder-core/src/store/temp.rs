@@ -18,6 +18,8 @@ use super::{Store, StoreError, file};
 #[derive(Debug)]
 pub(super) struct ProcessTemp {
     path: PathBuf,
+    /// A folder in it that has its files elsewhere on the disk, once it is needed.
+    far: Option<PathBuf>,
     _lock: Lock,
 }
 
@@ -82,7 +84,35 @@ impl Store {
     /// # Errors
     /// When it can't be made.
     pub fn temp_dir(&self, purpose: &str) -> Result<TempDir, StoreError> {
-        let path = self.temp_name(file::name("temporary folder", purpose)?)?;
+        self.make_temp_dir(self.temp_name(file::name("temporary folder", purpose)?)?)
+    }
+
+    /// As [`Self::temp_dir`], for a folder that may get thousands of files.
+    ///
+    /// It is made far from all others on the disk: where ext4 has no journal, whoever makes files beside those that
+    /// somebody has just removed by the thousand does nearly nothing but pass over what these leave.
+    pub(super) fn temp_dir_for_many(&self, purpose: &str) -> Result<TempDir, StoreError> {
+        let near = self.temp_folder()?;
+        let mut temp = self.inner.temp.lock().unwrap_or_else(PoisonError::into_inner);
+        let temp = temp.as_mut().expect("it was made just now");
+        let far = match &temp.far {
+            Some(far) => far,
+            None => {
+                // What is made in a folder is kept close together, but for what is made in the scattered one itself,
+                // whose place is chosen by its name.
+                let scattered = near.join("far");
+                let far = scattered.join(near.file_name().expect("the name was chosen by `make_process_temp`"));
+                file::create_dir(&scattered)?;
+                file::scatter(&scattered);
+                file::create_dir(&far)?;
+                temp.far.insert(far)
+            }
+        };
+        let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
+        self.make_temp_dir(far.join(format!("{}-{number}", file::name("temporary folder", purpose)?)))
+    }
+
+    fn make_temp_dir(&self, path: PathBuf) -> Result<TempDir, StoreError> {
         DirBuilder::new().mode(0o700).create(&path).map_err(StoreError::io("make the folder", &path))?;
         Ok(TempDir { store: self.clone(), path: Some(path) })
     }
@@ -117,7 +147,7 @@ impl Store {
         let lock_path = path.join("lock");
         let lock = try_exclusive(open_lock_file(&lock_path)?, &lock_path)?;
         let lock = lock.ok_or_else(|| StoreError::Busy { path: path.clone() })?;
-        Ok(ProcessTemp { path, _lock: lock })
+        Ok(ProcessTemp { path, far: None, _lock: lock })
     }
 
     /// Removes the folders of processes that are gone. What can't be removed stays, and is tried again another time.
@@ -174,6 +204,23 @@ mod tests {
         assert!(kept.exists());
         drop((store, other));
         assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn folders_for_many_files_stay_together_far_from_those_of_other_processes() {
+        use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+
+        let (dir, store) = scratch();
+        let flags = |path: &Path| ioctl_getflags(fs::File::open(path).unwrap()).unwrap_or(IFlags::empty());
+        let [one, other] = [(); 2].map(|()| store.temp_dir_for_many("work").unwrap());
+        let together = one.path().parent().unwrap();
+        assert_eq!(other.path().parent(), Some(together));
+        assert!(!flags(together).contains(IFlags::TOPDIR));
+        let probe = fs::File::open(dir.path()).unwrap();
+        let can = ioctl_setflags(&probe, flags(dir.path()) | IFlags::TOPDIR).is_ok();
+        assert_eq!(flags(together.parent().unwrap()).contains(IFlags::TOPDIR), can);
+        drop((one, other, store));
+        assert_eq!(fs::read_dir(dir.path().join("store/tmp")).unwrap().count(), 0);
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Store {
     /// When it can't be made.
     pub fn unpack_dir(&self) -> Result<TempDir, StoreError> {
         self.make_room_when_due();
-        self.temp_dir("unpack")
+        self.temp_dir_for_many("unpack")
     }
 
     /// Makes a finished folder under `tmp/` the unpacked form of a layer, and gives where it is then.
