@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::chunk_memory::{Check, ChunkId, ChunkMemory, check_of};
-use super::compression::{ChunkCompressor, Compression};
+use super::compression::{ChunkCompressor, Compression, make_room};
 use super::worker::Buffers;
 use crate::sys::threads::wait_for_idle_processors;
 
@@ -67,9 +67,7 @@ impl CompressedAhead {
     /// Moves a compressed chunk to the start of `out`, and gives its size and check; `None` where it must be compressed.
     pub(super) fn take(&self, id: &ChunkId, out: &mut Vec<u8>) -> Option<(usize, Check)> {
         let Place { offset, size, check } = self.places().chunks.remove(id)?;
-        if out.len() < size {
-            out.resize(size, 0);
-        }
+        make_room(out, size);
         self.file.read_exact_at(&mut out[..size], offset).ok()?;
         // A file system that can't do this keeps the bytes until the file is closed.
         let _ = fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, size as u64);

@@ -20,7 +20,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use super::Compression;
+use super::compression::{Compression, make_room};
 use super::encode::ENCODER_VERSION;
 use crate::oci::{BlockState, Digest};
 use crate::sys::bulk::{self, Pace, PageBuffer};
@@ -181,9 +181,7 @@ impl ChunkMemory {
             (place, known.blobs[place.blob as usize].clone())
         };
         let size = place.size as usize;
-        if out.len() < size {
-            out.resize(size, 0);
-        }
+        make_room(out, size);
         // Nothing is kept open: a prune may remove any blob, and there may be many.
         let blob = File::open(path).ok()?;
         bulk::read_exact_at(&blob, &self.pace, &mut out[..size], place.offset, pages).ok()?;

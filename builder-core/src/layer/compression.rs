@@ -186,14 +186,23 @@ impl ChunkCompressor {
             Self::Zstd(_) => zstd::zstd_safe::compress_bound(chunk.len()),
             Self::Uncompressed => return Ok(0),
         };
-        if out.len() < bound {
-            out.resize(bound, 0);
-        }
+        make_room(out, bound);
         match self {
             Self::Gzip(gzip) => gzip.compressor_for(chunk, finer)?.gzip_compress(chunk, out).map_err(io::Error::other),
             Self::Zstd(compressor) => compressor.compress_to_buffer(chunk, out.as_mut_slice()),
             Self::Uncompressed => Ok(0),
         }
+    }
+}
+
+/// Makes a buffer at least this long. What it held may be lost.
+///
+/// Large ones take memory only as far as they are written: the system gives them zeroed, page by page.
+pub(super) fn make_room(buffer: &mut Vec<u8>, size: usize) {
+    if buffer.len() < size {
+        // Given back first.
+        *buffer = Vec::new();
+        *buffer = vec![0; size.next_power_of_two()];
     }
 }
 
