@@ -7,13 +7,11 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crate::tree::{ContentDigest, TreePath};
+use crate::tree::{Appended, ContentDigest, TreePath};
 
 /// As many bytes of entries are kept in memory, where there is a folder for more.
 const MOST_IN_MEMORY: usize = 2 << 20;
@@ -55,8 +53,7 @@ struct Kept {
     in_memory: HashMap<Name, Vec<u8>>,
     bytes: usize,
     folder: Option<PathBuf>,
-    file: Option<File>,
-    length: u64,
+    file: Option<Appended>,
     /// The place and length of each block by directory.
     blocks: HashMap<Name, Vec<(u64, usize)>>,
 }
@@ -109,18 +106,17 @@ impl Kept {
         let file = match (&mut self.file, &self.folder) {
             (_, None) => return Ok(()),
             (Some(file), _) => file,
-            (none, Some(folder)) => none.insert(tempfile::tempfile_in(folder)?),
+            (none, Some(folder)) => none.insert(Appended::new(folder)?),
         };
         let mut all = Vec::with_capacity(self.bytes);
         let mut blocks = Vec::with_capacity(self.in_memory.len());
         for (directory, entries) in &self.in_memory {
-            blocks.push((*directory, self.length + all.len() as u64, entries.len()));
+            blocks.push((*directory, all.len() as u64, entries.len()));
             all.extend_from_slice(entries);
         }
-        file.write_all_at(&all, self.length)?;
-        self.length += all.len() as u64;
+        let start = file.append(&all)?;
         for (directory, offset, length) in blocks {
-            self.blocks.entry(directory).or_default().push((offset, length));
+            self.blocks.entry(directory).or_default().push((start + offset, length));
         }
         self.in_memory.clear();
         self.bytes = 0;
@@ -135,7 +131,7 @@ impl Kept {
                 break;
             }
             let mut block = vec![0; *length];
-            if self.file.as_ref().is_some_and(|file| file.read_exact_at(&mut block, *offset).is_ok()) {
+            if self.file.as_ref().is_some_and(|file| file.read_at(*offset, &mut block).is_ok()) {
                 bytes.extend(block);
             }
         }

@@ -12,17 +12,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::select::Picked;
 use crate::tree::{
-    Content, ContentMark, Entry, Metadata, Node, OpenContent, PackedReader, Seen, SourceFile, Timestamp, TreeError,
-    TreePath, Xattrs, push_bytes, push_number, push_signed,
+    Appended, Content, ContentMark, Entry, Metadata, Node, OpenContent, PackedReader, Seen, SourceFile, Timestamp,
+    TreeError, TreePath, Xattrs, push_bytes, push_number, push_signed,
 };
 
 const END: u8 = 0;
@@ -42,10 +40,15 @@ const PIECE: usize = 64 << 10;
 /// Once a walk packed as many bytes, what each directory adds goes to the temporary file.
 const MOST_IN_MEMORY: u64 = 2 << 20;
 
+/// What is packed of one directory goes there in as many pieces at once.
+const MOST_PIECES: usize = 16;
+
 /// Packed entries, each directory before what is in it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Packed {
     pieces: Vec<Piece>,
+    /// How many of them were put by, or might have been.
+    settled: usize,
 }
 
 /// Whole entries.
@@ -65,8 +68,7 @@ pub(super) struct Contents {
     table: Mutex<Table>,
     packed: AtomicU64,
     folder: Option<PathBuf>,
-    file: Mutex<Option<Arc<File>>>,
-    file_size: AtomicU64,
+    file: Mutex<Option<Arc<Appended>>>,
 }
 
 #[derive(Clone, Default)]
@@ -79,7 +81,7 @@ struct Table {
 #[derive(Clone)]
 pub(super) struct PickedTree {
     packed: Packed,
-    file: Option<Arc<File>>,
+    file: Option<Arc<Appended>>,
     contents: Arc<Table>,
     /// The links with several names among what was picked.
     shared: Arc<HashSet<u64>>,
@@ -126,7 +128,7 @@ impl Packed {
             push_number(bytes, link);
         }
         contents.push(bytes, content, directory, seen.name);
-        Ok(())
+        if self.pieces.len() - self.settled > MOST_PIECES { self.put_by(contents).map_err(unreadable) } else { Ok(()) }
     }
 
     /// Adds a directory with what is in it.
@@ -153,21 +155,20 @@ impl Packed {
 
     /// Puts these entries into the walk's file, where what the walk packed is much already and there is one.
     pub(super) fn put_by(&mut self, contents: &Contents) -> io::Result<()> {
+        let pieces = &mut self.pieces[self.settled..];
+        self.settled += pieces.len();
         let own: usize =
-            self.pieces.iter().map(|piece| if let Piece::Memory(bytes) = piece { bytes.len() } else { 0 }).sum();
+            pieces.iter().map(|piece| if let Piece::Memory(bytes) = piece { bytes.len() } else { 0 }).sum();
         let packed = contents.packed.fetch_add(own as u64, Ordering::Relaxed);
         if packed <= MOST_IN_MEMORY {
             return Ok(());
         }
         let Some(file) = contents.file()? else { return Ok(()) };
-        for piece in &mut self.pieces {
+        for piece in pieces {
             if let Piece::Memory(bytes) = piece
                 && !bytes.is_empty()
             {
-                let length = bytes.len();
-                let start = contents.file_size.fetch_add(length as u64, Ordering::Relaxed);
-                file.write_all_at(bytes, start)?;
-                *piece = Piece::File { start, length };
+                *piece = Piece::File { start: file.append(bytes)?, length: bytes.len() };
             }
         }
         Ok(())
@@ -198,10 +199,10 @@ impl Contents {
     }
 
     /// The file for entries; `None` where there is no folder for one.
-    fn file(&self) -> io::Result<Option<Arc<File>>> {
+    fn file(&self) -> io::Result<Option<Arc<Appended>>> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let (None, Some(folder)) = (&*file, &self.folder) {
-            *file = Some(Arc::new(tempfile::tempfile_in(folder)?));
+            *file = Some(Arc::new(Appended::new(folder)?));
         }
         Ok(file.clone())
     }
@@ -300,7 +301,7 @@ impl<'a> PickedEntries<'a> {
             (Piece::Memory(bytes), _) => Ok(bytes.into()),
             (Piece::File { start, length }, Some(file)) => {
                 let mut bytes = vec![0; *length];
-                file.read_exact_at(&mut bytes, *start)?;
+                file.read_at(*start, &mut bytes)?;
                 Ok(bytes.into())
             }
             (Piece::File { .. }, None) => unreachable!("only what has a file puts pieces into it"),

@@ -1,4 +1,5 @@
 use super::*;
+use std::fs::File;
 
 #[test]
 fn what_was_packed_comes_out_again() {
@@ -97,6 +98,34 @@ fn a_file_takes_few_bytes() {
 }
 
 #[test]
+fn one_directory_of_very_many_files_is_not_in_memory_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let contents = Contents::in_folder(Some(folder.path()));
+    let mut packed = Packed::default();
+    let name = |n: usize| format!("file_with_a_long_name_of_many_bytes_{n:06}");
+    for n in 0..200_000 {
+        let file_name = name(n);
+        let seen = Seen {
+            name: file_name.as_bytes(),
+            node: &Node::File { size: 0 },
+            metadata: &Metadata { mode: 0o644, ..Metadata::default() },
+            digest: None,
+            link: None,
+            hollow: false,
+            content: &|| Ok(Content::None),
+        };
+        packed.add_file(&seen, &TreePath::root(), &contents).unwrap();
+        let in_memory = |piece: &Piece| if let Piece::Memory(bytes) = piece { bytes.capacity() } else { 0 };
+        let in_memory: usize = packed.pieces.iter().map(in_memory).sum();
+        assert!(in_memory <= MOST_IN_MEMORY as usize + 2 * (MOST_PIECES + 2) * PIECE);
+    }
+    let tree = PickedTree::new(packed, contents, HashSet::new());
+    let root = TreePath::root();
+    let found = tree.iter(&root).map(|picked| picked.unwrap().relative);
+    assert!(found.enumerate().map(|(n, path)| assert_eq!(path.as_bytes(), name(n).as_bytes())).count() == 200_000);
+}
+
+#[test]
 fn what_is_too_much_for_memory_comes_out_of_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let contents = Contents::in_folder(Some(folder.path()));
@@ -136,7 +165,7 @@ fn what_is_too_much_for_memory_comes_out_of_a_file() {
         }
     }
     assert!(entries.next().is_none());
-    tree.file.as_ref().unwrap().set_len(1000).unwrap();
+    tree.file.as_ref().unwrap().file().set_len(1000).unwrap();
     let read: Vec<_> = tree.iter(&TreePath::root()).collect();
     assert!(read.len() < 1001 * count as usize && read.last().unwrap().is_err());
 }

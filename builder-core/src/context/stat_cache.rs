@@ -11,12 +11,11 @@
 //!
 //! The facts of a directory's files are looked up and replaced together; [`super::stat_table`] is how they lie on disk.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::stat_news::News;
+use super::stat_news::{News, Part};
 use super::stat_table::{Cursor, Fact, StatTable, TableWriter, push_entry, runs};
 use crate::tree::{ContentDigest, Timestamp};
 
@@ -31,6 +30,9 @@ const PLAIN: u8 = 1;
 
 /// A directory that nobody asked for in this many rewrites is dropped.
 const OLDEST: u8 = 20;
+
+/// What is put together of a directory is kept in parts of as many bytes, so that little is in memory however large it is.
+const PART_SIZE: usize = 256 << 10;
 
 /// Clocks of file systems move in steps; a file that changed within this time before it was read is not remembered.
 const CLOCK_STEP_NANOSECONDS: i128 = 20_000_000;
@@ -122,16 +124,18 @@ impl StatCache {
 
     /// Starts to look up all files of a directory.
     pub(super) fn directory(&self, path: &[u8]) -> DirectoryFacts<'_> {
+        DirectoryFacts { cache: self, path: path.to_vec(), cursor: self.cursor(path), gone: None, fresh: None }
+    }
+
+    /// What is known of a directory's files.
+    fn cursor(&self, path: &[u8]) -> Cursor<'_> {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        let cursor = match (news.entries(path), &self.table) {
-            (Some(entries), _) => Cursor::of(entries),
-            (None, Some(table)) => {
-                news.visited.insert(path.to_vec());
-                table.directory(path)
-            }
-            (None, None) => Cursor::of(Arc::default()),
-        };
-        DirectoryFacts { cache: self, path: path.to_vec(), cursor, entries: Vec::new(), changed: false }
+        if let Some(parts) = news.parts(path) {
+            return Cursor::of(parts.to_vec());
+        }
+        let Some(table) = &self.table else { return Cursor::default() };
+        news.visited.insert(path.to_vec());
+        table.directory(path)
     }
 
     /// What is known of a file that has this status.
@@ -187,33 +191,47 @@ impl StatCache {
 
     /// Writes a directory that there are news of.
     fn write_fresh(&self, writer: &mut TableWriter, news: &News, directory: &[u8]) -> io::Result<()> {
-        let Some(files) = news.files.get(directory) else {
-            return writer.push(directory, 0, &news.entries(directory).unwrap_or_default());
-        };
-        let mut cursor = match (news.entries(directory), &self.table) {
-            (Some(entries), _) => Cursor::of(entries),
+        let mut known = match (news.parts(directory), &self.table) {
+            (Some(parts), _) => Cursor::of(parts.to_vec()),
             (None, Some(table)) => table.directory(directory),
-            (None, None) => Cursor::of(Arc::default()),
+            (None, None) => Cursor::default(),
         };
-        let mut merged = BTreeMap::new();
-        while let Some((name, fact)) = cursor.entry() {
-            merged.insert(name.to_vec(), *fact);
-            cursor.advance();
+        let mut write = |name: &[u8], fact: &Fact| writer.push_entry(directory, 0, name, fact);
+        for (name, fact) in news.files.get(directory).into_iter().flatten() {
+            while let Some((known_name, known_fact)) = known.entry().filter(|(known, _)| *known <= name.as_slice()) {
+                if known_name != name.as_slice() {
+                    write(known_name, known_fact)?;
+                }
+                known.advance();
+            }
+            write(name, fact)?;
         }
-        merged.extend(files.iter().map(|(name, fact)| (name.clone(), *fact)));
-        let mut entries = Vec::new();
-        merged.iter().for_each(|(name, fact)| push_entry(&mut entries, name, fact));
-        writer.push(directory, 0, &entries)
+        while let Some((name, fact)) = known.entry() {
+            write(name, fact)?;
+            known.advance();
+        }
+        Ok(())
     }
 }
 
 /// The facts of one directory's files, looked up in the order of their names while new ones are put together.
+///
+/// What is looked up may be ahead of what is kept and learnt. As long as all is as the cache has it, nothing is put
+/// together.
 pub(super) struct DirectoryFacts<'c> {
     cache: &'c StatCache,
     path: Vec<u8>,
     cursor: Cursor<'c>,
-    entries: Vec<u8>,
-    changed: bool,
+    /// The first name that the cache has and the directory has not.
+    gone: Option<Vec<u8>>,
+    fresh: Option<Fresh>,
+}
+
+/// The entries of a directory from its first name on.
+#[derive(Default)]
+struct Fresh {
+    parts: Vec<Part>,
+    last: Vec<u8>,
 }
 
 impl DirectoryFacts<'_> {
@@ -225,35 +243,71 @@ impl DirectoryFacts<'_> {
                 return None;
             }
             let found = (next == name).then_some(*fact);
+            if found.is_none() && self.gone.is_none() {
+                self.gone = Some(next.to_vec());
+            }
             self.cursor.advance();
             if found.is_some() {
                 return found;
             }
-            // Nothing of that name is there any more.
-            self.changed = true;
         }
     }
 
-    /// Keeps what the cache has.
+    /// Keeps what the cache has. What is kept and learnt must come sorted.
     pub(super) fn keep(&mut self, name: &[u8], fact: &Fact) {
-        push_entry(&mut self.entries, name, fact);
+        if self.fresh.is_some() || self.gone.is_some() {
+            self.push(name, fact);
+        }
     }
 
     /// Adds what was learnt of a file.
     pub(super) fn learn(&mut self, name: &[u8], status: &FileStatus, known: Known) {
         if self.cache.is_settled(status) {
-            self.changed = true;
-            push_entry(&mut self.entries, name, &encode(status, known));
+            self.push(name, &encode(status, known));
         }
     }
 
     /// Remembers the directory as it was put together.
     pub(super) fn finish(mut self) {
-        if !self.changed && self.cursor.entry().is_none() {
-            return;
+        if let (None, Some((next, _))) = (&self.gone, self.cursor.entry()) {
+            self.gone = Some(next.to_vec());
         }
+        if let (None, Some(gone)) = (&self.fresh, self.gone.clone()) {
+            self.fresh = Some(self.begin(&gone));
+        }
+        let Some(Fresh { mut parts, last }) = self.fresh.take() else { return };
         let mut news = self.cache.news.lock().unwrap_or_else(PoisonError::into_inner);
-        news.insert(self.path, self.entries, self.cache.folder());
+        parts.push(news.keep(last, self.cache.folder()));
+        news.insert(self.path, parts);
+    }
+
+    fn push(&mut self, name: &[u8], fact: &Fact) {
+        let mut fresh = self.fresh.take().unwrap_or_else(|| self.begin(name));
+        fresh.push(name, fact, self.cache);
+        self.fresh = Some(fresh);
+    }
+
+    /// What the cache has of the names before this one, and before all that are gone.
+    fn begin(&self, name: &[u8]) -> Fresh {
+        let end = self.gone.as_deref().map_or(name, |gone| gone.min(name));
+        let mut fresh = Fresh::default();
+        let mut before = self.cache.cursor(&self.path);
+        while let Some((name, fact)) = before.entry().filter(|(name, _)| *name < end) {
+            fresh.push(name, fact, self.cache);
+            before.advance();
+        }
+        fresh
+    }
+}
+
+impl Fresh {
+    fn push(&mut self, name: &[u8], fact: &Fact, cache: &StatCache) {
+        push_entry(&mut self.last, name, fact);
+        if self.last.len() >= PART_SIZE {
+            let entries = std::mem::take(&mut self.last);
+            let mut news = cache.news.lock().unwrap_or_else(PoisonError::into_inner);
+            self.parts.push(news.keep(entries, cache.folder()));
+        }
     }
 }
 

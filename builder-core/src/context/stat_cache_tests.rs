@@ -167,3 +167,60 @@ fn what_changed_about_now_is_not_remembered() {
         assert_eq!(visit(&cache, "d", &names(1), &status), usize::from(kept), "{what}");
     }
 }
+
+/// Numbers that look random, the same each time.
+fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut bytes = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
+    move |below| {
+        let mut next = [0; 8];
+        bytes.fill(&mut next);
+        u64::from_le_bytes(next) % below
+    }
+}
+
+/// As a walk does it: some names are looked up, and then kept or learnt in their order.
+#[test]
+fn after_any_edits_each_file_is_learnt_once() {
+    const YOUNG: i64 = 1000;
+    let folder = tempfile::tempdir().unwrap();
+    for seed in 0..6 {
+        let mut random = random(seed);
+        let file = folder.path().join(seed.to_string());
+        let count = if seed == 0 { 6000 } else { 900 };
+        let mut files: Vec<(String, i64)> = names(count).into_iter().map(|name| (name, 1)).collect();
+        for round in 0..12 {
+            for _ in 0..random(4) {
+                let at = random(files.len() as u64) as usize;
+                match random(4) {
+                    0 => drop(files.remove(at)),
+                    1 => files.insert(at + 1, (format!("{}-{round}", files[at].0), 1)),
+                    2 => files[at].1 = YOUNG,
+                    _ => files[at].1 += 1,
+                }
+            }
+            for again in [false, true] {
+                let cache = StatCache::load(&file, NOW);
+                let mut facts = cache.directory(b"d");
+                let mut learnt = 0;
+                for batch in files.chunks(50) {
+                    let find = |(name, seconds): &(String, i64)| {
+                        facts.find(name.as_bytes()).filter(|fact| known(fact, &status(*seconds)).is_some())
+                    };
+                    let found: Vec<_> = batch.iter().map(find).collect();
+                    for ((name, seconds), found) in batch.iter().zip(found) {
+                        if let Some(fact) = found {
+                            facts.keep(name.as_bytes(), &fact);
+                        } else {
+                            facts.learn(name.as_bytes(), &status(*seconds), digest(name));
+                            learnt += usize::from(*seconds != YOUNG);
+                        }
+                    }
+                }
+                facts.finish();
+                assert!(!again || learnt == 0, "{learnt} of round {round} of {seed} are learnt twice");
+                assert!(!again || cache.news.lock().unwrap().is_empty(), "round {round} of {seed}");
+                cache.save().unwrap();
+            }
+        }
+    }
+}

@@ -2,13 +2,12 @@
 //! name, so that the first build of a million files needs no hundred megabytes for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::stat_table::Fact;
+use crate::tree::Appended;
 
 /// As many bytes of entries are kept in memory.
 const MOST_IN_MEMORY: usize = 8 << 20;
@@ -17,26 +16,33 @@ const MOST_IN_MEMORY: usize = 8 << 20;
 #[derive(Debug, Default)]
 pub(super) struct News {
     /// The entries of directories that were read whole and were not as the table has them.
-    directories: BTreeMap<Vec<u8>, Entries>,
+    directories: BTreeMap<Vec<u8>, Vec<Part>>,
     in_memory: usize,
-    spill: Option<Spill>,
+    file: Option<Arc<Appended>>,
     /// Files that were read one by one, by directory.
     pub(super) files: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Fact>>,
     /// Directories of the table that were of use.
     pub(super) visited: BTreeSet<Vec<u8>>,
 }
 
-/// The entries of a directory.
-#[derive(Debug)]
-enum Entries {
+/// Some entries of a directory.
+#[derive(Debug, Clone)]
+pub(super) enum Part {
     Memory(Arc<[u8]>),
-    Spilled { offset: u64, length: usize },
+    File { file: Arc<Appended>, at: u64, length: usize },
 }
 
-#[derive(Debug)]
-struct Spill {
-    file: File,
-    size: u64,
+impl Part {
+    /// The entries. Those that can't be read back are none: their files are hashed again.
+    pub(super) fn read(&self) -> Arc<[u8]> {
+        match self {
+            Self::Memory(entries) => Arc::clone(entries),
+            Self::File { file, at, length } => {
+                let mut bytes = vec![0; *length];
+                file.read_at(*at, &mut bytes).map_or_else(|_| Arc::default(), |()| bytes.into())
+            }
+        }
+    }
 }
 
 impl News {
@@ -50,46 +56,40 @@ impl News {
         self.directories.keys().chain(self.files.keys()).map(Vec::as_slice).collect()
     }
 
-    /// The entries of a directory, if it was read whole. Those that can't be read back are none: their files are hashed
-    /// again.
-    pub(super) fn entries(&self, directory: &[u8]) -> Option<Arc<[u8]>> {
-        match self.directories.get(directory)? {
-            Entries::Memory(entries) => Some(Arc::clone(entries)),
-            Entries::Spilled { offset, length } => {
-                let mut bytes = vec![0; *length];
-                let read = self.spill.as_ref().map(|spill| spill.file.read_exact_at(&mut bytes, *offset));
-                Some(if matches!(read, Some(Ok(()))) { bytes.into() } else { Arc::default() })
+    /// The entries of a directory, if it was read whole.
+    pub(super) fn parts(&self, directory: &[u8]) -> Option<&[Part]> {
+        self.directories.get(directory).map(Vec::as_slice)
+    }
+
+    /// Takes entries that will be those of a directory, or some of them. `folder` is for what is too much for memory;
+    /// without one all stays there.
+    pub(super) fn keep(&mut self, entries: Vec<u8>, folder: Option<&Path>) -> Part {
+        if self.in_memory + entries.len() > MOST_IN_MEMORY
+            && let Some(folder) = folder
+            // What can't be written stays in memory.
+            && let Ok(part) = self.write(&entries, folder)
+        {
+            return part;
+        }
+        self.in_memory += entries.len();
+        Part::Memory(entries.into())
+    }
+
+    /// Takes all the entries of a directory.
+    pub(super) fn insert(&mut self, directory: Vec<u8>, parts: Vec<Part>) {
+        for old in self.directories.insert(directory, parts).into_iter().flatten() {
+            if let Part::Memory(old) = old {
+                self.in_memory -= old.len();
             }
         }
     }
 
-    /// Takes the entries of a directory. `folder` is for what is too much for memory; without one all stays there.
-    pub(super) fn insert(&mut self, directory: Vec<u8>, entries: Vec<u8>, folder: Option<&Path>) {
-        let mut kept = None;
-        if self.in_memory + entries.len() > MOST_IN_MEMORY
-            && let Some(folder) = folder
-        {
-            // What can't be written stays in memory.
-            kept = self.write(&entries, folder).ok();
-        }
-        let kept = kept.unwrap_or_else(|| {
-            self.in_memory += entries.len();
-            Entries::Memory(entries.into())
-        });
-        if let Some(Entries::Memory(old)) = self.directories.insert(directory, kept) {
-            self.in_memory -= old.len();
-        }
-    }
-
-    fn write(&mut self, entries: &[u8], folder: &Path) -> io::Result<Entries> {
-        let spill = match &mut self.spill {
-            Some(spill) => spill,
-            None => self.spill.insert(Spill { file: tempfile::tempfile_in(folder)?, size: 0 }),
+    fn write(&mut self, entries: &[u8], folder: &Path) -> io::Result<Part> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(Arc::new(Appended::new(folder)?)),
         };
-        let offset = spill.size;
-        spill.file.write_all_at(entries, offset)?;
-        spill.size += entries.len() as u64;
-        Ok(Entries::Spilled { offset, length: entries.len() })
+        Ok(Part::File { at: file.append(entries)?, length: entries.len(), file: Arc::clone(file) })
     }
 }
 
@@ -103,16 +103,15 @@ mod tests {
         let entries = |n: u8| vec![n; MOST_IN_MEMORY / 3];
         let name = |n: u8| format!("d{n}").into_bytes();
         let mut news = News::default();
-        for n in 0..6 {
-            news.insert(name(n), entries(n), Some(folder.path()));
+        for (n, what) in (0..6).map(|n| (n, n)).chain([(1, 11), (5, 15)]) {
+            let part = news.keep(entries(what), Some(folder.path()));
+            news.insert(name(n), vec![part]);
         }
-        news.insert(name(1), entries(11), Some(folder.path()));
-        news.insert(name(5), entries(15), Some(folder.path()));
-        assert!(news.in_memory <= MOST_IN_MEMORY && news.spill.is_some());
+        assert!(news.in_memory <= MOST_IN_MEMORY && news.file.is_some());
         for (n, want) in [(0, 0), (1, 11), (2, 2), (3, 3), (4, 4), (5, 15)] {
-            assert!(*news.entries(&name(n)).unwrap() == entries(want), "{n}");
+            assert!(*news.parts(&name(n)).unwrap()[0].read() == entries(want), "{n}");
         }
-        assert_eq!((news.entries(b"d6"), news.fresh().len()), (None, 6));
+        assert!(news.parts(b"d6").is_none() && news.fresh().len() == 6);
         // The file has no name that could be left behind.
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -121,8 +120,8 @@ mod tests {
     fn without_a_folder_all_stays_in_memory() {
         let mut news = News::default();
         for n in 0..3 {
-            news.insert(vec![n], vec![n; MOST_IN_MEMORY], Some(Path::new("/nowhere")).filter(|_| n == 1));
+            let part = news.keep(vec![n; MOST_IN_MEMORY], Some(Path::new("/nowhere")).filter(|_| n == 1));
+            assert!(*part.read() == vec![n; MOST_IN_MEMORY] && matches!(part, Part::Memory(_)));
         }
-        assert!((0..3).all(|n| news.entries(&[n]).is_some_and(|entries| *entries == vec![n; MOST_IN_MEMORY])));
     }
 }

@@ -14,11 +14,13 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stat_cache::FACT_SIZE;
+use super::stat_news::Part;
 
 const MAGIC: &[u8; 8] = b"rbstat2\n";
 
@@ -113,48 +115,56 @@ impl StatTable {
     pub(super) fn directory(&self, directory: &[u8]) -> Cursor<'_> {
         // The block before the first that begins behind the directory's start may hold that start.
         let behind = self.places.partition_point(|place| (&*place.directory, &*place.name) <= (directory, &[][..]));
-        let further = Some(Further { table: self, directory: directory.to_vec(), next: behind });
-        let mut cursor = Cursor { further, ..Cursor::of(Arc::default()) };
-        if let Some(before) = behind.checked_sub(1) {
-            cursor.load(before);
-        }
-        cursor
+        let first = behind.checked_sub(1).and_then(|before| self.run(before, directory));
+        let further = Further::Blocks { table: self, directory: directory.to_vec(), next: behind };
+        Cursor { further, ..first.map_or_else(Cursor::default, |(block, range)| Cursor::over(block, range)) }
+    }
+
+    /// The entries of a directory in a block, if it has any, and where.
+    fn run(&self, number: usize, directory: &[u8]) -> Option<(Arc<[u8]>, Range<usize>)> {
+        let block = self.block(number)?;
+        let range =
+            runs(&block).find(|run| run.directory == directory).map(|run| run.start..run.start + run.entries.len());
+        range.map(|range| (block, range))
     }
 }
 
 /// Goes through the entries of a directory, in order.
+#[derive(Default)]
 pub(super) struct Cursor<'t> {
     bytes: Arc<[u8]>,
     at: usize,
     end: usize,
-    further: Option<Further<'t>>,
+    further: Further<'t>,
 }
 
 /// Where a cursor goes on when the entries at hand are at their end.
-struct Further<'t> {
-    table: &'t StatTable,
-    directory: Vec<u8>,
-    next: usize,
+enum Further<'t> {
+    Blocks { table: &'t StatTable, directory: Vec<u8>, next: usize },
+    Parts(std::vec::IntoIter<Part>),
+}
+
+impl Default for Further<'_> {
+    fn default() -> Self {
+        Self::Parts(Vec::new().into_iter())
+    }
 }
 
 impl Cursor<'_> {
-    /// Goes through entries in memory.
-    pub(super) fn of(entries: Arc<[u8]>) -> Self {
-        Self { at: 0, end: entries.len(), bytes: entries, further: None }
+    /// Goes through entries that were learnt.
+    pub(super) fn of(parts: Vec<Part>) -> Self {
+        Self { further: Further::Parts(parts.into_iter()), ..Self::default() }
+    }
+
+    fn over(bytes: Arc<[u8]>, range: Range<usize>) -> Self {
+        Self { bytes, at: range.start, end: range.end, further: Further::default() }
     }
 
     /// The entry that comes next.
     pub(super) fn entry(&mut self) -> Option<(&[u8], &Fact)> {
         while self.at == self.end {
-            let further = self.further.as_mut()?;
-            let number = further.next;
-            further.next += 1;
-            let place = further.table.places.get(number);
-            if place.is_some_and(|place| *place.directory == *further.directory) {
-                self.load(number);
-            } else {
-                self.further = None;
-            }
+            let (bytes, range) = self.more()?;
+            (self.at, self.end, self.bytes) = (range.start, range.end, bytes);
         }
         split_entry(&self.bytes[self.at..self.end]).map(|(name, fact, _)| (name, fact))
     }
@@ -165,13 +175,19 @@ impl Cursor<'_> {
         self.at = self.end - rest;
     }
 
-    /// Takes up the directory's entries in a block, if it has any.
-    fn load(&mut self, number: usize) {
-        let Some(further) = &self.further else { return };
-        let Some(block) = further.table.block(number) else { return };
-        let found = runs(&block).find(|run| run.directory == further.directory);
-        let Some((start, length)) = found.map(|run| (run.start, run.entries.len())) else { return };
-        (self.at, self.end, self.bytes) = (start, start + length, block);
+    /// Further entries; `None` at the end. Of a damaged block there are none.
+    fn more(&mut self) -> Option<(Arc<[u8]>, Range<usize>)> {
+        match &mut self.further {
+            Further::Parts(parts) => {
+                parts.next().map(|part| part.read()).map(|bytes| (Arc::clone(&bytes), 0..bytes.len()))
+            }
+            Further::Blocks { table, directory, next } => {
+                let number = *next;
+                *next += 1;
+                let goes_on = table.places.get(number).is_some_and(|place| *place.directory == **directory);
+                goes_on.then(|| table.run(number, directory).unwrap_or_default())
+            }
+        }
     }
 }
 
@@ -246,26 +262,32 @@ impl TableWriter {
 
     /// Adds entries of a directory.
     pub(super) fn push(&mut self, directory: &[u8], age: u8, mut entries: &[u8]) -> io::Result<()> {
-        // No path that a system call takes is that long.
-        let Ok(directory_length) = u16::try_from(directory.len()) else { return Ok(()) };
         while let Some((name, fact, rest)) = split_entry(entries) {
-            if self.block.len() >= BLOCK_SIZE {
-                self.end_block()?;
-            }
-            if self.first.is_none() {
-                self.first = Some((directory.to_vec(), name.to_vec()));
-            }
-            if self.run.as_ref().is_none_or(|(open, _)| open != directory) {
-                self.end_run();
-                self.block.extend_from_slice(&directory_length.to_le_bytes());
-                self.block.extend_from_slice(directory);
-                self.block.push(age);
-                self.run = Some((directory.to_vec(), self.block.len()));
-                self.block.extend_from_slice(&[0; 4]);
-            }
-            push_entry(&mut self.block, name, fact);
+            self.push_entry(directory, age, name, fact)?;
             entries = rest;
         }
+        Ok(())
+    }
+
+    /// Adds an entry of a directory.
+    pub(super) fn push_entry(&mut self, directory: &[u8], age: u8, name: &[u8], fact: &Fact) -> io::Result<()> {
+        // No path that a system call takes is that long.
+        let Ok(directory_length) = u16::try_from(directory.len()) else { return Ok(()) };
+        if self.block.len() >= BLOCK_SIZE {
+            self.end_block()?;
+        }
+        if self.first.is_none() {
+            self.first = Some((directory.to_vec(), name.to_vec()));
+        }
+        if self.run.as_ref().is_none_or(|(open, _)| open != directory) {
+            self.end_run();
+            self.block.extend_from_slice(&directory_length.to_le_bytes());
+            self.block.extend_from_slice(directory);
+            self.block.push(age);
+            self.run = Some((directory.to_vec(), self.block.len()));
+            self.block.extend_from_slice(&[0; 4]);
+        }
+        push_entry(&mut self.block, name, fact);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::directory::{ContextDir, may_have_capability, node_of};
 use super::folder::{hash_file, read_capability};
 use super::pattern::DirectoryMatch;
 use super::stat_cache::{DirectoryFacts, FileStatus, Known, known};
+use super::stat_table::Fact;
 use crate::tree::{Content, ContentDigest, Metadata, Node, Seen, Take, TreeError, TreePath, Wants, Xattrs};
 
 /// As many entries are looked at before they are handed over.
@@ -54,6 +55,8 @@ struct Looked {
     stat: Stat,
     wanted: bool,
     hollow: bool,
+    /// What the stat cache has of it, where that stays.
+    kept: Option<Fact>,
     known: Option<Known>,
     fresh: bool,
 }
@@ -169,13 +172,13 @@ impl Visit<'_> {
             let fact = facts.find(name);
             if !entry.wanted {
                 // A step that wants it may come.
-                fact.iter().for_each(|fact| facts.keep(name, fact));
+                entry.kept = fact;
                 continue;
             }
             let status = FileStatus::of(&entry.stat);
             entry.known = fact.as_ref().and_then(|fact| known(fact, &status));
-            if let (Some(fact), Some(_)) = (&fact, entry.known) {
-                facts.keep(name, fact);
+            if entry.known.is_some() {
+                entry.kept = fact;
                 continue;
             }
             entry.fresh = true;
@@ -218,8 +221,14 @@ impl Visit<'_> {
         take: &mut Take<'_>,
     ) -> Result<(), TreeError> {
         for (place, entry) in batch.iter().zip(looked) {
-            let Some(entry) = entry.filter(|entry| entry.wanted) else { continue };
-            self.hand_over(place.of(&names.bytes), entry, facts.as_deref_mut(), take)?;
+            let Some(entry) = entry else { continue };
+            let name = place.of(&names.bytes);
+            if let (Some(fact), Some(facts)) = (&entry.kept, &mut facts) {
+                facts.keep(name, fact);
+            }
+            if entry.wanted {
+                self.hand_over(name, entry, facts.as_deref_mut(), take)?;
+            }
         }
         Ok(())
     }
@@ -243,7 +252,7 @@ impl Visit<'_> {
             hollow = true;
         }
         let wanted = is_directory || (self.wants)(name);
-        Ok(Some(Looked { stat, wanted, hollow, known: None, fresh: false }))
+        Ok(Some(Looked { stat, wanted, hollow, kept: None, known: None, fresh: false }))
     }
 
     fn hash(&self, name: &[u8], status: &FileStatus) -> Result<ContentDigest, TreeError> {

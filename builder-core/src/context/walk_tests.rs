@@ -310,3 +310,25 @@ fn edits_that_hide_themselves_are_seen() {
     assert_eq!(cached_digest(folder.path(), &cache, 1000), blake3::hash(b"ten"));
     assert!(!cache.exists());
 }
+
+#[test]
+fn an_edited_file_among_others_is_read_once() {
+    let (folder, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let cache = store.path().join("cache");
+    for name in ["a", "b", "c"] {
+        fs::write(folder.path().join(name), name).unwrap();
+    }
+    // Whatever is learnt replaces the file.
+    let file = || {
+        cached_digest(folder.path(), &cache, 4_000_000_000);
+        fs::metadata(&cache).unwrap().ino()
+    };
+    let first = file();
+    assert_eq!(file(), first);
+    fs::write(folder.path().join("b"), "other").unwrap();
+    // So that its inode is not used again.
+    fs::hard_link(&cache, store.path().join("kept")).unwrap();
+    let edited = file();
+    assert_ne!(edited, first);
+    assert_eq!(file(), edited);
+}

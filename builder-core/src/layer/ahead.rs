@@ -5,11 +5,9 @@
 //! pass takes it. Nobody waits for them.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -19,6 +17,7 @@ use super::chunk_memory::{Check, ChunkId, ChunkMemory, check_of};
 use super::compression::{ChunkCompressor, Compression, make_room};
 use super::worker::Buffers;
 use crate::sys::threads::wait_for_idle_processors;
+use crate::tree::Appended;
 
 /// More threads than this would take more memory than they save time.
 const MOST_THREADS: usize = 4;
@@ -27,15 +26,8 @@ const MOST_THREADS: usize = 4;
 #[derive(Debug)]
 pub(super) struct CompressedAhead {
     compression: Compression,
-    file: File,
-    places: Mutex<Places>,
-}
-
-#[derive(Debug, Default)]
-struct Places {
-    /// The length of the file.
-    end: u64,
-    chunks: HashMap<ChunkId, Place>,
+    file: Appended,
+    places: Mutex<HashMap<ChunkId, Place>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,37 +40,31 @@ struct Place {
 impl CompressedAhead {
     /// Nothing yet; what comes is kept in a folder.
     pub(super) fn new(compression: Compression, folder: &Path) -> io::Result<Self> {
-        Ok(Self { compression, file: tempfile::tempfile_in(folder)?, places: Mutex::default() })
+        Ok(Self { compression, file: Appended::new(folder)?, places: Mutex::default() })
     }
 
     fn add(&self, id: ChunkId, compressed: &[u8]) -> io::Result<()> {
-        let size = compressed.len();
-        let offset = {
-            let mut places = self.places();
-            let offset = places.end;
-            places.end += size as u64;
-            offset
-        };
-        self.file.write_all_at(compressed, offset)?;
-        self.places().chunks.insert(id, Place { offset, size, check: check_of(compressed) });
+        let offset = self.file.append(compressed)?;
+        self.places().insert(id, Place { offset, size: compressed.len(), check: check_of(compressed) });
         Ok(())
     }
 
     /// Moves a compressed chunk to the start of `out`, and gives its size and check; `None` where it must be compressed.
     pub(super) fn take(&self, id: &ChunkId, out: &mut Vec<u8>) -> Option<(usize, Check)> {
-        let Place { offset, size, check } = self.places().chunks.remove(id)?;
+        let Place { offset, size, check } = self.places().remove(id)?;
         make_room(out, size);
-        self.file.read_exact_at(&mut out[..size], offset).ok()?;
+        self.file.read_at(offset, &mut out[..size]).ok()?;
         // A file system that can't do this keeps the bytes until the file is closed.
-        let _ = fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, size as u64);
+        let _ =
+            fallocate(self.file.file(), FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, size as u64);
         (check_of(&out[..size]) == check).then_some((size, check))
     }
 
     fn has(&self, id: &ChunkId) -> bool {
-        self.places().chunks.contains_key(id)
+        self.places().contains_key(id)
     }
 
-    fn places(&self) -> std::sync::MutexGuard<'_, Places> {
+    fn places(&self) -> MutexGuard<'_, HashMap<ChunkId, Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,7 +130,7 @@ fn compress(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
     use std::time::Duration;
 
     use super::*;
@@ -206,14 +192,15 @@ mod tests {
             }
             wanted.extend(if number == 2 || number == 3 { at_once } else { finest });
         }
-        let damaged = ahead.places().chunks[&first.chunks[2].id];
-        ahead.file.write_all_at(b"damage", damaged.offset + 100).unwrap();
+        let damaged = ahead.places()[&first.chunks[2].id];
+        ahead.file.file().write_all_at(b"damage", damaged.offset + 100).unwrap();
         let ahead = Arc::new(ahead);
         let first = FirstPass { ahead: Some(Arc::clone(&ahead)), ..first };
         let (_, found) = encode(&changes, &EncodeOptions { first_pass: Some(&first), ..Default::default() });
         assert!(found == wanted);
-        assert!(ahead.places().chunks.is_empty());
-        let (size, used) = (ahead.places().end, ahead.file.metadata().unwrap().blocks() * 512);
+        assert!(ahead.places().is_empty());
+        let status = ahead.file.file().metadata().unwrap();
+        let (size, used) = (status.len(), status.blocks() * 512);
         // Blocks that two chunks share are given back with neither.
         assert!(used < size / 4, "{used} bytes of {size} are still in use");
     }

@@ -35,4 +35,5 @@ pub use path::{TreePath, TreePathError};
 pub use record::{Tree, TreeEntry, TreeReader, TreeRecordError};
 pub use record_builder::TreeBuilder;
 pub use resolve::{FollowLast, read_small, resolve};
+pub(crate) use spool::Appended;
 pub use view::{ContentDigest, Seen, Take, TreeError, TreeView, Wants};

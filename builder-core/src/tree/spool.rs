@@ -1,10 +1,12 @@
 //! Bytes that are kept until they are read again: in memory while they are few, in a temporary file of a folder then.
+//! [`Appended`] is such a file for those who read it while it grows.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// As many bytes are in memory at most, where there is a folder for more.
 pub(crate) const MOST_IN_MEMORY: usize = 1 << 20;
@@ -91,6 +93,36 @@ impl Spooled {
             }
             Self::File(file, _) => file.read_exact_at(bytes, at),
         }
+    }
+}
+
+/// A file without a name, which threads append to and read from.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    file: File,
+    length: AtomicU64,
+}
+
+impl Appended {
+    /// An empty one in a folder.
+    pub(crate) fn new(folder: &Path) -> io::Result<Self> {
+        Ok(Self { file: tempfile::tempfile_in(folder)?, length: AtomicU64::new(0) })
+    }
+
+    /// Adds bytes, and gives their place.
+    pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<u64> {
+        let at = self.length.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.file.write_all_at(bytes, at)?;
+        Ok(at)
+    }
+
+    /// Reads as many bytes as there is room for.
+    pub(crate) fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, at)
+    }
+
+    pub(crate) const fn file(&self) -> &File {
+        &self.file
     }
 }
 
