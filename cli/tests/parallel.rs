@@ -84,3 +84,35 @@ fn a_killed_build_gives_its_tokens_back() {
     let output = meeting(&bench, "next", "true").wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// The sizes of a store's blobs.
+fn blob_sizes(store: &Path) -> Vec<u64> {
+    let blobs = fs::read_dir(store.join("blobs/sha256")).expect("blobs");
+    blobs.map(|blob| blob.expect("an entry").metadata().expect("status").len()).collect()
+}
+
+/// A command that fails at once ends the build long before the layer below it could be compressed, which would take
+/// the slowest level many seconds.
+#[test]
+fn a_command_does_not_wait_for_the_layer_below_it_to_be_compressed() {
+    const LARGE: u64 = 10_000_000;
+    let bench = Bench::new();
+    let context = bench.context("context", &[]);
+    let mut state = 1_u64;
+    let mut digit = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        b'0' + (state >> 33) as u8 % 10
+    };
+    let digits: Vec<u8> = (0..30_000_000).map(&mut digit).collect();
+    fs::write(context.join("data"), &digits).expect("data");
+    let build = |command: &str, compression: &str| {
+        let text = format!("FROM busybox\nCOPY data /\nRUN {command}\n");
+        fs::write(context.join("Dockerfile"), text).expect("Dockerfile");
+        let output = format!("--output=type=oci,dest={},{compression}", bench.path("image.tar").display());
+        bench.build(&context, &[&output])
+    };
+    build("echo it failed; exit 7", "compression=zstd,compression-level=22").fails(7, &["it failed"]);
+    assert!(blob_sizes(&bench.path("store")).iter().all(|size| *size < LARGE));
+    build("ls data", "compression=zstd,compression-level=1").ok();
+    assert!(blob_sizes(&bench.path("store")).iter().any(|size| *size > LARGE));
+}
