@@ -7,8 +7,8 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::delete::remove_path;
 use super::lock::{Lock, open_lock_file, try_exclusive};
@@ -18,7 +18,7 @@ use super::{Store, StoreError, file};
 #[derive(Debug)]
 pub(super) struct ProcessTemp {
     path: PathBuf,
-    /// A folder in it that has its files elsewhere on the disk, once it is needed.
+    /// A folder in it that is elsewhere on the disk, for all that is made since it was needed.
     far: Option<PathBuf>,
     _lock: Lock,
 }
@@ -84,37 +84,32 @@ impl Store {
     /// # Errors
     /// When it can't be made.
     pub fn temp_dir(&self, purpose: &str) -> Result<TempDir, StoreError> {
-        self.make_temp_dir(self.temp_name(file::name("temporary folder", purpose)?)?)
+        let path = self.temp_name(file::name("temporary folder", purpose)?)?;
+        DirBuilder::new().mode(0o700).create(&path).map_err(StoreError::io("make the folder", &path))?;
+        Ok(TempDir { store: self.clone(), path: Some(path) })
     }
 
     /// As [`Self::temp_dir`], for a folder that may get thousands of files.
     ///
-    /// It is made far from all others on the disk: where ext4 has no journal, whoever makes files beside those that
-    /// somebody has just removed by the thousand does nearly nothing but pass over what these leave.
+    /// It is made far from those of other processes on the disk, and so is all that this one makes from now on: where
+    /// ext4 has no journal, whoever makes files beside those that somebody has just removed by the thousand does nearly
+    /// nothing but pass over what these leave.
     pub(super) fn temp_dir_for_many(&self, purpose: &str) -> Result<TempDir, StoreError> {
-        let near = self.temp_folder()?;
-        let mut temp = self.inner.temp.lock().unwrap_or_else(PoisonError::into_inner);
-        let temp = temp.as_mut().expect("it was made just now");
-        let far = match &temp.far {
-            Some(far) => far,
-            None => {
-                // What is made in a folder is kept close together, but for what is made in the scattered one itself,
-                // whose place is chosen by its name.
-                let scattered = near.join("far");
-                let far = scattered.join(near.file_name().expect("the name was chosen by `make_process_temp`"));
-                file::create_dir(&scattered)?;
-                file::scatter(&scattered);
-                file::create_dir(&far)?;
-                temp.far.insert(far)
-            }
-        };
-        let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
-        self.make_temp_dir(far.join(format!("{}-{number}", file::name("temporary folder", purpose)?)))
-    }
-
-    fn make_temp_dir(&self, path: PathBuf) -> Result<TempDir, StoreError> {
-        DirBuilder::new().mode(0o700).create(&path).map_err(StoreError::io("make the folder", &path))?;
-        Ok(TempDir { store: self.clone(), path: Some(path) })
+        self.temp_folder()?;
+        let mut guard = self.process_temp();
+        let temp = guard.as_mut().expect("it was made just now");
+        if temp.far.is_none() {
+            // What is made in a folder is kept close together, but for what is made in the scattered one itself, whose
+            // place is chosen by its name.
+            let scattered = temp.path.join("far");
+            let far = scattered.join(temp.path.file_name().expect("the name was chosen by `make_process_temp`"));
+            file::create_dir(&scattered)?;
+            file::scatter(&scattered);
+            file::create_dir(&far)?;
+            temp.far = Some(far);
+        }
+        drop(guard);
+        self.temp_dir(purpose)
     }
 
     /// The folder under `tmp/` that this process may put files without a name into. It stays as long as any handle of
@@ -123,17 +118,22 @@ impl Store {
     /// # Errors
     /// When it can't be made.
     pub fn temp_folder(&self) -> Result<PathBuf, StoreError> {
-        let mut temp = self.inner.temp.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut temp = self.process_temp();
         if temp.is_none() {
             *temp = Some(self.make_process_temp()?);
         }
-        Ok(temp.as_ref().expect("it was made just now").path.clone())
+        let temp = temp.as_ref().expect("it was made just now");
+        Ok(temp.far.as_ref().unwrap_or(&temp.path).clone())
     }
 
     /// A name under `tmp/` that nothing has yet.
     pub(super) fn temp_name(&self, purpose: &str) -> Result<PathBuf, StoreError> {
         let number = self.inner.counter.fetch_add(1, Ordering::Relaxed);
         Ok(self.temp_folder()?.join(format!("{purpose}-{number}")))
+    }
+
+    fn process_temp(&self) -> MutexGuard<'_, Option<ProcessTemp>> {
+        self.inner.temp.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn make_process_temp(&self) -> Result<ProcessTemp, StoreError> {
