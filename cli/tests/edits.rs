@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -320,4 +320,36 @@ fn a_command_after_a_large_copy_fails_and_is_mended() {
     ran.says(&["#1 CACHED"]);
     assert_eq!(digest, clean(&bench, &context));
     bench.rbuild().args(["cache", "check"]).ran().ok();
+}
+
+/// What is known of the files of a context is in one file of the store, which is replaced when something is learnt.
+fn known_of_context(store: &Path) -> u64 {
+    let mut all = fs::read_dir(store.join("contexts")).expect("contexts").map(|entry| entry.expect("an entry"));
+    let known = all.next().expect("one context").metadata().expect("status").ino();
+    assert!(all.next().is_none());
+    known
+}
+
+#[test]
+fn an_edited_file_is_read_in_one_build_only() {
+    let bench = Bench::new();
+    let files =
+        [("Dockerfile", "FROM scratch\nCOPY . /\n"), ("a/1", "one"), ("a/2", "two"), ("a/3", "three"), ("4", "four")];
+    let context = bench.context("context", &files);
+    let store = bench.path("store");
+    let edits: [fn(&Path); 4] = [
+        |_| {},
+        |context| write(&context.join("a/2"), "edited"),
+        |context| write(&context.join("a/4"), "added"),
+        |context| fs::remove_file(context.join("a/1")).expect("remove"),
+    ];
+    for (number, edit) in edits.iter().enumerate() {
+        edit(&context);
+        // A file that was written just now is not relied on.
+        std::thread::sleep(Duration::from_millis(300));
+        bench.build(&context, &[]).ok();
+        let known = known_of_context(&store);
+        bench.build(&context, &[]).ok();
+        assert_eq!(known_of_context(&store), known, "something was read again after edit {number}");
+    }
 }

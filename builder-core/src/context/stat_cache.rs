@@ -34,8 +34,9 @@ const OLDEST: u8 = 20;
 /// What is put together of a directory is kept in parts of as many bytes, so that little is in memory however large it is.
 const PART_SIZE: usize = 256 << 10;
 
-/// Clocks of file systems move in steps; a file that changed within this time before it was read is not remembered.
-const CLOCK_STEP_NANOSECONDS: i128 = 20_000_000;
+/// Clocks of file systems move in steps of at most ten milliseconds, and that of another machine may be a little slow; a
+/// file that changed within this time before it was read is not remembered.
+const CLOCK_STEP_NANOSECONDS: i128 = 100_000_000;
 
 /// The same for file systems that keep no fractions of seconds.
 const COARSE_CLOCK_STEP_NANOSECONDS: i128 = 2_000_000_000;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::build::Build;
 use super::build_arguments::{KEEP_GIT_DIR, truth};
@@ -15,7 +16,7 @@ use crate::context::{
 use crate::error::{BuildError, Cause, During};
 use crate::remote;
 use crate::rootfs::{DirectoryTree, Root};
-use crate::store::{Store, TempDir};
+use crate::store::{Store, StoreError, TempDir};
 use crate::tree::{Timestamp, TreeView, read_small};
 
 /// The largest Dockerfile, and ignore file, that is read: bytes.
@@ -141,13 +142,20 @@ fn open_directory(options: &BuildOptions, store: &Store, path: &Path) -> Result<
         Some((name, bytes)) => Some(IgnoreRules::parse(bytes).during(|| format!("read `{name}`"))?),
         None => None,
     };
-    let identity = blake3::hash(path.canonicalize().unwrap_or_else(|_| path.to_owned()).as_os_str().as_encoded_bytes());
-    let cache_path = store.context_path(&identity.to_hex()).during(action)?;
-    let stat_cache = StatCache::load(&cache_path, Timestamp::from_seconds(options.now));
+    let stat_cache = stat_cache(store, path).during(action)?;
     let view = Arc::new(ContextDir::open(path, rules, stat_cache).during(action)?);
     let name = found.map_or_else(|| ".dockerignore".to_owned(), |(name, _)| name);
     let context = Context::new(Arc::clone(&view) as Arc<dyn TreeView>, None);
     Ok((Context { folder: Some((view, name)), ..context }, dockerfile))
+}
+
+/// What earlier builds learnt about the files of a folder.
+fn stat_cache(store: &Store, path: &Path) -> Result<StatCache, StoreError> {
+    let identity = blake3::hash(path.canonicalize().unwrap_or_else(|_| path.to_owned()).as_os_str().as_encoded_bytes());
+    // The clock that files get their times from, whatever time the image is to have.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Timestamp { seconds: now.as_secs().cast_signed(), nanoseconds: now.subsec_nanos() };
+    Ok(StatCache::load(&store.context_path(&identity.to_hex())?, now))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -188,9 +196,7 @@ pub(crate) fn open_folder(build: &Build<'_>, path: &Path) -> Result<Arc<dyn Tree
         }
         None => None,
     };
-    let identity = blake3::hash(path.canonicalize().unwrap_or_else(|_| path.to_owned()).as_os_str().as_encoded_bytes());
-    let cache_path = build.layers.store().context_path(&identity.to_hex()).during(action)?;
-    let stat_cache = StatCache::load(&cache_path, Timestamp::from_seconds(build.options.now));
+    let stat_cache = stat_cache(build.layers.store(), path).during(action)?;
     let folder = Arc::new(ContextDir::open(path, rules, stat_cache).during(action)?);
     build.keep_folder(Arc::clone(&folder));
     Ok(folder)
