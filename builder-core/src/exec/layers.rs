@@ -23,7 +23,7 @@ use crate::reference::Reference;
 use crate::registry::Client;
 use crate::store::{LayerBlob, Store, TempDir, Unpacked};
 use crate::sys::mount::MOST_LAYERS;
-use crate::sys::threads::on_threads;
+use crate::sys::threads;
 use crate::tree::{MergedTree, OpenContent, Tree, TreeLayer, TreePath};
 
 /// Where a blob can be read that the store may not have.
@@ -282,19 +282,7 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, BuildError> + Sync,
 ) -> Result<Vec<R>, BuildError> {
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<Result<R, BuildError>>>> = Mutex::new(items.iter().map(|_| None).collect());
-    let work_on = || {
-        loop {
-            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let Some(item) = items.get(index) else { break };
-            let result = work(item);
-            lock(&results)[index] = Some(result);
-        }
-    };
-    on_threads(items.len().min(PARALLEL_LAYERS), work_on);
-    let results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    results.into_iter().map(|result| result.expect("every index below the length was worked on")).collect()
+    threads::in_parallel(items, PARALLEL_LAYERS, work)
 }
 
 /// As [`in_parallel`], for things most of which are known: threads are started for the others only.

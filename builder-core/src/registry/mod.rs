@@ -21,11 +21,11 @@ mod document;
 mod domain;
 mod error;
 mod manifest;
-mod parallel;
 mod pull;
 mod push;
 mod response;
 mod secret;
+mod told;
 pub mod transport;
 mod upload;
 

@@ -6,10 +6,11 @@ use super::blob::BlobReader;
 use super::client::{Client, context};
 use super::document::{Index, Manifest};
 use super::error::{Action, RegistryError, RegistryErrorKind};
-use super::parallel::{Told, in_parallel};
+use super::told::Told;
 use crate::oci::{Descriptor, ImageConfig, Platform};
 use crate::progress::Events;
 use crate::reference::Reference;
+use crate::sys::threads::in_parallel;
 
 const INDEX_DEPTH_MAX: usize = 4;
 const CONFIG_SIZE_MAX: u64 = 4 * 1024 * 1024;
@@ -126,11 +127,12 @@ impl Client {
                 wanted.push(blob);
             }
         }
-        in_parallel(&wanted, options.parallel, |blob| {
+        let pull = |blob: &&Descriptor| {
             let reader = self.blob(reference, blob)?;
             let mut told = Told::new(reader, blob, options.events.as_ref());
             sink.write(blob, &mut told).map_err(|error| sink_error(error, reference, blob))
-        })
+        };
+        in_parallel(&wanted, options.parallel, pull).map(drop)
     }
 
     fn small_blob(&self, reference: &Reference, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {

@@ -7,12 +7,13 @@ use super::client::{Client, context};
 use super::document::{Index, Manifest};
 use super::error::{Action, RegistryError, RegistryErrorKind};
 use super::manifest::MANIFEST_SIZE_MAX;
-use super::parallel::{Told, in_parallel, tell};
 use super::response::read_bounded;
+use super::told::{Told, tell};
 use super::upload::Pushed;
 use crate::oci::{Descriptor, Digest};
 use crate::progress::Events;
 use crate::reference::Reference;
+use crate::sys::threads::in_parallel;
 
 const DEPTH_MAX: usize = 4;
 

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// Does `work` on so many threads at the same time, the caller's among them, and on fewer where the system gives no more
@@ -15,6 +17,31 @@ pub(crate) fn on_threads(count: usize, work: impl Fn() + Sync) {
         }
         work();
     });
+}
+
+/// Does `work` for each item, with that many threads at most, and gives what came of it in the order of the items. After
+/// an error nothing new is begun; of several errors the one of the first item is given.
+pub(crate) fn in_parallel<T: Sync, R: Send, E: Send>(
+    items: &[T],
+    threads: usize,
+    work: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let results = Mutex::new(Vec::from_iter(items.iter().map(|_| None)));
+    let work_on = || {
+        while !failed.load(Ordering::Relaxed) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(number) else { break };
+            let result = work(item);
+            if result.is_err() {
+                failed.store(true, Ordering::Relaxed);
+            }
+            results.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(result);
+        }
+    };
+    on_threads(items.len().min(threads), work_on);
+    // Items are begun in their order, so those that were not are behind an error.
+    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
 }
 
 /// How many processors this process may use at a time.
@@ -38,4 +65,26 @@ pub(crate) fn wait_for_idle_processors() -> io::Result<()> {
         libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters)
     }))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_order_and_the_first_error_ends_it() {
+        let items: Vec<u32> = (0..1000).collect();
+        let all: Result<Vec<u32>, ()> = in_parallel(&items, 4, |number| Ok(number * 2));
+        assert!(all.unwrap().iter().zip(&items).all(|(result, number)| *result == number * 2));
+        assert_eq!(in_parallel(&[], 4, |_: &u32| Ok::<(), ()>(())), Ok(Vec::new()));
+        for threads in [1, 4] {
+            let begun = AtomicUsize::new(0);
+            let failed = in_parallel(&items, threads, |number| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                if *number < 10 { Ok(()) } else { Err(*number) }
+            });
+            assert_eq!(failed, Err(10), "{threads} threads");
+            assert!(begun.into_inner() < 10 + 2 * threads);
+        }
+    }
 }
