@@ -347,22 +347,6 @@ impl<'o> Build<'o> {
         if self.stop.is_cancelled() || self.cancel.is_cancelled() { Err(BuildError::cancelled()) } else { Ok(()) }
     }
 
-    /// The time of what is made now: seconds since the epoch.
-    pub(crate) fn now(&self) -> i64 {
-        self.epoch.unwrap_or(self.options.now)
-    }
-
-    /// The latest time that a file may have.
-    pub(crate) fn file_epoch(&self) -> Option<i64> {
-        self.epoch.filter(|_| self.options.rewrite_timestamps)
-    }
-
-    /// Writes a time as the configuration has it (RFC 3339).
-    pub(crate) fn timestamp(&self, recorded: i64) -> String {
-        let seconds = self.epoch.unwrap_or(recorded);
-        jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
-    }
-
     pub(crate) fn context_view(&self) -> Arc<dyn TreeView> {
         Arc::clone(&self.context.view)
     }

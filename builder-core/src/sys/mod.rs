@@ -20,6 +20,7 @@
 pub mod bulk;
 pub mod byte_lock;
 mod call;
+mod capabilities;
 pub mod emulation;
 pub mod heap;
 pub mod mount;

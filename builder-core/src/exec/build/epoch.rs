@@ -1,4 +1,4 @@
-//! What SOURCE_DATE_EPOCH names: a time, or something that has one.
+//! The time of what is made, and what SOURCE_DATE_EPOCH names: a time, or something that has one.
 
 use rbuild_dockerfile::{Dockerfile, Instruction, Stage};
 
@@ -13,6 +13,22 @@ use crate::remote::{self, Place, RemoteSource};
 use crate::tree::{Node, Timestamp, TreePath, TreeView};
 
 impl Build<'_> {
+    /// The time of what is made now: seconds since the epoch.
+    pub(crate) fn now(&self) -> i64 {
+        self.epoch.unwrap_or(self.options.now)
+    }
+
+    /// The latest time that a file may have.
+    pub(crate) fn file_epoch(&self) -> Option<i64> {
+        self.epoch.filter(|_| self.options.rewrite_timestamps)
+    }
+
+    /// Writes a time as the configuration has it (RFC 3339).
+    pub(crate) fn timestamp(&self, recorded: i64) -> String {
+        let seconds = self.epoch.unwrap_or(recorded);
+        jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+    }
+
     /// Finds the time of what is made: the caller's, or that of the build argument or global ARG.
     pub(super) fn find_epoch(&mut self, dockerfile: &Dockerfile) -> Result<(), BuildError> {
         if self.options.epoch.is_some() {

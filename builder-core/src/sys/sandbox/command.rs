@@ -13,7 +13,7 @@ use super::child::{At, Failure};
 use super::error::Stage;
 use super::gate;
 use super::plan::{Limit, Plan};
-use crate::sys::{call, seccomp};
+use crate::sys::{call, capabilities, seccomp};
 
 /// Where the command's process keeps the report pipe.
 pub(super) const COMMAND_REPORT: RawFd = 3;
@@ -138,13 +138,13 @@ fn check_program(program: &CStr) -> Result<(), Errno> {
 
 fn become_user(plan: &Plan) -> Result<(), Failure> {
     install_filter(plan)?;
-    if let Some(capabilities) = plan.capabilities {
-        call::limit_capabilities(capabilities).at(Stage::Capabilities, 0)?;
+    if let Some(wanted) = plan.capabilities {
+        capabilities::limit_capabilities(wanted).at(Stage::Capabilities, 0)?;
     }
     call::set_groups(&plan.groups).at(Stage::Ids, 0)?;
     call::set_gid(plan.gid).at(Stage::Ids, 1)?;
     // Before the user id, which takes the right to do so away.
-    call::set_capabilities(plan.capabilities.unwrap_or(u64::MAX)).at(Stage::Capabilities, 1)?;
+    capabilities::set_capabilities(plan.capabilities.unwrap_or(u64::MAX)).at(Stage::Capabilities, 1)?;
     call::set_uid(plan.uid).at(Stage::Ids, 2)
 }
 
