@@ -36,7 +36,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("plan", &["oci", "reference"]),
     ("progress", &["oci"]),
     ("reference", &["oci"]),
-    ("registry", &["oci", "progress", "reference"]),
+    ("registry", &["oci", "progress", "reference", "sys"]),
     ("remote", &["oci", "progress", "registry"]),
     ("rootfs", &["tree"]),
     ("snapshot", &["rootfs", "tree"]),
