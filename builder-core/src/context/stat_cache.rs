@@ -255,9 +255,9 @@ impl DirectoryFacts<'_> {
     }
 
     /// Keeps what the cache has. What is kept and learnt must come sorted.
-    pub(super) fn keep(&mut self, name: &[u8], fact: &Fact) {
+    pub(super) fn keep(&mut self, name: &[u8], status: &FileStatus, known: Known) {
         if self.fresh.is_some() || self.gone.is_some() {
-            self.push(name, fact);
+            self.push(name, &encode(status, known));
         }
     }
 

@@ -32,10 +32,10 @@ fn visit(cache: &StatCache, directory: &str, names: &[String], status: &FileStat
     let mut facts = cache.directory(directory.as_bytes());
     let mut found = 0;
     for name in names {
-        match facts.find(name.as_bytes()).filter(|fact| known(fact, status).is_some()) {
-            Some(fact) => {
+        match facts.find(name.as_bytes()).and_then(|fact| known(&fact, status)) {
+            Some(known) => {
                 found += 1;
-                facts.keep(name.as_bytes(), &fact);
+                facts.keep(name.as_bytes(), status, known);
             }
             None => facts.learn(name.as_bytes(), status, digest(name)),
         }
@@ -204,12 +204,12 @@ fn after_any_edits_each_file_is_learnt_once() {
                 let mut learnt = 0;
                 for batch in files.chunks(50) {
                     let find = |(name, seconds): &(String, i64)| {
-                        facts.find(name.as_bytes()).filter(|fact| known(fact, &status(*seconds)).is_some())
+                        facts.find(name.as_bytes()).and_then(|fact| known(&fact, &status(*seconds)))
                     };
                     let found: Vec<_> = batch.iter().map(find).collect();
                     for ((name, seconds), found) in batch.iter().zip(found) {
-                        if let Some(fact) = found {
-                            facts.keep(name.as_bytes(), &fact);
+                        if let Some(known) = found {
+                            facts.keep(name.as_bytes(), &status(*seconds), known);
                         } else {
                             facts.learn(name.as_bytes(), &status(*seconds), digest(name));
                             learnt += usize::from(*seconds != YOUNG);

@@ -15,7 +15,6 @@ use super::directory::{ContextDir, may_have_capability, node_of};
 use super::folder::{hash_file, read_capability};
 use super::pattern::DirectoryMatch;
 use super::stat_cache::{DirectoryFacts, FileStatus, Known, known};
-use super::stat_table::Fact;
 use crate::tree::{Content, ContentDigest, Metadata, Node, Seen, Take, TreeError, TreePath, Wants, Xattrs};
 
 /// As many entries are looked at before they are handed over.
@@ -55,8 +54,6 @@ struct Looked {
     stat: Stat,
     wanted: bool,
     hollow: bool,
-    /// What the stat cache has of it, where that stays.
-    kept: Option<Fact>,
     known: Option<Known>,
     fresh: bool,
 }
@@ -169,16 +166,9 @@ impl Visit<'_> {
         for (place, entry) in batch.iter().zip(&mut looked) {
             let Some(entry) = entry.as_mut().filter(|entry| entry.has_content()) else { continue };
             let name = place.of(&names.bytes);
-            let fact = facts.find(name);
-            if !entry.wanted {
-                // A step that wants it may come.
-                entry.kept = fact;
-                continue;
-            }
             let status = FileStatus::of(&entry.stat);
-            entry.known = fact.as_ref().and_then(|fact| known(fact, &status));
-            if entry.known.is_some() {
-                entry.kept = fact;
+            entry.known = facts.find(name).and_then(|fact| known(&fact, &status));
+            if entry.known.is_some() || !entry.wanted {
                 continue;
             }
             entry.fresh = true;
@@ -223,8 +213,9 @@ impl Visit<'_> {
         for (place, entry) in batch.iter().zip(looked) {
             let Some(entry) = entry else { continue };
             let name = place.of(&names.bytes);
-            if let (Some(fact), Some(facts)) = (&entry.kept, &mut facts) {
-                facts.keep(name, fact);
+            if let (Some(known), Some(facts)) = (entry.known.filter(|_| !entry.fresh), &mut facts) {
+                // Also what is not wanted: a step that wants it may come.
+                facts.keep(name, &FileStatus::of(&entry.stat), known);
             }
             if entry.wanted {
                 self.hand_over(name, entry, facts.as_deref_mut(), take)?;
@@ -252,7 +243,7 @@ impl Visit<'_> {
             hollow = true;
         }
         let wanted = is_directory || (self.wants)(name);
-        Ok(Some(Looked { stat, wanted, hollow, kept: None, known: None, fresh: false }))
+        Ok(Some(Looked { stat, wanted, hollow, known: None, fresh: false }))
     }
 
     fn hash(&self, name: &[u8], status: &FileStatus) -> Result<ContentDigest, TreeError> {
