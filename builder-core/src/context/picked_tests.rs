@@ -1,5 +1,6 @@
-use super::*;
 use std::fs::File;
+
+use super::*;
 
 #[test]
 fn what_was_packed_comes_out_again() {

@@ -131,12 +131,18 @@ impl StatCache {
     /// What is known of a directory's files.
     fn cursor(&self, path: &[u8]) -> Cursor<'_> {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(parts) = news.parts(path) {
-            return Cursor::of(parts.to_vec());
+        if self.table.is_some() {
+            news.visited.insert(path.to_vec());
         }
-        let Some(table) = &self.table else { return Cursor::default() };
-        news.visited.insert(path.to_vec());
-        table.directory(path)
+        self.cursor_of(&news, path)
+    }
+
+    fn cursor_of(&self, news: &News, directory: &[u8]) -> Cursor<'_> {
+        match (news.parts(directory), &self.table) {
+            (Some(parts), _) => Cursor::of(parts.to_vec()),
+            (None, Some(table)) => table.directory(directory),
+            (None, None) => Cursor::default(),
+        }
     }
 
     /// What is known of a file that has this status.
@@ -192,11 +198,7 @@ impl StatCache {
 
     /// Writes a directory that there are news of.
     fn write_fresh(&self, writer: &mut TableWriter, news: &News, directory: &[u8]) -> io::Result<()> {
-        let mut known = match (news.parts(directory), &self.table) {
-            (Some(parts), _) => Cursor::of(parts.to_vec()),
-            (None, Some(table)) => table.directory(directory),
-            (None, None) => Cursor::default(),
-        };
+        let mut known = self.cursor_of(news, directory);
         let mut write = |name: &[u8], fact: &Fact| writer.push_entry(directory, 0, name, fact);
         for (name, fact) in news.files.get(directory).into_iter().flatten() {
             while let Some((known_name, known_fact)) = known.entry().filter(|(known, _)| *known <= name.as_slice()) {

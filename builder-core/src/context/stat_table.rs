@@ -116,8 +116,8 @@ impl StatTable {
         // The block before the first that begins behind the directory's start may hold that start.
         let behind = self.places.partition_point(|place| (&*place.directory, &*place.name) <= (directory, &[][..]));
         let first = behind.checked_sub(1).and_then(|before| self.run(before, directory));
-        let further = Further::Blocks { table: self, directory: directory.to_vec(), next: behind };
-        Cursor { further, ..first.map_or_else(Cursor::default, |(block, range)| Cursor::over(block, range)) }
+        let (bytes, Range { start: at, end }) = first.unwrap_or_default();
+        Cursor { bytes, at, end, further: Further::Blocks { table: self, directory: directory.to_vec(), next: behind } }
     }
 
     /// The entries of a directory in a block, if it has any, and where.
@@ -156,10 +156,6 @@ impl Cursor<'_> {
         Self { further: Further::Parts(parts.into_iter()), ..Self::default() }
     }
 
-    fn over(bytes: Arc<[u8]>, range: Range<usize>) -> Self {
-        Self { bytes, at: range.start, end: range.end, further: Further::default() }
-    }
-
     /// The entry that comes next.
     pub(super) fn entry(&mut self) -> Option<(&[u8], &Fact)> {
         while self.at == self.end {
@@ -179,7 +175,9 @@ impl Cursor<'_> {
     fn more(&mut self) -> Option<(Arc<[u8]>, Range<usize>)> {
         match &mut self.further {
             Further::Parts(parts) => {
-                parts.next().map(|part| part.read()).map(|bytes| (Arc::clone(&bytes), 0..bytes.len()))
+                let bytes = parts.next()?.read();
+                let all = 0..bytes.len();
+                Some((bytes, all))
             }
             Further::Blocks { table, directory, next } => {
                 let number = *next;
