@@ -18,7 +18,12 @@ class Failed(Exception):
 
 
 def measure(command, shell=False, cwd=None, env=None):
-    """Runs a command to its end and gives what it took; raises `Failed` with its last words."""
+    """Runs a command to its end and gives what it took; raises `Failed` with its last words.
+
+    What was written before goes to the disk first, or the kernel would do that beside the command: for seconds after a
+    builder that wrote gigabytes.
+    """
+    os.sync()
     with tempfile.TemporaryFile() as words:
         begin = time.perf_counter()
         child = subprocess.Popen(

@@ -17,13 +17,14 @@ use rustix::io::Errno;
 use super::copied::CopiedDigests;
 use super::error::ContextError;
 use super::folder::{Folder, hash_unchanged, read_capability};
+use super::held::HeldFiles;
 use super::ignore::{IgnoreRules, Verdict};
 use super::pattern::DirectoryMatch;
 use super::stat_cache::{FileStatus, Known, StatCache, StatCacheError, known};
 use super::visit::Contents;
 use crate::tree::{
-    Content, ContentDigest, Entry, Metadata, Node, OpenContent, SourceFile, Take, TreeError, TreePath, TreeView, Wants,
-    Xattrs,
+    Content, ContentDigest, Entry, FilePart, Metadata, Node, OpenContent, SourceFile, Take, TreeError, TreePath,
+    TreeView, Wants, Xattrs, visit_listed,
 };
 
 /// A folder whose files can be copied, without those that its ignore rules leave out.
@@ -36,6 +37,8 @@ pub struct ContextDir {
     listings: RwLock<HashMap<TreePath, Arc<Listing>>>,
     /// What the entries of directories need to be decided, where there are rules.
     states: RwLock<HashMap<TreePath, DirectoryMatch>>,
+    /// A folder in it that is no part of it.
+    pub(super) hidden: Option<TreePath>,
     links: Mutex<HashMap<(u64, u64), u64>>,
 }
 
@@ -50,6 +53,8 @@ struct Listed {
     link_count: u64,
     /// The digest, where the stat cache knew it when the directory was listed, or somebody asked for it since.
     digest: OnceLock<ContentDigest>,
+    /// The copy of a file that changes.
+    held: Option<FilePart>,
 }
 
 impl ContextDir {
@@ -62,13 +67,38 @@ impl ContextDir {
         let root = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|error| ContextError::Open { path: path.to_owned(), source: error.into() })?;
         Ok(Self {
-            folder: Arc::new(Folder { root, path: path.to_owned(), copied: CopiedDigests::default() }),
+            folder: Arc::new(Folder {
+                root,
+                path: path.to_owned(),
+                copied: CopiedDigests::default(),
+                held: HeldFiles::default(),
+            }),
             rules: rules.unwrap_or_default(),
             cache,
             listings: RwLock::default(),
             states: RwLock::default(),
+            hidden: None,
             links: Mutex::default(),
         })
+    }
+
+    /// Leaves out a folder, where it is in this one.
+    #[must_use]
+    pub fn without(self, folder: &Path) -> Self {
+        let inner =
+            || Some(folder.canonicalize().ok()?.strip_prefix(self.folder.path.canonicalize().ok()?).ok()?.to_owned());
+        let hidden = inner().map(|path| TreePath::clean(path.as_os_str().as_encoded_bytes()));
+        Self { hidden: hidden.filter(|path| !path.is_root()), ..self }
+    }
+
+    /// Whether a path is in the folder that is left out.
+    pub(super) fn hides(&self, path: &TreePath) -> bool {
+        self.hidden.as_ref().is_some_and(|hidden| path.starts_with(hidden))
+    }
+
+    /// Reads directories anew when they are asked for again.
+    pub(super) fn forget_listings(&self) {
+        self.listings.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The ignore rules.
@@ -193,6 +223,9 @@ impl ContextDir {
         state: &DirectoryMatch,
     ) -> Result<Option<Listed>, TreeError> {
         let name = path.file_name().unwrap_or(b".");
+        if self.hides(&path) {
+            return Ok(None);
+        }
         let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(None),
             stat => stat.map_err(|error| self.folder.error("read", &path, error.into()))?,
@@ -212,6 +245,8 @@ impl ContextDir {
     }
 
     fn describe(&self, directory: BorrowedFd<'_>, path: TreePath, stat: &Stat) -> Result<Listed, TreeError> {
+        let held = self.hold(directory, &path, stat)?;
+        let stat = held.as_ref().map_or(stat, |held| &held.stat);
         let name = path.file_name().unwrap_or(b".");
         let node = node_of(directory, name, stat).map_err(|error| self.folder.error("read", &path, error.into()))?;
         let status = FileStatus::of(stat);
@@ -220,7 +255,9 @@ impl ContextDir {
         // The type's width differs between architectures.
         #[allow(clippy::useless_conversion)]
         let link_count = u64::from(stat.st_nlink);
-        Ok(Listed { entry: Entry { path, node, metadata }, status, link_count, digest: OnceLock::new() })
+        let digest = held.as_ref().map_or_else(OnceLock::new, |held| OnceLock::from(held.digest));
+        let held = held.map(|held| held.part);
+        Ok(Listed { entry: Entry { path, node, metadata }, status, link_count, digest, held })
     }
 
     /// A file that can be opened as long as it has this status.
@@ -243,7 +280,11 @@ impl ContextDir {
                 rustix::fs::fstat(&self.folder.root).map_err(|error| self.folder.error("read", path, error.into()))?;
             return Ok(take(Some(&self.describe(self.folder.root.as_fd(), path.clone(), &stat)?)));
         };
-        let known = self.listings.read().unwrap_or_else(PoisonError::into_inner).get(&parent).cloned();
+        let known = if self.holds_changing() {
+            Some(self.listing(&parent)?)
+        } else {
+            self.listings.read().unwrap_or_else(PoisonError::into_inner).get(&parent).cloned()
+        };
         if let Some(listing) = known {
             let name = path.file_name().unwrap_or_default();
             let position = listing.entries.binary_search_by(|listed| name_of(&listed.entry).cmp(name));
@@ -268,8 +309,10 @@ impl ContextDir {
         let digest = match self.cache.look_up(path.as_bytes(), &status) {
             Some(known) => known.digest,
             None => {
-                let read =
-                    || self.source_file(path.clone(), &status).open().and_then(|file| hash_unchanged(file, &status));
+                let read = || {
+                    let file = self.source_file(path.clone(), &status).open()?;
+                    self.folder.unchanged(path, hash_unchanged(file, &status)?)
+                };
                 let copied = self.folder.copied.of_directory(&path.parent().unwrap_or_default());
                 let copied = copied.find(|| path.clone(), || status.stamp());
                 let digest = copied.map_or_else(read, Ok).map_err(|error| self.folder.error("read", path, error))?;
@@ -298,9 +341,11 @@ impl TreeView for ContextDir {
     }
 
     fn content(&self, path: &TreePath) -> Result<Content, TreeError> {
-        let status =
-            self.find(path, |listed| listed.filter(|listed| listed.has_content()).map(|listed| listed.status))?;
-        Ok(status.map_or(Content::None, |status| Content::Source(self.source_file(path.clone(), &status))))
+        self.find(path, |listed| match listed.filter(|listed| listed.has_content()) {
+            None => Content::None,
+            Some(Listed { held: Some(part), .. }) => Content::Part(part.clone()),
+            Some(listed) => Content::Source(self.source_file(path.clone(), &listed.status)),
+        })
     }
 
     fn content_digest(&self, path: &TreePath) -> Result<ContentDigest, TreeError> {
@@ -318,6 +363,10 @@ impl TreeView for ContextDir {
     }
 
     fn visit(&self, directory: &TreePath, wants: &Wants<'_>, take: &mut Take<'_>) -> Result<(), TreeError> {
+        if self.holds_changing() {
+            // Lists are kept until the next change is noticed, so that whoever looks twice sees the same.
+            return visit_listed(self, directory, wants, take);
+        }
         self.visit_directory(directory, Contents::Digested, wants, take)
     }
 }

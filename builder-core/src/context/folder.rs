@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::copied::CopiedDigests;
+use super::held::{ChangedFile, HeldFiles};
 use super::spool::hash_in_pieces;
 use super::stat_cache::FileStatus;
 use crate::tree::{ContentDigest, OpenContent, Timestamp, TreeError, TreePath, Xattrs};
@@ -20,7 +21,7 @@ const CAPABILITY: &str = "security.capability";
 const LARGEST_READ: usize = 256 * 1024;
 
 /// How files are opened for reading: what is no regular file must not block or become the terminal.
-const READ: OFlags =
+pub(super) const READ: OFlags =
     OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 /// The open folder.
@@ -28,16 +29,15 @@ pub(super) struct Folder {
     pub(super) root: OwnedFd,
     pub(super) path: PathBuf,
     pub(super) copied: CopiedDigests,
+    pub(super) held: HeldFiles,
 }
 
 impl OpenContent for Folder {
     /// Opens a file that has not changed since its status had this stamp.
     fn open(&self, path: &TreePath, stamp: u64) -> io::Result<File> {
-        let file = File::from(self.open_at(path, READ)?);
-        if FileStatus::of(&rustix::fs::fstat(&file)?).stamp() != stamp {
-            return Err(io::Error::other(format!("`{}` changed while the build used it", self.shown(path))));
-        }
-        Ok(file)
+        let file = File::from(self.open_at(path, READ).map_err(|error| self.told(path, error.into()))?);
+        let is_same = FileStatus::of(&rustix::fs::fstat(&file)?).stamp() == stamp;
+        self.unchanged(path, is_same.then_some(file))
     }
 
     fn note_digest(&self, path: &TreePath, stamp: u64, digest: ContentDigest) {
@@ -45,21 +45,24 @@ impl OpenContent for Folder {
     }
 }
 
-/// Computes the digest of a file in an open directory, which must have this status before and after.
-pub(super) fn hash_file(directory: BorrowedFd<'_>, name: &[u8], status: &FileStatus) -> io::Result<ContentDigest> {
+/// Computes the digest of a file in an open directory; `None` unless it has this status before and after.
+pub(super) fn hash_file(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    status: &FileStatus,
+) -> io::Result<Option<ContentDigest>> {
     hash_unchanged(File::from(rustix::fs::openat(directory, name, READ, Mode::empty())?), status)
 }
 
-/// Computes the digest of an open file, which must have this status before and after.
-pub(super) fn hash_unchanged(file: File, status: &FileStatus) -> io::Result<ContentDigest> {
-    let changed = || io::Error::other("it changed while the build used it");
+/// Computes the digest of an open file; `None` unless it has this status before and after.
+pub(super) fn hash_unchanged(file: File, status: &FileStatus) -> io::Result<Option<ContentDigest>> {
     if !has_status(&file, status)? {
-        return Err(changed());
+        return Ok(None);
     }
     // Most files are small: they get a buffer of their size.
     let size = usize::try_from(status.size).unwrap_or(usize::MAX).clamp(1, LARGEST_READ);
     let digest = hash_in_pieces(&file, size)?;
-    if has_status(&file, status)? { Ok(digest) } else { Err(changed()) }
+    Ok(has_status(&file, status)?.then_some(digest))
 }
 
 fn has_status(file: &File, status: &FileStatus) -> io::Result<bool> {
@@ -117,8 +120,24 @@ impl Folder {
         self.path.join(path.as_path()).display().to_string()
     }
 
-    pub(super) fn error(&self, action: &'static str, path: &TreePath, source: io::Error) -> TreeError {
-        TreeError::Io { action, path: self.shown(path), source }
+    /// What there is only of a file that did not change.
+    pub(super) fn unchanged<T>(&self, path: &TreePath, found: Option<T>) -> io::Result<T> {
+        found.ok_or_else(|| ChangedFile::error(self.shown(path)))
+    }
+
+    /// The failure of a call for something that was there: where it is no more, or is something else, it changed.
+    fn told(&self, path: &TreePath, error: io::Error) -> io::Error {
+        match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::INVAL | Errno::STALE) => {
+                ChangedFile::error(self.shown(path))
+            }
+            _ => error,
+        }
+    }
+
+    /// The failure of a call for something that was there.
+    pub(super) fn error(&self, action: &'static str, path: &TreePath, error: io::Error) -> TreeError {
+        TreeError::Io { action, path: self.shown(path), source: self.told(path, error) }
     }
 }
 

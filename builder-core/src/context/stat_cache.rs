@@ -167,7 +167,7 @@ impl StatCache {
     }
 
     /// Whether any later change of a file with this status would show in its times.
-    fn is_settled(&self, status: &FileStatus) -> bool {
+    pub(super) fn is_settled(&self, status: &FileStatus) -> bool {
         let fine = status.changed.nanoseconds != 0 || status.modified.nanoseconds != 0;
         let step = if fine { CLOCK_STEP_NANOSECONDS } else { COARSE_CLOCK_STEP_NANOSECONDS };
         nanoseconds(status.changed).max(nanoseconds(status.modified)) + step <= nanoseconds(self.opened)

@@ -12,6 +12,8 @@ const MOST_SIMILAR: usize = 3;
 pub struct MissingSource {
     /// The line and the pattern of the ignore file that leave it out, when it is in the folder.
     pub ignored_by: Option<(usize, String)>,
+    /// Whether it is in the folder that is left out of the context, whatever the rules.
+    pub is_hidden: bool,
     /// The first part of its path that does not exist.
     pub missing: String,
     /// Names in the same directory that look alike, the most alike first; whole paths.
@@ -28,6 +30,7 @@ pub fn explain_missing(source: &dyn TreeView, context: Option<&ContextDir>, want
     });
     let missing = path.ancestors().chain([path.clone()]).find(|path| !matches!(source.get(path), Ok(Some(_))));
     let Some(missing) = missing else { return MissingSource { ignored_by, ..MissingSource::default() } };
+    let is_hidden = context.is_some_and(|context| context.hides(&missing));
     let name = String::from_utf8_lossy(missing.file_name().unwrap_or_default()).into_owned();
     let entries = source.read_dir(&missing.parent().unwrap_or_default()).unwrap_or_default();
     let most = (name.chars().count() / 3).max(1);
@@ -42,6 +45,7 @@ pub fn explain_missing(source: &dyn TreeView, context: Option<&ContextDir>, want
     similar.sort();
     MissingSource {
         ignored_by,
+        is_hidden,
         missing: missing.to_string()[1..].to_owned(),
         similar: similar.into_iter().take(MOST_SIMILAR).map(|(_, path)| path).collect(),
     }

@@ -67,6 +67,9 @@ impl ContextDir {
         wants: &Wants<'_>,
         take: &mut Take<'_>,
     ) -> Result<(), TreeError> {
+        if self.hides(path) {
+            return Ok(());
+        }
         let error = |source: Errno| self.folder.error("list", path, source.into());
         let directory = match self.folder.open_directory(path) {
             Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => return Ok(()),
@@ -231,6 +234,9 @@ impl Visit<'_> {
             stat => stat.map_err(|error| self.error(name, error.into()))?,
         };
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if is_directory && self.context.hidden.is_some() && self.context.hides(&self.path.join(name)) {
+            return Ok(None);
+        }
         let mut hollow = false;
         // What is no directory was decided by the type that the directory gives.
         let undecided = is_directory || matches!(kind, FileType::Directory | FileType::Unknown);
@@ -247,7 +253,8 @@ impl Visit<'_> {
     }
 
     fn hash(&self, name: &[u8], status: &FileStatus) -> Result<ContentDigest, TreeError> {
-        hash_file(self.directory.as_fd(), name, status).map_err(|error| self.error(name, error))
+        let unchanged = |digest| self.context.folder.unchanged(&self.path.join(name), digest);
+        hash_file(self.directory.as_fd(), name, status).and_then(unchanged).map_err(|error| self.error(name, error))
     }
 
     fn hand_over(

@@ -62,6 +62,11 @@ impl Context {
             None => Ok(found.insert(fingerprint(&*self.view, options)?).clone()),
         }
     }
+
+    /// Looks for all files anew when they are asked for again.
+    pub(crate) fn forget(&self) {
+        lock(&self.looked).clear();
+    }
 }
 
 /// A Dockerfile that was read.
@@ -143,7 +148,7 @@ fn open_directory(options: &BuildOptions, store: &Store, path: &Path) -> Result<
         None => None,
     };
     let stat_cache = stat_cache(store, path).during(action)?;
-    let view = Arc::new(ContextDir::open(path, rules, stat_cache).during(action)?);
+    let view = Arc::new(ContextDir::open(path, rules, stat_cache).during(action)?.without(store.root()));
     let name = found.map_or_else(|| ".dockerignore".to_owned(), |(name, _)| name);
     let context = Context::new(Arc::clone(&view) as Arc<dyn TreeView>, None);
     Ok((Context { folder: Some((view, name)), ..context }, dockerfile))
@@ -196,8 +201,9 @@ pub(crate) fn open_folder(build: &Build<'_>, path: &Path) -> Result<Arc<dyn Tree
         }
         None => None,
     };
-    let stat_cache = stat_cache(build.layers.store(), path).during(action)?;
-    let folder = Arc::new(ContextDir::open(path, rules, stat_cache).during(action)?);
+    let store = build.layers.store();
+    let stat_cache = stat_cache(store, path).during(action)?;
+    let folder = Arc::new(ContextDir::open(path, rules, stat_cache).during(action)?.without(store.root()));
     build.keep_folder(Arc::clone(&folder));
     Ok(folder)
 }

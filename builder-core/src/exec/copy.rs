@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::bases::Resolved;
 use super::build::StageKey;
+use super::changing::ChangedFiles;
 use super::layers::Layers;
 use super::owner::add_owner;
 use super::remote_files::with_add_options;
@@ -78,10 +79,7 @@ impl PreparedCopy {
             });
         }
         if !self.unread && selection.digest() != found.fingerprint.digest() {
-            return Err(BuildError::failed(
-                "read the files to copy",
-                "they changed while the build used them: build again when nothing writes to them",
-            ));
+            return Err(BuildError::failed("read the files to copy", ChangedFiles));
         }
         Ok(self.selection.get_or_init(|| selection))
     }
@@ -91,12 +89,11 @@ impl PreparedCopy {
         self.known.as_ref().is_none_or(|(source, _)| source.stack.iter().all(|layer| layers.is_stored(layer.diff_id)))
     }
 
-    /// What each source path is; nothing where the files were not looked for, or can't be read any more, which copying
-    /// them will tell.
-    pub(crate) fn describe(&self, folder: &Path) -> Files {
-        match (&self.found, self.selection(folder)) {
-            (Some(_), Ok(selection)) => describe(selection),
-            _ => FilesBuilder::default().finish(),
+    /// What each source path is; nothing where the files were not looked for.
+    pub(crate) fn describe(&self, folder: &Path) -> Result<Files, BuildError> {
+        match &self.found {
+            Some(_) => self.selection(folder).map(describe),
+            None => Ok(FilesBuilder::default().finish()),
         }
     }
 }
@@ -289,7 +286,7 @@ impl StageRun<'_, '_> {
         } else {
             None
         };
-        let files = outline.is_none().then(|| prepared.describe(folder.path()));
+        let files = if prepared.unread { None } else { Some(prepared.describe(folder.path())?) };
         // What was selected takes more memory than the changes that came of it.
         let PreparedCopy { earlier, _folders: _downloads, .. } = prepared;
         let made = self.store_changes(placement.changes, files, earlier)?;

@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::changing::ChangedFiles;
 use super::check_store::is_right;
 use super::layers::{Layers, lock};
 use crate::error::{BuildError, During};
@@ -64,8 +65,7 @@ impl Layers {
         if let Some((_, wrong)) = wrong {
             let wrong = wrong.during(action)?;
             let path = &wrong.entry.path;
-            return Err(BuildError::failed(format!("copy `{path}`"), "it changed while it was read")
-                .with_help("build again when nothing writes to the files"));
+            return Err(BuildError::failed(format!("copy `{path}`"), ChangedFiles));
         }
         match delta {
             Some(_) => store.adopt_unpacked_over(diff_id, folder.path(), base.diff_id),

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::journal::{Counterpart, text};
 use super::stage::{Prepared, StageRun};
 use crate::cache::{Files, PreImage, StepFacts, StepKey, StepRecord, Written, explain_miss, input};
+use crate::error::{BuildError, During};
 use crate::oci::DiffId;
 use crate::plan::{Action, Step};
 use crate::progress::{Miss, MissCause, StepEnd};
@@ -54,13 +55,16 @@ impl StageRun<'_, '_> {
     }
 
     /// Says why no earlier result is used.
+    ///
+    /// # Errors
+    /// When the step's files can't be read any more, or changed.
     pub(crate) fn earlier_run(
         &self,
         number: usize,
         inputs: &PreImage,
         written: &Written,
         prepared: &Prepared,
-    ) -> EarlierRun {
+    ) -> Result<EarlierRun, BuildError> {
         let store = self.build.layers.store();
         let key = inputs.key();
         let mut unfinished = None;
@@ -85,9 +89,10 @@ impl StageRun<'_, '_> {
         let miss = if self.must_run() {
             MissCause::NoCache.into()
         } else if let Some(build) = unfinished {
-            return EarlierRun { miss: MissCause::NotFinished.into(), against: Some(build), record };
+            return Ok(EarlierRun { miss: MissCause::NotFinished.into(), against: Some(build), record });
         } else if let Some(record) = &record {
-            let files = store.temp_folder().ok().and_then(|folder| prepared.files(&folder));
+            let folder = store.temp_folder().during(|| "make a temporary folder".to_owned())?;
+            let files = prepared.files(&folder)?;
             let now = StepFacts { inputs, written, files: files.as_ref() };
             explain(store, record, now).unwrap_or_else(|| MissCause::RecordGone.into())
         } else if against.is_some() {
@@ -95,18 +100,21 @@ impl StageRun<'_, '_> {
         } else {
             MissCause::NeverBuilt.into()
         };
-        EarlierRun { miss, against, record }
+        Ok(EarlierRun { miss, against, record })
     }
 }
 
 impl Prepared {
     /// The files that a step takes, one by one. A list of very many is made with the help of a file in `folder`.
-    pub(crate) fn files(&self, folder: &Path) -> Option<Files> {
-        match self {
-            Self::Copy(copy) => Some(copy.describe(folder)),
+    ///
+    /// # Errors
+    /// When they can't be read any more, or changed.
+    pub(crate) fn files(&self, folder: &Path) -> Result<Option<Files>, BuildError> {
+        Ok(match self {
+            Self::Copy(copy) => Some(copy.describe(folder)?),
             Self::Run(run) => Some(run.mounted.list().clone()),
             Self::MakeDirectory => None,
-        }
+        })
     }
 }
 

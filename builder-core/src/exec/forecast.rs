@@ -105,7 +105,9 @@ impl Ahead<'_, '_> {
             let alone = matches!(&step.action, Action::Copy(copy) if copy.link);
             let decidable = (known || alone) && step.sources().into_iter().all(|source| self.is_known(key, source));
             let (outlook, result) = if decidable {
-                run.outlook(number, step).map_err(|error| in_step(error, plan, step))?
+                build
+                    .with_steady_files(step, |_| run.outlook(number, step))
+                    .map_err(|error| in_step(error, plan, step))?
             } else {
                 (Outlook::Depends, None)
             };
@@ -143,7 +145,7 @@ impl StageRun<'_, '_> {
         {
             self.complete_copy(copy, prepared)?;
         }
-        let earlier = self.earlier_run(number, &inputs, &written(step), &prepared);
+        let earlier = self.earlier_run(number, &inputs, &written(step), &prepared)?;
         Ok((Outlook::Runs(earlier.miss), None))
     }
 }

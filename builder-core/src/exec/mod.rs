@@ -12,6 +12,7 @@
 //! forecast   what a build would do
 //! past       builds that are over, compared
 //! copy run   what a step does
+//! changing   steps whose files change meanwhile
 //! execute    a command while it runs
 //! removal    what steps leave, while the next one runs
 //! selection  what a COPY takes from layers, remembered
@@ -33,6 +34,7 @@ mod build_arguments;
 mod ca;
 mod cache_mount;
 mod carry;
+mod changing;
 mod check;
 mod check_store;
 mod chroot;

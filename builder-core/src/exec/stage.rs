@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::build::{Build, StageKey, in_step};
+use super::changing::Beginning;
 use super::earlier::{EarlierRun, written};
 use super::encoding::AddOptions;
 use super::jobs::{COMMAND_MEMORY, COPY_MEMORY};
@@ -136,19 +137,22 @@ impl<'b, 'o> StageRun<'b, 'o> {
 impl StageRun<'_, '_> {
     /// Does one step, or finds its result; gives when it was made, seconds since the epoch.
     fn step(&mut self, number: usize, step: &Step, id: StepId) -> Result<i64, BuildError> {
+        self.build.with_steady_files(step, |beginning| self.begin(number, step, id, beginning))
+    }
+
+    fn begin(&mut self, number: usize, step: &Step, id: StepId, beginning: &mut Beginning) -> Result<i64, BuildError> {
         let build = self.build;
         build.check_cancelled()?;
         let mut inputs = PreImage::new();
-        let mut prepared = self.prepare(step, &mut inputs).inspect_err(|error| {
-            build.journal.note(id, StepNote { end: Some(end_of(error)), ..StepNote::default() });
-        })?;
+        let note_end = |error: &BuildError, note| build.journal.note(id, StepNote { end: Some(end_of(error)), ..note });
+        let mut prepared = self.prepare(step, &mut inputs).inspect_err(|error| note_end(error, StepNote::default()))?;
         let key = prepared.has_key().then(|| inputs.key());
         let started = Instant::now();
         let mut note = StepNote { key: key.clone(), ..StepNote::default() };
         if let Some(key) = key.filter(|_| !self.must_run())
             && let Some(record) = self.recorded(&key)
         {
-            build.events.event(Event::StepStarted { step: id, miss: None });
+            beginning.tell(build, id, None);
             let layer = StackLayer { diff_id: record.diff_id, base_blob: None };
             self.found.extend(self.exported.then(|| layer.clone()));
             self.push(layer);
@@ -162,7 +166,8 @@ impl StageRun<'_, '_> {
             self.complete_copy(copy, prepared)?;
         }
         let written = written(step);
-        let EarlierRun { miss, against, record: last } = self.earlier_run(number, &inputs, &written, &prepared);
+        let earlier = self.earlier_run(number, &inputs, &written, &prepared);
+        let EarlierRun { miss, against, record: last } = earlier.inspect_err(|error| note_end(error, note.clone()))?;
         (note.miss, note.against) = (Some(miss.clone()), against);
         if let Prepared::Copy(prepared) = &mut prepared {
             prepared.earlier = last.as_ref().map(|record| record.diff_id);
@@ -171,7 +176,7 @@ impl StageRun<'_, '_> {
         let memory = memory_of(step, last.as_ref());
         build.settle_in_background();
         let job = build.jobs.take(memory, || build.check_cancelled().is_err())?;
-        build.events.event(Event::StepStarted { step: id, miss: Some(miss) });
+        beginning.tell(build, id, Some(miss));
         if let Action::Run(_) = step.action {
             self.found.drain(..).for_each(|layer| build.compress_in_background(&layer));
         }
@@ -181,10 +186,11 @@ impl StageRun<'_, '_> {
         drop(job);
         let made = match result {
             Ok(made) => made,
+            Err(error) if beginning.is_again(step, &error) => return Err(error),
             Err(error) => {
                 let (end, took) = (end_of(&error), started.elapsed());
                 build.events.event(Event::StepEnded { step: id, end, took });
-                build.journal.note(id, StepNote { end: Some(end), took_ms: milliseconds(took), ..note });
+                note_end(&error, StepNote { took_ms: milliseconds(took), ..note });
                 return Err(error);
             }
         };

@@ -77,6 +77,7 @@ impl StageRun<'_, '_> {
         let is_plain = matches!(copy.from, Source::Context)
             && copy.sources.iter().all(|source| matches!(source, CopySource::Path(_)));
         let may = self.copies_unread
+            && !build.holds_changing_files()
             && matches!(build.options.expect_cached, ExpectCached::Nothing)
             && !build.carry.has_sources();
         (is_plain && may).then(|| Arc::clone(folder))

@@ -36,4 +36,5 @@ pub use record::{Tree, TreeEntry, TreeReader, TreeRecordError};
 pub use record_builder::TreeBuilder;
 pub use resolve::{FollowLast, read_small, resolve};
 pub(crate) use spool::Appended;
+pub(crate) use view::visit_listed;
 pub use view::{ContentDigest, Seen, Take, TreeError, TreeView, Wants};

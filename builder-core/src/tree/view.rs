@@ -90,27 +90,37 @@ pub trait TreeView: Send + Sync {
     /// # Errors
     /// When the tree or a wanted file can't be read, and what `take` fails with.
     fn visit(&self, directory: &TreePath, wants: &Wants<'_>, take: &mut Take<'_>) -> Result<(), TreeError> {
-        let name_of = |entry: &Entry| entry.path.file_name().unwrap_or_default().to_vec();
-        let mut entries = self.read_dir(directory)?;
-        entries.retain(|entry| entry.node.is_directory() || wants(&name_of(entry)));
-        let digest = |entry: &Entry| match entry.node {
-            Node::File { .. } => self.content_digest(&entry.path).map(Some),
-            _ => Ok(None),
-        };
-        let digests: Vec<_> = entries.par_iter().map(digest).collect::<Result<_, _>>()?;
-        for (entry, digest) in entries.iter().zip(digests) {
-            take(Seen {
-                name: &name_of(entry),
-                node: &entry.node,
-                metadata: &entry.metadata,
-                digest,
-                link: if digest.is_some() { self.link_id(&entry.path)? } else { None },
-                hollow: false,
-                content: &|| if digest.is_some() { self.content(&entry.path) } else { Ok(Content::None) },
-            })?;
-        }
-        Ok(())
+        visit_listed(self, directory, wants, take)
     }
+}
+
+/// Does what [`TreeView::visit`] says, with what [`TreeView::read_dir`] gives.
+pub(crate) fn visit_listed<V: TreeView + ?Sized>(
+    view: &V,
+    directory: &TreePath,
+    wants: &Wants<'_>,
+    take: &mut Take<'_>,
+) -> Result<(), TreeError> {
+    let name_of = |entry: &Entry| entry.path.file_name().unwrap_or_default().to_vec();
+    let mut entries = view.read_dir(directory)?;
+    entries.retain(|entry| entry.node.is_directory() || wants(&name_of(entry)));
+    let digest = |entry: &Entry| match entry.node {
+        Node::File { .. } => view.content_digest(&entry.path).map(Some),
+        _ => Ok(None),
+    };
+    let digests: Vec<_> = entries.par_iter().map(digest).collect::<Result<_, _>>()?;
+    for (entry, digest) in entries.iter().zip(digests) {
+        take(Seen {
+            name: &name_of(entry),
+            node: &entry.node,
+            metadata: &entry.metadata,
+            digest,
+            link: if digest.is_some() { view.link_id(&entry.path)? } else { None },
+            hollow: false,
+            content: &|| if digest.is_some() { view.content(&entry.path) } else { Ok(Content::None) },
+        })?;
+    }
+    Ok(())
 }
 
 /// Says by its name whether something that is no directory is wanted.

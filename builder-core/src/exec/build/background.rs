@@ -43,9 +43,15 @@ impl Build<'_> {
         lock(&self.folders).push(folder);
     }
 
+    /// The folders that files were taken from so far.
+    pub(in crate::exec) fn folders(&self) -> Vec<Arc<ContextDir>> {
+        let context = self.context.folder.iter().map(|(folder, _)| folder);
+        context.chain(lock(&self.folders).iter()).cloned().collect()
+    }
+
     /// Keeps the digests of files for the next build. Only speed is lost where that fails.
     pub(in crate::exec) fn write_stat_caches(&self) {
-        for folder in self.context.folder.iter().map(|(folder, _)| folder).chain(lock(&self.folders).iter()) {
+        for folder in self.folders() {
             if let Err(error) = folder.save_stat_cache() {
                 self.events.event(Event::Note(format!("could not keep the digests of the build context: {error}")));
             }

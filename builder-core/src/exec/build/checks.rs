@@ -154,6 +154,9 @@ impl Build<'_> {
         if let (Some((line, pattern)), Some((_, file))) = (&hint.ignored_by, folder) {
             return format!("it is excluded by {file}:{line} (`{pattern}`)");
         }
+        if hint.is_hidden {
+            return "rbuild keeps its store there, which is no part of a build context".to_owned();
+        }
         if let Some(similar) = hint.similar.first() {
             return format!("did you mean `{similar}`?");
         }

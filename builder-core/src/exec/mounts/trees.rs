@@ -10,6 +10,7 @@ use crate::cache::{Files, FilesBuilder, PreImage, input};
 use crate::context::{SelectOptions, describe, fingerprint, select};
 use crate::error::{BuildError, During};
 use crate::exec::cache_mount::identity;
+use crate::exec::changing::ChangedFiles;
 use crate::exec::materialize::{part_of, rebase, single};
 use crate::exec::options::{Isolation, NoCache};
 use crate::exec::run::{Keep, PreparedRun};
@@ -167,10 +168,7 @@ impl StageRun<'_, '_> {
             None => single(self.build.layers.materialize(&digest, || {
                 let part = part_of(&*view, &path).during(action)?.expect("its root was just seen");
                 if look().during(action)?.digest() != print {
-                    return Err(BuildError::failed(
-                        action(),
-                        "its files changed while the build used them: build again when nothing writes to them",
-                    ));
+                    return Err(BuildError::failed(action(), ChangedFiles));
                 }
                 Ok(part.changes)
             })?),
