@@ -128,10 +128,12 @@ impl HeldFiles {
 impl Kept {
     /// Copies a file's first `size` bytes, or what there is of them.
     fn copy(&mut self, file: &File, size: u64, folder: Option<&Path>) -> io::Result<(ContentDigest, FilePart)> {
+        // The error of a call for the file itself needs no more words.
+        let lost = |error: io::Error| io::Error::new(error.kind(), format!("no copy of it could be made: {error}"));
         let copies = match &self.copies {
             Some(copies) => Arc::clone(copies),
             None => {
-                let made = folder.map_or_else(tempfile::tempfile, tempfile::tempfile_in)?;
+                let made = folder.map_or_else(tempfile::tempfile, tempfile::tempfile_in).map_err(lost)?;
                 Arc::clone(self.copies.insert(Arc::new(made)))
             }
         };
@@ -143,7 +145,7 @@ impl Kept {
                 Ok(0) => break,
                 Ok(count) => {
                     hasher.update(&piece[..count]);
-                    copies.write_all_at(&piece[..count], self.length + length)?;
+                    copies.write_all_at(&piece[..count], self.length + length).map_err(lost)?;
                     length += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -41,6 +41,10 @@ const CLOCK_STEP_NANOSECONDS: i128 = 100_000_000;
 /// The same for file systems that keep no fractions of seconds.
 const COARSE_CLOCK_STEP_NANOSECONDS: i128 = 2_000_000_000;
 
+/// A file whose contents are said to be changed so far in the future got that time from no clock: it was set, and a further
+/// change gives another.
+const FAR_NANOSECONDS: i128 = 24 * 3600 * 1_000_000_000;
+
 /// The cache could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("could not write the stat cache `{path}`")]
@@ -170,7 +174,9 @@ impl StatCache {
     pub(super) fn is_settled(&self, status: &FileStatus) -> bool {
         let fine = status.changed.nanoseconds != 0 || status.modified.nanoseconds != 0;
         let step = if fine { CLOCK_STEP_NANOSECONDS } else { COARSE_CLOCK_STEP_NANOSECONDS };
-        nanoseconds(status.changed).max(nanoseconds(status.modified)) + step <= nanoseconds(self.opened)
+        let [changed, modified, now] = [status.changed, status.modified, self.opened].map(nanoseconds);
+        let is_no_clock = modified > now + FAR_NANOSECONDS;
+        changed + step <= now && (modified + step <= now || is_no_clock)
     }
 
     /// Merges the table with the news.

@@ -157,6 +157,8 @@ fn what_changed_about_now_is_not_remembered() {
         ("the time of its contents set back", at(time(1000, 1), time(5, 0)), false),
         ("written later than now, as by a clock that was set back", at(time(2000, 5), time(2000, 5)), false),
         ("the time of its contents set to the future", at(time(900, 5), time(2000, 5)), false),
+        ("set to the far future", at(time(900, 5), time(100_000, 5)), true),
+        ("set to the far future just now", at(time(1000, 5), time(100_000, 5)), false),
         ("whole seconds, a second ago", at(time(999, 0), time(999, 0)), false),
         ("whole seconds, two seconds ago", at(time(998, 0), time(998, 0)), true),
     ] {

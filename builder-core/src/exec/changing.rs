@@ -19,7 +19,7 @@ const MOST_BEGINNINGS: usize = 10;
 
 /// Files changed while the build used them.
 #[derive(Debug, thiserror::Error)]
-#[error("they changed while the build used them: build again when nothing writes to them")]
+#[error("its files changed while the build used them")]
 pub(crate) struct ChangedFiles;
 
 /// A step that may have to begin anew.
@@ -58,6 +58,9 @@ impl Build<'_> {
                     self.events
                         .event(Event::Note(format!("the step begins anew, with copies of files that change: {cause}")));
                     self.hold_changing_files();
+                }
+                Err(error) if tells_change(&error) => {
+                    return Err(error.with_help("build again when nothing writes to the files"));
                 }
                 result => return result,
             }

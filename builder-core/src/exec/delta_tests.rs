@@ -130,7 +130,10 @@ fn a_file_that_changes_while_it_is_copied_is_an_error() {
         .add(&changes.into(), AddOptions { unpack: true, earlier: Some(first), ..AddOptions::default() })
         .unwrap_err();
     let source = std::error::Error::source(&error).map(ToString::to_string);
-    assert!(format!("{error} {source:?}").contains("they changed while the build used them"), "{error} {source:?}");
+    assert!(
+        format!("{error} {source:?}").contains("its files changed while the build used them"),
+        "{error} {source:?}"
+    );
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub enum LayerError {
         found: String,
     },
     /// Files of which it is known what they hold hold something else.
-    #[error("its files changed while the build used them: build again when nothing writes to them")]
+    #[error("its files changed while the build used them")]
     Changed,
     /// An entry can't be written into a layer.
     #[error("`{path}` can't be part of a layer: {reason}")]

@@ -116,10 +116,15 @@ impl Build<'_> {
         }
     }
 
+    /// What is attempted with a mount.
+    pub(in crate::exec) fn mounting(&self, from: PlacedSource<'_>, path: &str) -> String {
+        let shown = if path.is_empty() { "/" } else { path };
+        format!("mount `{shown}` from {}", self.describe_source(from))
+    }
+
     /// The error of a mount of what is not there.
     pub(in crate::exec) fn missing_mount(&self, view: &dyn TreeView, from: PlacedSource<'_>, path: &str) -> BuildError {
-        let action = format!("mount `{path}` from {}", self.describe_source(from));
-        let failed = BuildError::failed(action, format!("`{path}` was not found"));
+        let failed = BuildError::failed(self.mounting(from, path), format!("`{path}` was not found"));
         failed.with_help(self.missing_help(view, from.1, path))
     }
 

@@ -136,7 +136,7 @@ impl StageRun<'_, '_> {
 
     /// The tree that `from` names, with the digest of what the mount shows of it.
     fn mounted_source(&self, mount: &PlannedMount, from: &Source) -> Result<Shown, BuildError> {
-        let action = || format!("mount `{}`", mount.source);
+        let action = || self.build.mounting((self.key.platform, from), &mount.source);
         let stack = match from {
             Source::Scratch => Some(Vec::new()),
             Source::Context => None,
