@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::oci::{Descriptor, DiffId, Digest};
 
 use super::file::{self, open_regular};
-use super::record::read_record;
+use super::record::{Looked, look_at_record};
 use super::{Store, StoreError, VerifiedReader};
 
 /// What a check found.
@@ -76,7 +76,8 @@ impl Store {
             .map(|digest| Problem::Blob { digest: *digest })
             .collect();
         // One that is gone by now was removed by another process.
-        let torn = records.par_iter().filter(|path| !matches!(read_record(path), Ok(Some(_))) && path.exists());
+        let is_torn = |path: &&PathBuf| !matches!(look_at_record(path), Ok(Looked::Good(_) | Looked::Missing));
+        let torn = records.par_iter().filter(is_torn);
         problems.extend(torn.map(|path| Problem::Record { path: path.clone() }).collect::<Vec<_>>());
         for image in self.images()? {
             if !self.has_blob(&image.descriptor.digest, image.descriptor.size) {

@@ -66,6 +66,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use self::record::{Looked, look_at_record};
 use crate::oci::{DiffId, Digest};
 use crate::sys::bulk::Pace;
 
@@ -181,12 +182,12 @@ impl Store {
     fn initialise(&self) -> Result<(), StoreError> {
         let version = self.path("version");
         match read_version(&version)? {
-            Some(text) => {
+            Looked::Good(text) => {
                 check_version(&version, &text)?;
                 return self.mend_names();
             }
-            None if version.exists() => self.note_damage("the record `version` was damaged".to_owned()),
-            None => {}
+            Looked::Damaged => self.note_damage("the record `version` was damaged".to_owned()),
+            Looked::Missing => {}
         }
         for folder in FOLDERS {
             file::create_dirs(&self.path(folder))?;
@@ -243,16 +244,17 @@ impl Store {
     }
 }
 
-/// Reads the text of the `version` file; `None` where it is missing or damaged.
+/// Reads the text of the `version` file.
 ///
 /// It is a record; one without any trace of a checksum was written without one.
-fn read_version(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    if let Some(text) = record::read_record(path)? {
-        return Ok(Some(text));
+fn read_version(path: &Path) -> Result<Looked<Vec<u8>>, StoreError> {
+    let looked = look_at_record(path)?;
+    if looked != Looked::Damaged {
+        return Ok(looked);
     }
     let text = file::read(path, 4096)?.unwrap_or_default();
     let is_plain = text.len() < 64 && text.is_ascii() && !text.is_empty() && !text.contains(&b'#');
-    Ok(is_plain.then_some(text))
+    Ok(if is_plain { Looked::Good(text) } else { Looked::Damaged })
 }
 
 /// Reads the `version` file: a number, then one feature a line that a reader must know.
@@ -289,6 +291,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_several_make_at_the_same_time_is_not_damaged() {
+        for _ in 0..400 {
+            let dir = tempfile::tempdir().unwrap();
+            let (root, barrier) = (dir.path().join("store"), std::sync::Barrier::new(8));
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        assert_eq!(Store::open(&root).unwrap().take_damage(), [""; 0]);
+                    });
+                }
+            });
+        }
+    }
+
+    #[test]
     fn refuses_a_newer_format_and_strange_folders() {
         let (dir, store) = scratch();
         let root = store.root().to_owned();
@@ -321,7 +339,7 @@ mod tests {
         std::fs::write(root.join("oci-layout"), LAYOUT_FILE).unwrap();
         std::fs::write(root.join("version"), "").unwrap();
         Store::open(&root).unwrap();
-        assert_eq!(read_version(&root.join("version")).unwrap().unwrap(), b"1\n");
+        assert_eq!(read_version(&root.join("version")).unwrap(), Looked::Good(b"1\n".to_vec()));
         assert!(root.join("version").is_file() && root.join("index.json").is_file());
     }
 }

@@ -163,7 +163,8 @@ pub struct RecordFile {
 }
 
 /// What a look at a record's file gave.
-enum Looked<T> {
+#[derive(Debug, PartialEq)]
+pub(super) enum Looked<T> {
     Good(T),
     Missing,
     Damaged,
@@ -177,7 +178,8 @@ pub(super) fn read_record(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     })
 }
 
-fn look_at_record(path: &Path) -> Result<Looked<Vec<u8>>, StoreError> {
+/// Reads a record's bytes.
+pub(super) fn look_at_record(path: &Path) -> Result<Looked<Vec<u8>>, StoreError> {
     let mut bytes = match file::read(path, RECORD_LIMIT) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Looked::Missing),
