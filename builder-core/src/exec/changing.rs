@@ -72,11 +72,6 @@ impl Build<'_> {
         self.context().forget();
         self.folders().iter().for_each(|folder| folder.hold_changing());
     }
-
-    /// Whether copies of files that change are used.
-    pub(crate) fn holds_changing_files(&self) -> bool {
-        self.folders().iter().any(|folder| folder.holds_changing())
-    }
 }
 
 /// Whether a step takes files from a folder of this machine, or may.

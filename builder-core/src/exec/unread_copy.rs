@@ -73,11 +73,10 @@ impl StageRun<'_, '_> {
     /// The folder that a COPY takes files from, where it can take them before they are read.
     pub(super) fn unread_source(&self, copy: &Copy) -> Option<Arc<ContextDir>> {
         let build = self.build;
-        let (folder, _) = build.context_folder().filter(|(folder, _)| folder.is_new())?;
+        let (folder, _) = build.context_folder().filter(|(folder, _)| folder.is_new() && !folder.holds_changing())?;
         let is_plain = matches!(copy.from, Source::Context)
             && copy.sources.iter().all(|source| matches!(source, CopySource::Path(_)));
         let may = self.copies_unread
-            && !build.holds_changing_files()
             && matches!(build.options.expect_cached, ExpectCached::Nothing)
             && !build.carry.has_sources();
         (is_plain && may).then(|| Arc::clone(folder))
